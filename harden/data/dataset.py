@@ -1,0 +1,117 @@
+"""What a data set is to the rest of the program: entries that can be listed at once and decoded when needed.
+
+Listing never opens an image, so that a test split can be known about without being read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from harden.tensors import as_float_images
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One labelled image: `file` is a POSIX path relative to the data set's root, `label` its class index."""
+
+    file: str
+    label: int
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Decoded images.
+
+    Attributes:
+        images: (N, C, H, W) uint8, C is 1 (gray) or 3 (RGB).
+        labels: (N,) int64 in [0, K).
+        files: N relative POSIX paths, in the same order.
+    """
+
+    images: Tensor
+    labels: Tensor
+    files: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Return `(images, labels)` at `indices`: (n, C, H, W) float32 in [0, 1] and (n,) int64."""
+        return as_float_images(self.images[indices]), self.labels[indices]
+
+    def subset(self, indices: Tensor) -> ImageSet:
+        """Return the images at `indices` (int64) as a set of their own, in that order."""
+        return ImageSet(self.images[indices], self.labels[indices], tuple(self.files[i] for i in indices.tolist()))
+
+    def relabelled(self, mapping: Sequence[int]) -> ImageSet:
+        """Return the same images with every label k replaced by `mapping[k]`."""
+        return ImageSet(self.images, torch.tensor(mapping)[self.labels], self.files)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that could not be decoded, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Format:
+    """How images are decoded: `channels` 1 or 3, and `size` (height, width) in pixels."""
+
+    channels: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a look at a few images found.
+
+    Attributes:
+        channels: 1 if every probed image is gray, else 3.
+        size: the commonest (height, width).
+        uniform: whether every probed image has that size.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    uniform: bool
+
+
+class DataSource(Protocol):
+    """A data set as a layout found it.
+
+    Attributes:
+        location: what the user typed, made absolute where it is a path.
+        classes: class names in label order.
+        listings: entries per split; the keys are a subset of "train", "val", "test", or "all" alone where the data
+            has no splits of its own.
+    """
+
+    @property
+    def location(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def listings(self) -> Mapping[str, tuple[Entry, ...]]: ...
+
+    def probe(self) -> Probe:
+        """Look at a few images (never at those of a test split) and say what they are like."""
+        ...
+
+    def decode(
+        self, entries: Sequence[Entry], image_format: Format, progress: Progress | None = None
+    ) -> tuple[ImageSet, tuple[Unreadable, ...]]:
+        """Decode `entries` in order; unreadable ones are left out of the set and listed instead."""
+        ...

@@ -1,0 +1,57 @@
+"""The errors a user can cause, each with the repair in its hint.
+
+Everything the package raises on purpose derives from `HardenError`; the command line turns each class into one
+exit code (`harden/cli/errors.py`). A message says what was expected and what came; the hint names the flag or
+command that repairs it.
+"""
+
+from __future__ import annotations
+
+
+class HardenError(Exception):
+    """A failure with a message for a person and, where one exists, the repair."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(HardenError):
+    """A flag, a recipe key or a combination of them that cannot work."""
+
+
+class DataError(HardenError):
+    """Images or labels that cannot be used as they are."""
+
+
+class ModelError(HardenError):
+    """A model that cannot be built, loaded, split or trained as asked."""
+
+
+class PreflightError(ModelError):
+    """The model and the data do not fit: every normalisation leaves it near chance, or the classes are permuted."""
+
+
+class UnsafeInputError(HardenError):
+    """A file that would run code if it were opened the ordinary way."""
+
+
+class RunFolderError(HardenError):
+    """A run folder that exists already, is damaged, or does not fit what is asked of it."""
+
+
+class TrainingError(HardenError):
+    """Training that cannot go on (non-finite loss, collapse without a way back)."""
+
+
+class GateError(HardenError):
+    """A stated quality gate was not met."""
+
+
+class ExportError(HardenError):
+    """An exported file that does not agree with the model it came from."""
+
+
+class Interrupted(HardenError):
+    """The user stopped the program; what was done is kept and can be resumed."""
