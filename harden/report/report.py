@@ -1,0 +1,95 @@
+"""The report object: result objects and words in, every output format out. It knows nothing of models or data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harden.audit.result import AuditResult
+from harden.errors import DataError
+from harden.training.history import History
+
+SCHEMA = "harden-report/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Everything a report shows.
+
+    Attributes:
+        title: one line.
+        results: the audited models side by side. The last is the one that the report is about; the ones before it are
+            what it is compared with (usually the model before hardening).
+        history: of the training, where there was one.
+        facts: (label, value) pairs that say how the numbers came about: command, method, split layer, eps, seeds,
+            data, machine, versions.
+        caveats: sentences that a reader must see beside the numbers.
+    """
+
+    title: str
+    results: tuple[AuditResult, ...]
+    history: History | None = None
+    facts: tuple[tuple[str, str], ...] = ()
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> AuditResult:
+        """The model that the report is about."""
+        return self.results[-1]
+
+    @property
+    def baseline(self) -> AuditResult | None:
+        """What it is compared with: the first model, where there are several."""
+        return self.results[0] if len(self.results) > 1 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `report.json` document; `from_json` reads it."""
+        return {
+            "schema": SCHEMA,
+            "title": self.title,
+            "summary": [summary_of(result) for result in self.results],
+            "results": [result.to_json() for result in self.results],
+            "history": self.history.to_json() if self.history else None,
+            "facts": [list(fact) for fact in self.facts],
+            "caveats": list(self.caveats),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Report:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: the document has another schema.
+        """
+        if data.get("schema") != SCHEMA:
+            raise DataError(
+                f"this report has schema {data.get('schema')!r}; this version reads {SCHEMA!r}",
+                hint="run `harden report` again to write it anew",
+            )
+        return cls(
+            title=data["title"],
+            results=tuple(AuditResult.from_json(r) for r in data["results"]),
+            history=History.from_json(data["history"]) if data["history"] else None,
+            facts=tuple((fact[0], fact[1]) for fact in data["facts"]),
+            caveats=tuple(data["caveats"]),
+        )
+
+
+def summary_of(result: AuditResult) -> dict[str, Any]:
+    """Return the derived figures of one audit, strongest first, for readers of the JSON who do not want to derive them."""
+
+    def figure(proportion: Any) -> dict[str, Any]:
+        return {
+            "value": round(proportion.value, 6),
+            "low": round(proportion.low, 6),
+            "high": round(proportion.high, 6),
+            "count": proportion.count,
+            "total": proportion.total,
+        }
+
+    return {
+        "model": result.model,
+        "worst_case": figure(result.worst_case()),
+        "clean": figure(result.clean_accuracy()),
+        "attacks": {outcome.name: figure(result.robust_accuracy(outcome)) for outcome in result.outcomes},
+    }

@@ -1,0 +1,57 @@
+"""What happened in training, epoch by epoch: the record behind `metrics.jsonl` and the report's curves."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch.
+
+    Attributes:
+        epoch: counted from 1; an epoch that was rolled back keeps its number and its record.
+        seconds: wall-clock time of the epoch, evaluation included.
+        source_attack: the attack that crafted the training examples.
+        scalars: means over the epoch's steps and measurements at its end. Names in use: `loss`, `ce_clean`, `ce_adv`,
+            `bce_feature`, `bce_logit`, `domain_accuracy_feature`, `domain_accuracy_logit` (chance is 0.5),
+            `train_accuracy_clean`, `train_accuracy_adv`, `lr`, `eps`, `beta`, `gamma`, and on held-out validation
+            images `val_clean`, `val_source` and `val_canary` (raw weights) and `val_robust` (averaged weights, under the
+            selection attack). Accuracies are in [0, 1].
+        rolled_back: whether this epoch was undone.
+        event: what the program did about it, in words; empty in an ordinary epoch.
+    """
+
+    epoch: int
+    seconds: float
+    source_attack: str
+    scalars: dict[str, float]
+    rolled_back: bool = False
+    event: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable dictionary; `from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> EpochRecord:
+        """Read what `to_json` wrote."""
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class History:
+    """All epochs of a run, and which of them was chosen (None while training)."""
+
+    epochs: tuple[EpochRecord, ...] = field(default=())
+    chosen_epoch: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable dictionary; `from_json` reads it."""
+        return {"epochs": [e.to_json() for e in self.epochs], "chosen_epoch": self.chosen_epoch}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> History:
+        """Read what `to_json` wrote."""
+        return cls(tuple(EpochRecord.from_json(e) for e in data["epochs"]), data["chosen_epoch"])
