@@ -1,0 +1,140 @@
+"""Where a network can be split into extractor and predictor, and where it is split by default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harden.errors import ModelError
+from harden.models.classifier import Classifier
+from harden.models.tap import MAX_FEATURES, as_representation, first_tensor
+
+
+@dataclass(frozen=True)
+class SplitPoint:
+    """A layer whose output can be tapped.
+
+    Attributes:
+        layer: its name in `named_modules` of the user's module.
+        kind: class name of the module.
+        shape: of its output for one image.
+        width: of the representation that discriminators would get.
+        head: whether it is part of the head (the last layer that computes the class scores, and what follows it).
+    """
+
+    layer: str
+    kind: str
+    shape: tuple[int, ...]
+    width: int
+    head: bool
+
+
+@dataclass(frozen=True)
+class DefaultSplit:
+    """The layer chosen without being told, and the reason in a sentence."""
+
+    point: SplitPoint
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    name: str
+    module: nn.Module
+    output: Tensor
+    order: int
+
+
+def split_points(classifier: Classifier) -> tuple[SplitPoint, ...]:
+    """Return every layer that can be split at, in the order in which a forward pass finishes them.
+
+    One image passes through in eval mode; the modes are restored. Wrappers that return the very tensor of a module
+    inside them are listed once, under the outermost name.
+    """
+    calls = _trace(classifier)
+    head = _head_index(calls, len(classifier.classes))
+    points = []
+    for i, call in enumerate(calls):
+        outermost = all(later.output is not call.output for later in calls[i + 1 :])
+        if call.name and call.output.ndim >= 2 and outermost:
+            points.append(
+                SplitPoint(
+                    layer=call.name,
+                    kind=type(call.module).__name__,
+                    shape=tuple(call.output.shape[1:]),
+                    width=as_representation(call.output).shape[1],
+                    head=i >= head,
+                )
+            )
+    return tuple(points)
+
+
+def default_split(classifier: Classifier) -> DefaultSplit:
+    """Return the layer to split at when nobody says.
+
+    The last feature map before the head, or, where the network has none that keeps its positions (vision transformers
+    average too many tokens), the last representation before the head. Measured on validation images: the map
+    beat its pooled form and the layer of pre-logits on the two networks that were tried (recipes/README.md).
+
+    Raises:
+        ModelError: there is no layer before the head, as in a purely linear model.
+    """
+    body = [point for point in split_points(classifier) if not point.head]
+    if not body:
+        raise ModelError(
+            "the model has no layer before its classification head, so it cannot be split",
+            hint="choose a deeper model, or a layer with --split",
+        )
+    maps = [p for p in body if len(p.shape) == 3 and p.shape[1] * p.shape[2] > 1]
+    if maps:
+        point = maps[-1]
+        pooled = point.shape[0] * point.shape[1] * point.shape[2] > MAX_FEATURES
+        how = f"average-pooled to {point.width:,} features" if pooled else f"{point.width:,} features"
+        return DefaultSplit(point, f"the last feature map before the classification head ({how})")
+    return DefaultSplit(body[-1], f"the last representation before the classification head ({body[-1].width:,} features)")
+
+
+def _trace(classifier: Classifier) -> list[_Call]:
+    """Every module call of one forward pass, in the order of finishing; a module called twice keeps its last call."""
+    calls: dict[str, _Call] = {}
+    handles = []
+
+    def hook(name: str) -> object:
+        def capture(module: nn.Module, inputs: object, output: object) -> None:
+            tensor = first_tensor(output)
+            if tensor is not None and tensor.ndim >= 1 and tensor.shape[0] == 2:
+                calls.pop(name, None)
+                calls[name] = _Call(name, module, tensor, len(calls))
+
+        return capture
+
+    training = [m for m in classifier.modules() if m.training]
+    for name, module in classifier.module.named_modules():
+        handles.append(module.register_forward_hook(hook(name)))  # type: ignore[arg-type]
+    try:
+        for m in training:
+            m.training = False
+        with torch.no_grad():
+            classifier(torch.full((2, *classifier.input_size), 0.5, device=classifier.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for m in training:
+            m.training = True
+    return list(calls.values())
+
+
+def _head_index(calls: list[_Call], classes: int) -> int:
+    """Index of the first call that belongs to the head: the last leaf with weights that yields K channels."""
+    for i in range(len(calls) - 1, -1, -1):
+        module, output = calls[i].module, calls[i].output
+        leaf = not any(True for _ in module.children())
+        if leaf and any(True for _ in module.parameters()) and _channels(module, output) == classes:
+            return i
+    return len(calls)
+
+
+def _channels(module: nn.Module, output: Tensor) -> int:
+    return output.shape[1] if isinstance(module, nn.Conv2d) and output.ndim == 4 else output.shape[-1]

@@ -1,0 +1,121 @@
+"""Splitting a network at a named module: one forward pass gives `(features, logits)`.
+
+A hook captures the module's output on its way, so every control flow works (residual, attention, your own) and nothing
+is traced or rebuilt. Rules:
+
+- a module that is called several times in one pass is tapped at its last call;
+- a hook that fires outside the tapped pass (activation checkpointing runs modules again in the backward pass) is ignored;
+- of a tuple, list or dictionary the first floating-point tensor is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harden.errors import ModelError
+from harden.models.classifier import Classifier
+from harden.registry import did_you_mean
+
+MAX_FEATURES = 16_384
+"""Widest representation that discriminators are given; larger feature maps are pooled (see `as_representation`)."""
+
+
+class Tap:
+    """A context manager that taps `classifier` at `layer`; leaving it removes the hook.
+
+    Args:
+        classifier: whose `module` is tapped.
+        layer: the name of a submodule of `classifier.module`, as `named_modules` gives it.
+
+    Raises:
+        ModelError: no submodule has that name.
+    """
+
+    def __init__(self, classifier: Classifier, layer: str) -> None:
+        self.classifier = classifier
+        self.layer = layer
+        self._target = _submodule(classifier.module, layer)
+        self._captured: Tensor | None = None
+        self._listening = False
+        self._remove: Callable[[], None] | None = None
+
+    def __enter__(self) -> Tap:
+        handle = self._target.register_forward_hook(self._capture)
+        self._remove = handle.remove
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._remove is not None:
+            self._remove()
+            self._remove = None
+        self._captured = None
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (as the layer gives them) and logits (N, K) of images (N, C, H, W) in [0, 1].
+
+        Raises:
+            ModelError: the layer was not reached in this pass, or gave no tensor.
+            RuntimeError: the tap is not entered.
+        """
+        if self._remove is None:
+            raise RuntimeError("use a Tap as a context manager: `with Tap(classifier, layer) as tapped:`")
+        self._listening = True
+        try:
+            logits = self.classifier(images)
+        finally:
+            self._listening = False
+        features, self._captured = self._captured, None
+        if features is None:
+            raise ModelError(
+                f"layer {self.layer!r} is not reached when the model scores an image",
+                hint="choose another --split; `harden inspect MODEL` lists the layers that can be split at",
+            )
+        return features, logits
+
+    def _capture(self, module: nn.Module, inputs: object, output: object) -> None:
+        if self._listening:
+            self._captured = first_tensor(output)
+
+
+def _submodule(module: nn.Module, name: str) -> nn.Module:
+    modules = dict(module.named_modules())
+    if name in modules and name:
+        return modules[name]
+    raise ModelError(
+        f"the model has no layer {name!r}{did_you_mean(name, modules)}",
+        hint="`harden inspect MODEL` lists the layers that can be split at",
+    )
+
+
+def first_tensor(output: object) -> Tensor | None:
+    """Return the first floating-point tensor in a module's output, or None."""
+    if isinstance(output, Tensor):
+        return output if output.is_floating_point() else None
+    values = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
+    for value in values:
+        found = first_tensor(value)
+        if found is not None:
+            return found
+    return None
+
+
+def as_representation(features: Tensor, *, limit: int = MAX_FEATURES) -> Tensor:
+    """Return features as (N, D) with D <= `limit` where pooling can do it.
+
+    - (N, D) stays as it is.
+    - (N, C, H, W) is flattened if C * H * W <= limit, else first average-pooled to the largest s x s (s <= H, W) that
+      fits; C itself is never cut.
+    - (N, T, D) tokens are flattened if T * D <= limit, else averaged over T.
+    - anything else is flattened.
+    """
+    if features.ndim == 4 and features[0].numel() > limit:
+        side = max(1, int((limit / features.shape[1]) ** 0.5))
+        size = (min(side, features.shape[2]), min(side, features.shape[3]))
+        features = F.adaptive_avg_pool2d(features, size)
+    elif features.ndim == 3 and features[0].numel() > limit:
+        features = features.mean(dim=1)
+    return features.flatten(1)
