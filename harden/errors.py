@@ -53,5 +53,5 @@ class ExportError(HardenError):
     """An exported file that does not agree with the model it came from."""
 
 
-class Interrupted(HardenError):
+class Interrupted(HardenError):  # noqa: N818 - it is no error
     """The user stopped the program; what was done is kept and can be resumed."""

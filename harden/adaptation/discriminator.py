@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -39,7 +40,7 @@ class ClasswiseDiscriminators(nn.Module):
         widths = [in_features, *hidden, 1 if domains == 2 else domains]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in itertools.pairwise(widths):
             bound = 1 / math.sqrt(fan_in)
             for holder, shape in ((self.weights, (classes, fan_in, fan_out)), (self.biases, (classes, 1, fan_out))):
                 holder.append(nn.Parameter(torch.rand(shape, generator=generator) * 2 * bound - bound))

@@ -29,5 +29,5 @@ def reverse_gradient(values: Tensor, strength: float) -> Tensor:
         values: any shape, float.
         strength: not negative; 0 lets nothing through.
     """
-    result: Tensor = _Reverse.apply(values, strength)
+    result: Tensor = _Reverse.apply(values, strength)  # type: ignore[no-untyped-call]
     return result

@@ -13,7 +13,7 @@ from harden.attacks.protocol import GradientAttack, Memory, uniform_like
 
 @dataclass(frozen=True, kw_only=True)
 class NFGSM(GradientAttack):
-    """A full eps step from a point with uniform noise of radius `noise * eps`, without projection afterwards.
+    """A full eps step from a point with uniform noise of radius `noise * eps`, without projection.
 
     The example may lie up to (noise + 1) * eps from the clean image. It is meant for training and is no attack within
     eps; like every image that a classifier sees here it is cut to [0, 1].

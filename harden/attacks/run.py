@@ -198,9 +198,7 @@ def _bounds(attack: GradientAttack, clean: Tensor) -> Ball:
     return Ball.around(clean, attack.eps if attack.stays_in_ball else 1.0)
 
 
-def _start(
-    attack: GradientAttack, clean: Tensor, ball: Ball, generator: torch.Generator
-) -> tuple[Tensor, Memory]:
+def _start(attack: GradientAttack, clean: Tensor, ball: Ball, generator: torch.Generator) -> tuple[Tensor, Memory]:
     points, memory = attack.begin(clean, generator)
     return (points if points is clean else ball.project(points)), memory
 

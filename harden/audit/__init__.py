@@ -1,1 +1,1 @@
-
+"""The audit: threat models, the runner, metrics and results."""

@@ -60,7 +60,7 @@ class AttackOutcome:
 
     @property
     def complete(self) -> bool:
-        """Whether the attack had every image that the clean model gets right, so that its own column means something."""
+        """Whether the attack had every image that is right when clean, so that its own column means something."""
         return bool(self.attacked[self.margins >= 0].all())
 
 
@@ -136,7 +136,7 @@ class AuditResult:
         return share_of(self.standing())
 
     def strongest(self) -> AttackOutcome | None:
-        """The attack that alone leaves the fewest images standing, among those that had every image; None without any."""
+        """The attack that alone leaves the fewest images standing, among the complete ones; None without any."""
         complete = [outcome for outcome in self.outcomes if outcome.complete]
         return min(complete, key=lambda outcome: int(self.survived(outcome).sum()), default=None)
 

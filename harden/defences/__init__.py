@@ -1,1 +1,60 @@
+"""Defences: one file each, and the plain table that the command line and recipes name them by."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harden.defences.adv4adv import Adv4Adv
+from harden.defences.nt import NT
+from harden.defences.protocol import Craft, Defence, DefenceContext, StepLoss
+from harden.defences.sat import SAT
+
+
+@dataclass(frozen=True)
+class DefenceSettings:
+    """The knobs that a person can turn; a defence takes the ones it knows.
+
+    Attributes:
+        beta, gamma: strength of the reversed gradient in feature and in logit space.
+        classwise: class-wise discriminators, or a single one.
+        grl_warmup: share of training over which beta and gamma rise from 0.
+    """
+
+    beta: float = 1.0
+    gamma: float = 0.0
+    classwise: bool = True
+    grl_warmup: float = 0.1
+
+
+def _adv4adv(context: DefenceContext, settings: DefenceSettings, *, clean_loss: bool) -> Defence:
+    return Adv4Adv(
+        context,
+        beta=settings.beta,
+        gamma=settings.gamma,
+        classwise=settings.classwise,
+        warmup=settings.grl_warmup,
+        clean_loss=clean_loss,
+    )
+
+
+DEFENCES: dict[str, Callable[[DefenceContext, DefenceSettings], Defence]] = {
+    "nt": lambda context, settings: NT(),
+    "sat": lambda context, settings: SAT(),
+    "adv4adv": lambda context, settings: _adv4adv(context, settings, clean_loss=True),
+    "adv4adv-star": lambda context, settings: _adv4adv(context, settings, clean_loss=False),
+}
+"""Defences by name."""
+
+FEATURE_DEFENCES = frozenset({"adv4adv", "adv4adv-star"})
+"""Defences that can work on the features at the split."""
+
+__all__ = [
+    "DEFENCES",
+    "FEATURE_DEFENCES",
+    "Craft",
+    "Defence",
+    "DefenceContext",
+    "DefenceSettings",
+    "StepLoss",
+]

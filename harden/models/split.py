@@ -93,7 +93,9 @@ def default_split(classifier: Classifier) -> DefaultSplit:
         pooled = point.shape[0] * point.shape[1] * point.shape[2] > MAX_FEATURES
         how = f"average-pooled to {point.width:,} features" if pooled else f"{point.width:,} features"
         return DefaultSplit(point, f"the last feature map before the classification head ({how})")
-    return DefaultSplit(body[-1], f"the last representation before the classification head ({body[-1].width:,} features)")
+    return DefaultSplit(
+        body[-1], f"the last representation before the classification head ({body[-1].width:,} features)"
+    )
 
 
 def _trace(classifier: Classifier) -> list[_Call]:

@@ -29,26 +29,29 @@ class Tap:
 
     Args:
         classifier: whose `module` is tapped.
-        layer: the name of a submodule of `classifier.module`, as `named_modules` gives it.
+        layer: the name of a submodule of `classifier.module`, as `named_modules` gives it; None taps nothing and gives
+            the logits as features, for defences that need none.
 
     Raises:
         ModelError: no submodule has that name.
     """
 
-    def __init__(self, classifier: Classifier, layer: str) -> None:
+    def __init__(self, classifier: Classifier, layer: str | None) -> None:
         self.classifier = classifier
         self.layer = layer
-        self._target = _submodule(classifier.module, layer)
+        self._target = None if layer is None else _submodule(classifier.module, layer)
         self._captured: Tensor | None = None
         self._listening = False
         self._remove: Callable[[], None] | None = None
 
     def __enter__(self) -> Tap:
-        handle = self._target.register_forward_hook(self._capture)
-        self._remove = handle.remove
+        if self._target is not None:
+            self._remove = self._target.register_forward_hook(self._capture).remove
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._remove is not None:
             self._remove()
             self._remove = None
@@ -61,6 +64,9 @@ class Tap:
             ModelError: the layer was not reached in this pass, or gave no tensor.
             RuntimeError: the tap is not entered.
         """
+        if self._target is None:
+            logits = self.classifier(images)
+            return logits, logits
         if self._remove is None:
             raise RuntimeError("use a Tap as a context manager: `with Tap(classifier, layer) as tapped:`")
         self._listening = True
@@ -82,7 +88,7 @@ class Tap:
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module:
-    modules = dict(module.named_modules())
+    modules: dict[str, nn.Module] = dict(module.named_modules())
     if name in modules and name:
         return modules[name]
     raise ModelError(

@@ -1,1 +1,1 @@
-
+"""Training: the loop, schedules, averaging, the canary, checkpoints and the history."""

@@ -1,1 +1,1 @@
-
+"""What a command does end to end."""

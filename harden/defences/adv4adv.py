@@ -1,0 +1,110 @@
+"""Adv-4-Adv and Adv-4-Adv*: adversarial domain adaptation against adversarial examples (the paper's eq. 7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harden.adaptation import (
+    ClasswiseDiscriminators,
+    default_hidden,
+    domain_accuracy,
+    domain_loss,
+    reverse_gradient,
+)
+from harden.defences.protocol import (
+    Craft,
+    Defence,
+    DefenceContext,
+    StepLoss,
+    clean_and_adversarial,
+    cross_entropies,
+)
+from harden.models.tap import Tap, as_representation
+
+
+class Adv4Adv(Defence):
+    """CE(clean) + CE(adversarial) + BCE_feature(GRL_beta) + BCE_logit(GRL_gamma), each BCE class-wise.
+
+    Deviation from eq. 7: the domain terms are means over samples, not sums over classes, so that beta and gamma mean
+    the same for any number of classes; and the discriminators themselves always train at full strength, since beta and
+    gamma act only where the gradient is reversed.
+
+    Args:
+        context: K, the feature width and the generator of the discriminators' weights.
+        beta: strength of the reversed gradient of the feature discriminators; 0 leaves them out.
+        gamma: the same for the logit discriminators.
+        classwise: one discriminator per class, or a single one for all (the paper's ablation).
+        warmup: share of training over which beta and gamma rise linearly from 0.
+        clean_loss: whether CE(clean) is part of the loss; Adv-4-Adv* leaves it out.
+    """
+
+    softness: Tensor
+
+    def __init__(
+        self,
+        context: DefenceContext,
+        *,
+        beta: float,
+        gamma: float,
+        classwise: bool,
+        warmup: float,
+        clean_loss: bool,
+    ) -> None:
+        super().__init__()
+        self.beta = beta
+        self.gamma = gamma
+        self.warmup = warmup
+        self.clean_loss = clean_loss
+        self.uses_features = beta > 0
+        self._progress = 1.0
+        self.register_buffer("softness", torch.ones(()))
+        groups = context.classes if classwise else 1
+
+        def discriminators(width: int) -> ClasswiseDiscriminators:
+            return ClasswiseDiscriminators(
+                classes=groups, in_features=width, hidden=default_hidden(width), generator=context.generator
+            )
+
+        self.on_features = discriminators(context.feature_width) if beta > 0 else None
+        self.on_logits = discriminators(context.classes) if gamma > 0 else None
+
+    def set_progress(self, progress: float) -> None:
+        """Warm the gradient reversal up over the first `warmup` of training."""
+        self._progress = progress
+
+    def soften(self) -> None:
+        """Halve beta and gamma for the rest of training."""
+        self.softness.mul_(0.5)
+
+    @property
+    def reversal(self) -> float:
+        """What beta and gamma are multiplied by now: warm-up times softness, in [0, 1]."""
+        warm = min(1.0, self._progress / self.warmup) if self.warmup > 0 else 1.0
+        return warm * float(self.softness)
+
+    def step_loss(
+        self, tapped: Tap, clean: Tensor, labels: Tensor, craft: Craft, generator: torch.Generator
+    ) -> StepLoss:
+        """Return eq. 7 with the domain terms' gradients reversed on their way into the network."""
+        adversarial = craft(tapped.classifier, clean, labels)
+        features, logits = clean_and_adversarial(tapped, clean, adversarial)
+        ce_clean, ce_adv, scalars = cross_entropies(logits, labels)
+        loss = ce_clean + ce_adv if self.clean_loss else ce_adv
+        both = torch.cat([labels, labels])
+        domains = torch.zeros_like(both)
+        domains[: len(labels)] = 1
+        spaces = (
+            ("feature", self.on_features, self.beta, features),
+            ("logit", self.on_logits, self.gamma, logits),
+        )
+        for space, discriminators, strength, values in spaces:
+            if discriminators is None:
+                continue
+            reversed_values = reverse_gradient(as_representation(values), strength * self.reversal)
+            guesses = discriminators(reversed_values, both)
+            bce = domain_loss(guesses, domains)
+            loss = loss + bce
+            scalars[f"bce_{space}"] = bce.detach()
+            scalars[f"domain_accuracy_{space}"] = domain_accuracy(guesses.detach(), domains)
+        return StepLoss(loss, scalars)

@@ -1,0 +1,90 @@
+"""What a defence is: the loss of one training step, and the modules and schedules that loss needs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harden.models.classifier import Classifier
+from harden.models.tap import Tap
+
+Craft = Callable[[Classifier, Tensor, Tensor], Tensor]
+"""Makes adversarial images (N, C, H, W) from a classifier, clean images in [0, 1] and labels (N,)."""
+
+
+@dataclass(frozen=True)
+class DefenceContext:
+    """What a defence is built for.
+
+    Attributes:
+        classes: K.
+        feature_width: of the flattened representation at the split; 0 where nothing is tapped.
+        generator: of initial weights.
+    """
+
+    classes: int
+    feature_width: int
+    generator: torch.Generator
+
+
+@dataclass(frozen=True, eq=False)
+class StepLoss:
+    """The loss to minimise (scalar with a graph), and detached scalar tensors to log."""
+
+    loss: Tensor
+    scalars: Mapping[str, Tensor]
+
+
+class Defence(nn.Module, ABC):
+    """One way to train: owns its discriminators and centres as modules and buffers, so that checkpoints keep them."""
+
+    uses_features: bool = False
+    """Whether `step_loss` needs the features at the split."""
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the defence's own schedules how much of training is done, in [0, 1]."""
+
+    def soften(self) -> None:
+        """Halve whatever of the defence can push training into collapse; called after a roll-back."""
+
+    @abstractmethod
+    def step_loss(
+        self, tapped: Tap, clean: Tensor, labels: Tensor, craft: Craft, generator: torch.Generator
+    ) -> StepLoss:
+        """Return the loss of one batch.
+
+        Args:
+            tapped: one training-mode forward of images gives (features, logits); `tapped.classifier` is the bare model.
+            clean: (N, C, H, W) float in [0, 1].
+            labels: (N,) int64.
+            craft: the source attack.
+            generator: for randomness of the defence itself.
+        """
+
+
+def clean_and_adversarial(tapped: Tap, clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features (2N, ...) and logits (2N, K) of both halves, clean first, from one forward pass.
+
+    One pass keeps BatchNorm's statistics those of the mixture that the network is trained on.
+    """
+    return tapped(torch.cat([clean, adversarial]))
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Return CE(clean), CE(adversarial) and what to log of them, from logits (2N, K) and labels (N,)."""
+    half = len(labels)
+    clean, adversarial = logits[:half], logits[half:]
+    ce_clean, ce_adv = F.cross_entropy(clean, labels), F.cross_entropy(adversarial, labels)
+    with torch.no_grad():
+        scalars = {
+            "ce_clean": ce_clean.detach(),
+            "ce_adv": ce_adv.detach(),
+            "train_accuracy_clean": (clean.argmax(dim=1) == labels).float().mean(),
+            "train_accuracy_adv": (adversarial.argmax(dim=1) == labels).float().mean(),
+        }
+    return ce_clean, ce_adv, scalars

@@ -1,0 +1,61 @@
+"""Noticing that training has collapsed, from held-out images, before it is too late to go back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Collapse(StrEnum):
+    """What went wrong."""
+
+    NONE = ""
+    CATASTROPHIC_OVERFITTING = "catastrophic overfitting"
+    TO_CHANCE = "collapse to chance"
+    NOT_FINITE = "non-finite loss"
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """Held-out measurements of the raw (not averaged) weights at the end of an epoch; accuracies in [0, 1].
+
+    Attributes:
+        clean: accuracy on clean images.
+        source: accuracy under the source attack that crafts the training examples.
+        canary: accuracy under a multi-step attack of the same eps.
+        loss: mean training loss of the epoch.
+    """
+
+    clean: float
+    source: float
+    canary: float
+    loss: float
+
+
+def diagnose(now: Vitals, best: Vitals | None, *, classes: int, samples: int) -> Collapse:
+    """Return what has collapsed, if anything.
+
+    Catastrophic overfitting (Wong et al., 2020): within an epoch the multi-step accuracy falls to less than two thirds
+    of its best and by more than ten points and four standard errors, while the accuracy under the single-step source
+    attack has not fallen with it. A fall to chance of the *clean* accuracy means that the discriminators or the
+    learning rate won.
+
+    Args:
+        now: this epoch.
+        best: the epoch with the highest canary so far, or None in the first.
+        classes: K.
+        samples: number of images behind the measurements.
+    """
+    if not math.isfinite(now.loss):
+        return Collapse.NOT_FINITE
+    chance = 1 / classes
+    noise = 4 * math.sqrt(0.25 / samples)
+    if best is None:
+        return Collapse.NONE
+    if now.clean < chance + noise / 2 and best.clean > chance + noise:
+        return Collapse.TO_CHANCE
+    fall = best.canary - now.canary
+    if now.canary < best.canary * 2 / 3 and fall > max(0.10, noise) and best.source - now.source < fall / 2:
+        return Collapse.CATASTROPHIC_OVERFITTING
+    return Collapse.NONE

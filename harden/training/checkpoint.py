@@ -1,0 +1,56 @@
+"""Checkpoints: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harden.errors import RunFolderError
+
+VERSION = 1
+
+
+def write_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write `state` (tensors and plain values) to `path`; a crash leaves the previous file as it was.
+
+    Raises:
+        RunFolderError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"version": VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise RunFolderError(
+            f"cannot write the checkpoint {path}: {error}", hint="free some disk space, then continue with --resume"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what `write_checkpoint` wrote, on the CPU.
+
+    Raises:
+        RunFolderError: the file is missing, damaged, or of another version.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunFolderError(f"there is no checkpoint {path}", hint="start the run again without --resume") from None
+    except Exception as error:  # torch raises half a dozen types for damaged files
+        raise RunFolderError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__})",
+            hint="start the run again in another folder with --out",
+        ) from error
+    if state.get("version") != VERSION:
+        raise RunFolderError(
+            f"the checkpoint {path} has version {state.get('version')}; this program reads {VERSION}",
+            hint="continue the run with the version of harden that began it",
+        )
+    return state
