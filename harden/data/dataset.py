@@ -98,20 +98,38 @@ class DataSource(Protocol):
     """
 
     @property
-    def location(self) -> str: ...
+    def location(self) -> str:
+        """Where the data set is."""
+        ...
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        ...
 
     @property
-    def listings(self) -> Mapping[str, tuple[Entry, ...]]: ...
+    def listings(self) -> Mapping[str, tuple[Entry, ...]]:
+        """Entries per split."""
+        ...
 
     def probe(self) -> Probe:
-        """Look at a few images (never at those of a test split) and say what they are like."""
+        """Look at a few images (never at those of a test split) and say what they are like.
+
+        Raises:
+            DataError: none of the images looked at could be opened.
+        """
         ...
 
     def decode(
         self, entries: Sequence[Entry], image_format: Format, progress: Progress | None = None
     ) -> tuple[ImageSet, tuple[Unreadable, ...]]:
-        """Decode `entries` in order; unreadable ones are left out of the set and listed instead."""
+        """Decode `entries` in order; unreadable ones are left out of the set and listed instead.
+
+        Raises:
+            DataError: not one of the entries could be decoded.
+        """
+        ...
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """Return a text that changes whenever decoding `entries` could give other pixels (it reads no pixel)."""
         ...

@@ -1,0 +1,291 @@
+"""Image folders: `ROOT/<split>/<class>/*` or `ROOT/<class>/*`.
+
+This file knows which folder is a split, which a class and which file an image; listing opens none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import PIL
+
+from harden.data.dataset import Entry, Format, ImageSet, Probe, Progress, Unreadable
+from harden.data.pictures import SUFFIXES, decode_files, look
+from harden.errors import DataError
+from harden.registry import did_you_mean
+
+SPLIT_NAMES: Mapping[str, str] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Folder name in lower case -> split."""
+
+T = TypeVar("T")
+
+PROBED = 64
+_LAYOUT_HINT = (
+    "expected ROOT/train/<class>/<images> and, where they exist, ROOT/val and ROOT/test, or ROOT/<class>/<images>"
+)
+_UNPACKERS = {
+    ".zip": "unzip {file} -d FOLDER",
+    ".tar": "tar xf {file} -C FOLDER",
+    ".tgz": "tar xzf {file} -C FOLDER",
+    ".tar.gz": "tar xzf {file} -C FOLDER",
+    ".tar.bz2": "tar xjf {file} -C FOLDER",
+    ".tar.xz": "tar xJf {file} -C FOLDER",
+    ".7z": "7z x {file} -oFOLDER",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSource:
+    """A `DataSource` over image files; `open_folder` makes one.
+
+    Attributes:
+        root: the absolute folder that every entry's path is relative to.
+        classes: folder names, in lexicographic order, or in numeric order where all of them are integers.
+        listings: entries per split ("train" and, where they exist, "val" and "test") or under "all", each ordered by
+            class and then by path.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    listings: Mapping[str, tuple[Entry, ...]]
+
+    @property
+    def location(self) -> str:
+        """The absolute path of the folder."""
+        return str(self.root)
+
+    def probe(self) -> Probe:
+        """Open up to 64 images of the train split (or of the unsplit set), spread over the classes.
+
+        Raises:
+            DataError: none of them can be opened.
+        """
+        entries = self.listings["train"] if "train" in self.listings else self.listings["all"]
+        gray: list[bool] = []
+        sizes: Counter[tuple[int, int]] = Counter()
+        reasons: list[str] = []
+        for entry in _spread(entries, PROBED):
+            try:
+                is_gray, size = look(self.root / entry.file)
+            except DataError as error:
+                reasons.append(f"{entry.file}: {error.message}")
+                continue
+            gray.append(is_gray)
+            sizes[size] += 1
+        if not gray:
+            raise DataError(
+                f"none of {len(reasons)} image files under {self.root} can be opened; {reasons[0]}",
+                hint="open one of them with an image viewer; if they are fine there, save them as 8-bit PNG or JPEG",
+            )
+        return Probe(channels=1 if all(gray) else 3, size=sizes.most_common(1)[0][0], uniform=len(sizes) == 1)
+
+    def decode(
+        self, entries: Sequence[Entry], image_format: Format, progress: Progress | None = None
+    ) -> tuple[ImageSet, tuple[Unreadable, ...]]:
+        """Decode `entries` by the rules of `harden.data.pictures`; see `DataSource.decode`."""
+        return decode_files(self.root, entries, image_format, progress)
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """Return a digest of every file's size, modification time and permissions, and of Pillow's version."""
+        digest = hashlib.blake2b(PIL.__version__.encode(), digest_size=16)
+        for entry in entries:
+            try:
+                status = os.stat(f"{self.root}/{entry.file}")
+            except OSError as error:
+                digest.update(f"error {error.errno}\n".encode())
+            else:
+                digest.update(f"{status.st_size} {status.st_mtime_ns} {status.st_mode}\n".encode())
+        return digest.hexdigest()
+
+
+def open_folder(path: str) -> FolderSource:
+    """List the image folder at `path`.
+
+    Folders and files whose names begin with a dot are ignored, and so are files without an image suffix. Below a
+    class folder images are found at any depth; links to folders are followed.
+
+    Raises:
+        DataError: no folder there, an archive, fewer than two classes, a class without images, or a class in val or
+            test that train does not know.
+    """
+    root = Path(os.path.abspath(Path(path).expanduser()))
+    _check_is_folder(root)
+    splits = _split_folders(root)
+    if not splits:
+        _refuse_collection(root)
+        folders = _subfolders(root)
+        classes = _classes(root, folders)
+        return FolderSource(root, classes, {"all": _list_classes(root, root, classes)})
+    if "train" not in splits:
+        found = next(iter(splits.values()))
+        raise DataError(
+            f"{root} has a folder {found.name!r} but no folder 'train'",
+            hint=f"give {found} itself to use it as one unsplit set, or rename it if {found.name!r} is a class",
+        )
+    classes = _classes(splits["train"], _subfolders(splits["train"]))
+    listings = {"train": _list_classes(root, splits["train"], classes)}
+    for split in ("val", "test"):
+        if split in splits:
+            entries = _list_held_out(root, splits[split], classes)
+            if entries:
+                listings[split] = entries
+    return FolderSource(root, classes, listings)
+
+
+def _check_is_folder(root: Path) -> None:
+    if root.is_dir():
+        return
+    if not root.exists():
+        siblings = [path.name for path in _subfolders(root.parent)] if root.parent.is_dir() else []
+        raise DataError(f"no folder at {root}{did_you_mean(root.name, siblings)}", hint=_LAYOUT_HINT)
+    for suffix, command in _UNPACKERS.items():
+        if root.name.lower().endswith(suffix):
+            unpack = command.format(file=root)
+            raise DataError(
+                f"{root} is an archive; a folder of images was expected",
+                hint=f"unpack it first (mkdir FOLDER && {unpack}) and give FOLDER",
+            )
+    raise DataError(f"{root} is a file; a folder of images was expected", hint=_LAYOUT_HINT)
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of `root` that are splits: named like one, and with class folders inside.
+
+    A folder `train` that holds images and no folders is a class of its own (trains), not a split.
+    """
+    splits: dict[str, Path] = {}
+    for folder in _subfolders(root):
+        split = SPLIT_NAMES.get(folder.name.lower())
+        if split is None or not _subfolders(folder):
+            continue
+        if split in splits:
+            raise DataError(
+                f"{root} has two folders for the {split} split: {splits[split].name!r} and {folder.name!r}",
+                hint="merge them, or move one of them away",
+            )
+        splits[split] = folder
+    return splits
+
+
+def _refuse_collection(root: Path) -> None:
+    for folder in _subfolders(root):
+        if "train" in _split_folders(folder):
+            raise DataError(
+                f"{root} holds a whole data set in {folder.name!r}, where a class was expected", hint=f"give {folder}"
+            )
+
+
+def _classes(root: Path, folders: Sequence[Path]) -> tuple[str, ...]:
+    if len(folders) < 2:
+        raise DataError(
+            f"{root} has {len(folders)} class folder{'' if len(folders) == 1 else 's'}; at least 2 were expected",
+            hint=_LAYOUT_HINT,
+        )
+    names = [folder.name for folder in folders]
+    if all(re.fullmatch("[0-9]+", name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def _list_classes(root: Path, split: Path, classes: Sequence[str]) -> tuple[Entry, ...]:
+    entries: list[Entry] = []
+    for label, name in enumerate(classes):
+        files = sorted(_image_files(split / name, f"{_prefix(root, split)}{name}/"))
+        if not files:
+            raise DataError(
+                f"class {name!r} has no images in {split / name}",
+                hint=f"put images there ({' '.join(sorted(SUFFIXES))}), or move the folder away if it is not a class",
+            )
+        entries.extend(Entry(file, label) for file in files)
+    return tuple(entries)
+
+
+def _list_held_out(root: Path, split: Path, classes: Sequence[str]) -> tuple[Entry, ...]:
+    """List a val or test folder, whose classes must be among those of train; it may lack some of them."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    entries: list[Entry] = []
+    for folder in _subfolders(split):
+        if folder.name not in label_of:
+            raise DataError(
+                f"class {folder.name!r} of {split} is unknown in train{did_you_mean(folder.name, classes)}",
+                hint=f"the classes of train are: {_some(classes)}; rename the folder or move it away",
+            )
+        files = sorted(_image_files(folder, f"{_prefix(root, split)}{folder.name}/"))
+        entries.extend(Entry(file, label_of[folder.name]) for file in files)
+    return tuple(sorted(entries, key=lambda entry: entry.label))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the visible folders directly in `folder`, sorted by name."""
+    with _scan(folder) as items:
+        return sorted(Path(item.path) for item in items if item.is_dir() and _is_visible(item.name))
+
+
+def _prefix(root: Path, split: Path) -> str:
+    return "" if split == root else f"{split.name}/"
+
+
+def _image_files(folder: Path, prefix: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield `prefix` + the POSIX path of each image below `folder`; a link back to a folder above is not followed.
+
+    Broken links are yielded: decoding then reports them as unreadable.
+    """
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    with _scan(folder) as items:
+        for item in items:
+            if not _is_visible(item.name):
+                continue
+            if item.is_dir():
+                yield from _image_files(Path(item.path), f"{prefix}{item.name}/", above | {here})
+            elif os.path.splitext(item.name)[1].lower() in SUFFIXES and (item.is_file() or item.is_symlink()):
+                yield prefix + item.name
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def _scan(folder: Path) -> os._ScandirIterator[str]:
+    try:
+        return os.scandir(folder)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"the folder {folder} cannot be listed: {reason}", hint="check its permissions") from error
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _spread(entries: Sequence[Entry], count: int) -> list[Entry]:
+    """Return up to `count` entries, as evenly over the classes, and over each class, as the numbers allow."""
+    by_label: dict[int, list[Entry]] = {}
+    for entry in entries:
+        by_label.setdefault(entry.label, []).append(entry)
+    groups = _evenly(list(by_label.values()), count)
+    share, rest = divmod(count, len(groups))
+    return [entry for i, group in enumerate(groups) for entry in _evenly(group, share + (i < rest))]
+
+
+def _evenly(items: Sequence[T], count: int) -> list[T]:
+    if len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]

@@ -1,0 +1,222 @@
+"""Image files to uint8 arrays: what is opened, how it is turned, converted and resized, and why a file is refused.
+
+The rules, the same for training, audit and export checks:
+
+- The first frame counts. EXIF orientation is applied.
+- Colours become gray by ITU-R 601 luma, gray becomes RGB by repetition, CMYK by Pillow's conversion.
+- Transparency is dropped, not composited: this is what torchvision's and timm's loaders do (`convert("RGB")`), so a
+  checkpoint trained with them sees the pixels that it was trained on.
+- More than 8 bits of gray (and float) are refused: there is no scale that is right for all of them.
+- Another size than the one asked for: the short side is resized (bicubic, antialiased), the centre is cropped.
+- Only the formats behind the usual suffixes are opened, whatever a file is called, so that no data set can reach
+  Pillow's readers that start other programs (EPS).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from harden.data.dataset import Entry, Format, ImageSet, Progress, Unreadable
+from harden.errors import DataError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+
+CHUNK = 64
+THREADS = 8
+SLOW_FILE_SECONDS = 4e-4
+"""Below this time per file the interpreter lock is the bottleneck and threads only get into each other's way."""
+
+_SIDEWAYS = {5, 6, 7, 8}
+"""EXIF orientations that swap height and width."""
+
+Pixels = npt.NDArray[np.uint8]
+_DecodeChunk = Callable[[int], list[tuple[int, str]]]
+
+
+def look(path: Path) -> tuple[bool, tuple[int, int]]:
+    """Return whether the file is stored as gray and its upright (height, width), without decoding its pixels.
+
+    RGB pixels that happen to be gray count as colour.
+
+    Raises:
+        DataError: not an image; the message is the reason alone.
+    """
+    with _pillow_warnings(), _reasons(path), Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        size = (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
+        return _is_gray(image), size
+
+
+def fit(image: Image.Image, image_format: Format) -> Pixels:
+    """Return an upright 8-bit `image` in the format asked for: (C, H, W) uint8."""
+    image = image.convert("L" if image_format.channels == 1 else "RGB")
+    height, width = image_format.size
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def decode_files(
+    root: Path, entries: Sequence[Entry], image_format: Format, progress: Progress | None = None
+) -> tuple[ImageSet, tuple[Unreadable, ...]]:
+    """Decode the files of `entries` below `root`, in their order.
+
+    Returns:
+        The readable images, (N, C, H, W) uint8, and the unreadable files with a reason each, in order.
+
+    Raises:
+        DataError: every file is unreadable, or the decoded images do not fit into memory.
+    """
+    total = len(entries)
+    pixels = _allocate(total, image_format)
+
+    def decode_chunk(start: int) -> list[tuple[int, str]]:
+        bad = []
+        for index in range(start, min(start + CHUNK, total)):
+            try:
+                _decode_into(pixels[index], root / entries[index].file, image_format)
+            except DataError as error:
+                bad.append((index, error.message))
+        return bad
+
+    bad: dict[int, str] = {}
+    with _pillow_warnings():
+        for start, failures in zip(range(0, total, CHUNK), _over_chunks(decode_chunk, total), strict=True):
+            bad.update(failures)
+            if progress is not None:
+                progress(min(start + CHUNK, total), total)
+    if total and len(bad) == total:
+        raise DataError(
+            f"none of the {total} image files under {root} can be decoded; {entries[0].file}: {bad[0]}",
+            hint="open one of them with an image viewer; if they are fine there, save them as 8-bit PNG or JPEG",
+        )
+    good = [index for index in range(total) if index not in bad]
+    if bad:
+        _move_up(pixels, good)
+    images = ImageSet(
+        torch.from_numpy(pixels[: len(good)]),
+        torch.tensor([entries[index].label for index in good], dtype=torch.int64),
+        tuple(entries[index].file for index in good),
+    )
+    return images, tuple(Unreadable(entries[index].file, reason) for index, reason in bad.items())
+
+
+def _over_chunks(decode_chunk: _DecodeChunk, total: int) -> Iterator[list[tuple[int, str]]]:
+    """Yield the result of every chunk in order: the first one timed here, the others in threads if that will help."""
+    starts = range(0, total, CHUNK)
+    if not starts:
+        return
+    Image.preinit()  # or the time of the first file would include importing Pillow's plugins
+    began = time.perf_counter()
+    yield decode_chunk(0)
+    if (time.perf_counter() - began) / min(CHUNK, total) < SLOW_FILE_SECONDS:
+        yield from map(decode_chunk, starts[1:])
+        return
+    pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
+    try:
+        yield from pool.map(decode_chunk, starts[1:])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode_into(target: Pixels, path: Path, image_format: Format) -> None:
+    with _reasons(path), Image.open(path, formats=FORMATS) as image:
+        if image.mode.startswith("I") or image.mode == "F":
+            raise DataError(f"more than 8 bits of gray per pixel (mode {image.mode}); convert it to 8 bits")
+        orientation = _orientation(image)
+        _draft(image, image_format, sideways=orientation in _SIDEWAYS)
+        image.load()
+        if orientation != 1:
+            ImageOps.exif_transpose(image, in_place=True)
+        target[:] = fit(image, image_format)
+
+
+def _draft(image: Image.Image, image_format: Format, *, sideways: bool) -> None:
+    """Let the JPEG decoder skip detail: it may halve the image while twice the final resolution is left."""
+    height, width = image_format.size
+    if sideways:
+        height, width = width, height
+    scale = max(width / image.width, height / image.height)
+    if image.format in {"JPEG", "MPO"} and scale <= 0.25:
+        image.draft(None, (int(2 * scale * image.width), int(2 * scale * image.height)))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged metadata do not make the pixels unreadable, and Pillow raises anything over them
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _is_gray(image: Image.Image) -> bool:
+    if image.mode == "P":
+        palette = image.getpalette("RGB") or []
+        return palette[0::3] == palette[1::3] == palette[2::3]
+    return image.mode in {"1", "L", "LA", "La", "F"} or image.mode.startswith("I")
+
+
+def _allocate(count: int, image_format: Format) -> Pixels:
+    shape = (count, image_format.channels, *image_format.size)
+    try:
+        return np.empty(shape, dtype=np.uint8)
+    except MemoryError:
+        raise DataError(
+            f"{count} images of {image_format.size[0]}x{image_format.size[1]} pixels do not fit into memory",
+            hint="ask for a smaller image size, or give fewer images",
+        ) from None
+
+
+def _move_up(pixels: Pixels, good: Sequence[int]) -> None:
+    """Close the gaps in place: a second copy of a large data set may not fit into memory."""
+    for new, old in enumerate(good):
+        if new != old:
+            pixels[new] = pixels[old]
+
+
+@contextmanager
+def _pillow_warnings() -> Iterator[None]:
+    """Make the warning about decompression bombs an error and silence the others (metadata, mostly).
+
+    Entered once around a whole pool of threads, because the warning filters are the process's, not the thread's.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@contextmanager
+def _reasons(path: Path) -> Iterator[None]:
+    """Turn whatever Pillow raises into a DataError whose message is the reason in plain words."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file leads Pillow's decoders into errors of any class
+        raise DataError(_reason(path, error)) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+        return f"more than {(Image.MAX_IMAGE_PIXELS or 0) // 1_000_000} million pixels"
+    if isinstance(error, UnidentifiedImageError):
+        if path.stat().st_size == 0:
+            return "empty file (0 bytes)"
+        return f"not an image, or none of {', '.join(FORMATS)}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror.lower()}"
+    return f"damaged or cut short ({error})"
