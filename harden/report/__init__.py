@@ -1,1 +1,30 @@
+"""From result objects to what people and programs read: terminal, JSON, Markdown, one offline HTML page."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harden.errors import UsageError
+from harden.report import document, html, markdown
+from harden.report.report import Report
+
+FORMATS: dict[str, Callable[[Report, Path], Path]] = {
+    "json": document.write,
+    "html": html.write,
+    "md": markdown.write,
+}
+"""Format (and file ending) -> what writes it to a path, whole or not at all."""
+
+
+def write_report(report: Report, folder: Path, formats: Sequence[str] = ("json", "html", "md")) -> dict[str, Path]:
+    """Write `report.<format>` into `folder` for each of the formats and return where they are.
+
+    Raises:
+        UsageError: there is no such format.
+        RunFolderError: a file cannot be written; those written before it stay.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise UsageError(f"no report format {', '.join(unknown)}", hint=f"choose from {', '.join(FORMATS)}")
+    return {name: FORMATS[name](report, folder / f"report.{name}") for name in formats}

@@ -76,7 +76,7 @@ class Report:
 
 
 def summary_of(result: AuditResult) -> dict[str, Any]:
-    """Return the derived figures of one audit, strongest first, for readers of the JSON who do not want to derive them."""
+    """Return the derived figures of one audit, strongest first, for readers of the JSON who do not derive them."""
 
     def figure(proportion: Any) -> dict[str, Any]:
         return {
@@ -91,5 +91,8 @@ def summary_of(result: AuditResult) -> dict[str, Any]:
         "model": result.model,
         "worst_case": figure(result.worst_case()),
         "clean": figure(result.clean_accuracy()),
-        "attacks": {outcome.name: figure(result.robust_accuracy(outcome)) for outcome in result.outcomes},
+        "attacks": {
+            outcome.name: figure(result.robust_accuracy(outcome)) | {"complete": outcome.complete}
+            for outcome in result.outcomes
+        },
     }

@@ -1,0 +1,36 @@
+"""A file is written whole or not at all: a temporary neighbour, then one rename."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from harden.errors import RunFolderError
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write `text` to `path` in UTF-8, creating the folder; what was there stays until the new file is complete.
+
+    Characters that UTF-8 cannot hold (undecodable bytes of a file name) are written as escapes.
+
+    Raises:
+        RunFolderError: the folder or the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(text.encode("utf-8", errors="backslashreplace"))
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write {path}: {error.strerror or error}",
+            hint=f"free space on or get write access to {path.parent}, or name another folder with --out",
+        ) from error
+    return path

@@ -1,0 +1,83 @@
+"""report.md: the verdict, the table, the definitions, the facts, as GitHub shows them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from harden.report.atomic import write_whole
+from harden.report.figures import MISSING, interval, points, with_interval
+from harden.report.report import Report
+from harden.report.side_by_side import BOUND_NOTE, Cell, Row, RowKind, any_bound, attack_rows, rows
+from harden.report.verdict import cautions, verdict_of
+
+
+def dumps(report: Report) -> str:
+    """Return the report as GitHub-flavoured Markdown."""
+    blocks = [f"# {_plain(report.title)}", f"**{_plain(verdict_of(report).sentence())}**"]
+    notes = cautions(report)
+    if notes:
+        blocks.append("> [!WARNING]\n" + "\n>\n".join(f"> {_plain(note)}" for note in notes))
+    blocks.append(_table(report))
+    blocks.extend(_footnotes(report))
+    attacks = attack_rows(report)
+    if attacks:
+        blocks.append("## Attacks")
+        blocks.append(
+            "\n".join(f"- **{_plain(row.label)}** ({row.exposure}): {_plain(row.definition)}" for row in attacks)
+        )
+    if report.facts:
+        blocks.append("## How these numbers came about")
+        blocks.append("\n".join(f"- {_plain(label)}: {_plain(value)}" for label, value in report.facts))
+    return "\n\n".join(blocks) + "\n"
+
+
+def write(report: Report, path: Path) -> Path:
+    """Write the report to `path`, whole or not at all.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    return write_whole(path, dumps(report))
+
+
+def _table(report: Report) -> str:
+    models = [_plain(result.model) for result in report.results]
+    lines = [_line(["", "exposure", *models]), _line([":--", ":--", *["--:"] * len(models)])]
+    lines.extend(_line(_cells(row)) for row in rows(report))
+    return "\n".join(lines)
+
+
+def _cells(row: Row) -> list[str]:
+    texts = [_plain(row.label), row.exposure.value if row.exposure else "", *(_figure(cell) for cell in row.cells)]
+    return [f"**{text}**" if text else "" for text in texts] if row.kind is RowKind.WORST else texts
+
+
+def _figure(cell: Cell | None) -> str:
+    if cell is None:
+        return MISSING
+    return f"≤ {with_interval(cell.accuracy)}" if cell.bound else with_interval(cell.accuracy)
+
+
+def _footnotes(report: Report) -> list[str]:
+    found = ["In brackets: 95 % intervals (Wilson), in percent."]
+    gain = verdict_of(report).gain
+    if gain is not None and report.baseline is not None:
+        found.insert(
+            0,
+            f"Worst case, {_plain(report.subject.model)} against {_plain(report.baseline.model)} on the same images: "
+            f"**{points(gain.value)}** {interval(gain)}.",
+        )
+    if any_bound(rows(report)):
+        found.append(BOUND_NOTE.replace("<=", "≤"))
+    return found
+
+
+def _line(texts: list[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def _plain(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line, in a table cell too."""
+    flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_|~]|\](?=[(\[:]))", r"\\\1", flat)

@@ -1,0 +1,28 @@
+"""The sections of the HTML page, in the order in which they are read; the keys are their ids on the page."""
+
+from __future__ import annotations
+
+from harden.report.section import SectionWriter
+from harden.report.sections.accuracy import accuracy
+from harden.report.sections.attacks import attacks
+from harden.report.sections.cautions import caution_list
+from harden.report.sections.classes import classes
+from harden.report.sections.costs import costs
+from harden.report.sections.definitions import definitions
+from harden.report.sections.domains import domains
+from harden.report.sections.facts import facts
+from harden.report.sections.training import training
+from harden.report.sections.verdict import verdict
+
+SECTIONS: dict[str, SectionWriter] = {
+    "verdict": verdict,
+    "cautions": caution_list,
+    "accuracy": accuracy,
+    "attacks": attacks,
+    "classes": classes,
+    "training": training,
+    "domains": domains,
+    "definitions": definitions,
+    "costs": costs,
+    "facts": facts,
+}

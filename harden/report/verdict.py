@@ -1,0 +1,102 @@
+"""What the report says in one line, and what must stand beside it; worked out once for every format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harden.audit.metrics import Difference, Proportion
+from harden.audit.result import AttackOutcome
+from harden.report.figures import count, counted, percent, threat, with_interval
+from harden.report.report import Report
+from harden.report.side_by_side import attack_keys
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The figures of the first line.
+
+    Attributes:
+        images: how many were audited.
+        attacks: how many attacks were run on the subject.
+        threat: their norm and radius, "linf eps 0.1".
+        worst: worst-case accuracy of the subject; None where no attack was run.
+        worst_before: that of the baseline; None without a baseline or without attacks on it.
+        clean, clean_before: accuracy on the clean images.
+        gain: worst case minus worst case before, paired; None unless both were audited on the same images.
+        strongest: the attack that alone leaves the fewest images standing.
+    """
+
+    images: int
+    attacks: int
+    threat: str
+    worst: Proportion | None
+    worst_before: Proportion | None
+    clean: Proportion
+    clean_before: Proportion | None
+    gain: Difference | None
+    strongest: AttackOutcome | None
+
+    def scope(self) -> str:
+        """Return what the worst case is taken over: "Worst case over 7 attacks at linf eps 0.1"."""
+        return f"Worst case over {counted(self.attacks, 'attack')} at {self.threat}"
+
+    def sentence(self) -> str:
+        """Return the verdict as one line of plain text."""
+        if self.worst is None:
+            return f"No attack was run. Clean accuracy: {with_interval(self.clean)} of {counted(self.images, 'image')}"
+        was = "" if self.worst_before is None else f" (was {percent(self.worst_before.value)})"
+        return f"{self.scope()}: {with_interval(self.worst)} of {counted(self.images, 'image')}{was}"
+
+
+def verdict_of(report: Report) -> Verdict:
+    """Work out the verdict on the subject of the report."""
+    subject, baseline = report.subject, report.baseline
+    worst = subject.worst_case() if subject.outcomes else None
+    worst_before = baseline.worst_case() if baseline is not None and baseline.outcomes else None
+    return Verdict(
+        images=len(subject),
+        attacks=len(subject.outcomes),
+        threat=threat(subject.outcomes),
+        worst=worst,
+        worst_before=worst_before,
+        clean=subject.clean_accuracy(),
+        clean_before=baseline.clean_accuracy() if baseline is not None else None,
+        gain=_gain(report) if worst is not None and worst_before is not None else None,
+        strongest=subject.strongest(),
+    )
+
+
+def cautions(report: Report) -> tuple[str, ...]:
+    """Return the caveats of the report, and those that follow from the results being set side by side."""
+    found = list(report.caveats)
+    subject = report.subject
+    if not subject.outcomes:
+        found.append("No attack was run: clean accuracy says nothing about robustness.")
+    for other in report.results[:-1]:
+        if attack_keys(other).keys() != attack_keys(subject).keys():
+            found.append(
+                f"{other.model} and {subject.model} did not meet the same attacks: "
+                "their worst cases are not like for like."
+            )
+    if report.baseline is not None and not _same_images(report):
+        found.append(
+            f"{report.baseline.model} was audited on {count(len(report.baseline))} images and {subject.model} on "
+            f"{count(len(subject))}, and they are not the same ones: no paired gain can be given."
+        )
+    return tuple(found)
+
+
+def _gain(report: Report) -> Difference | None:
+    if report.baseline is None or not _same_images(report):
+        return None
+    return report.subject.worst_case_gain(report.baseline)
+
+
+def _same_images(report: Report) -> bool:
+    if report.baseline is None:
+        return False
+    try:
+        report.subject.worst_case_gain(report.baseline)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,144 @@
+"""Report objects with the shape of real ones, made without a model: what every test of the report starts from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from harden.audit.result import AttackOutcome, AuditResult, Exposure
+from harden.report.report import Report
+from harden.training.history import EpochRecord, History
+
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+ATTACKS = (
+    ("FGSM", "one step of 0.1 along the sign of the cross-entropy gradient, no random start", Exposure.UNSEEN, 0.55, 1),
+    ("R+FGSM", "a random step of 0.05, then one gradient step of 0.05, cross-entropy", Exposure.TRAINING, 0.6, 1),
+    ("PGD-20", "20 steps of 0.01 from a uniform random start, cross-entropy, 1 restart", Exposure.SELECTION, 0.92, 20),
+    ("PGD-40", "40 steps of 0.01 from a uniform random start, cross-entropy, 1 restart", Exposure.UNSEEN, 0.95, 40),
+    ("MIM-10", "10 momentum steps of 0.01 with decay 1.0 from the clean image", Exposure.UNSEEN, 0.85, 10),
+    ("PGD-50 margin x3", "50 steps of 0.005 on the logit margin, 3 random restarts", Exposure.UNSEEN, 1.0, 150),
+    ("Square-1000", "1,000 queries of random squares, margin loss, no gradient", Exposure.UNSEEN, 0.8, 1000),
+)
+"""Name, definition, exposure of a hardened model, strength, passes per image."""
+
+
+def build_result(
+    model: str = "small CNN, hardened",
+    *,
+    images: int = 1000,
+    strength: float = 4.4,
+    clean: float = 5.6,
+    attacks: int = 7,
+    defended: bool = True,
+    classes: tuple[str, ...] = CLASSES,
+    sampled_classes: int | None = None,
+) -> AuditResult:
+    """Return an audit: `clean` is the typical logit margin, `strength` what the full attack takes from it."""
+    generator = np.random.default_rng(7)
+    sampled = sampled_classes or len(classes)
+    labels = generator.integers(0, sampled, images)
+    ease = np.linspace(-1.2, 1.2, sampled)[labels]
+    margins = (clean + ease + generator.normal(0, 2.2, images)).astype(np.float32)
+    outcomes = []
+    for name, definition, exposure, share, passes in ATTACKS[:attacks]:
+        taken = strength * share * generator.uniform(0.9, 1.1, images) + generator.normal(0, 0.3, images)
+        after = np.where(margins > 0, margins - taken, margins).astype(np.float32)
+        outcomes.append(
+            AttackOutcome(
+                name=name,
+                definition=f"{definition}; linf eps 0.1",
+                norm="linf",
+                eps=0.1,
+                exposure=exposure if defended else Exposure.UNSEEN,
+                predictions=np.where(after >= 0, labels, (labels + 1) % len(classes)),
+                margins=after,
+                distances=np.where(margins > 0, 0.1, 0).astype(np.float32),
+                attacked=margins > 0,
+                seconds=0.31 * passes,
+                forwards=images * passes,
+                backwards=0 if "Square" in name else images * passes,
+            )
+        )
+    return AuditResult(
+        model=model,
+        dataset="MNIST, test split",
+        classes=classes,
+        labels=labels,
+        files=tuple(f"test/{k:05}.png" for k in range(images)),
+        clean_predictions=np.where(margins >= 0, labels, (labels + 1) % len(classes)),
+        clean_margins=margins,
+        outcomes=tuple(outcomes),
+        seed=7,
+        machine="NVIDIA H200, torch 2.9.1",
+        seconds=384.2,
+    )
+
+
+def build_incomplete(result: AuditResult, number: int = 3) -> AuditResult:
+    """Return the audit with one attack that met only the images that all attacks before it left standing."""
+    fallen = np.ones(len(result), dtype=bool)
+    for outcome in result.outcomes[:number]:
+        fallen &= result.survived(outcome)
+    late = result.outcomes[number]
+    changed = replace(
+        late,
+        attacked=fallen,
+        predictions=np.where(fallen, late.predictions, result.clean_predictions),
+        margins=np.where(fallen, late.margins, result.clean_margins),
+    )
+    return replace(result, outcomes=(*result.outcomes[:number], changed, *result.outcomes[number + 1 :]))
+
+
+def build_history(epochs: int = 30, undone: int | None = 12) -> History:
+    """Return a training in which epoch `undone` collapsed and was rolled back."""
+    generator = np.random.default_rng(3)
+    records = []
+    for epoch in range(1, epochs + 1):
+        rise = 1 - np.exp(-epoch / 6)
+        fell = epoch == undone
+        noise = generator.normal(0, 0.008, 6)
+        records.append(
+            EpochRecord(
+                epoch=epoch,
+                seconds=21.4,
+                source_attack="R+FGSM",
+                scalars={
+                    "loss": float(2.3 * (1 - rise) + 0.2),
+                    "val_clean": float(min(0.995, 0.90 + 0.088 * rise + noise[0] / 4)),
+                    "val_robust": float(0.70 * rise + noise[1] - (0.22 if fell else 0)),
+                    "val_canary": float(0.66 * rise + noise[2] - (0.45 if fell else 0)),
+                    "val_source": float(min(0.97, 0.80 * rise + noise[3] + (0.15 if fell else 0))),
+                    "domain_accuracy_feature": float(0.53 + 0.36 * (1 - rise) + noise[4]),
+                    "domain_accuracy_logit": float(0.51 + 0.24 * (1 - rise) + noise[5]),
+                },
+                rolled_back=fell,
+                event="canary fell from 61.4 % to 11.0 %; went back to epoch 11 and halved the learning rate"
+                if fell
+                else "",
+            )
+        )
+    return History(tuple(records), chosen_epoch=max(1, epochs - 3))
+
+
+def build_report(*, images: int = 1000) -> Report:
+    """Return a report of a hardened model beside the one it came from, with everything there is to show."""
+    return Report(
+        title="small CNN on MNIST, hardened with adversarial domain training",
+        results=(
+            build_result("small CNN, as trained", images=images, strength=16.0, clean=9.0, defended=False),
+            build_result(images=images, strength=4.4),
+        ),
+        history=build_history(),
+        facts=(
+            ("Command", "harden fit --data mnist --model small-cnn --method adv4adv --eps 0.1 --seed 7"),
+            ("Method", "Adv-4-Adv*, split after conv2, R+FGSM as source attack"),
+            ("Selection", "best validation accuracy under PGD-20, averaged weights"),
+            ("Versions", "harden 0.1.0, torch 2.9.1, Python 3.11.9"),
+        ),
+        caveats=(
+            "The attacks are strong but not every attack: an adaptive attacker may do better than these 7.",
+            "The baseline was not trained to resist anything, so any defence looks good beside it.",
+        ),
+    )
