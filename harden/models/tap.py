@@ -4,7 +4,7 @@ A hook captures the module's output on its way, so every control flow works (res
 is traced or rebuilt. Rules:
 
 - a module that is called several times in one pass is tapped at its last call;
-- a hook that fires outside the tapped pass (activation checkpointing runs modules again in the backward pass) is ignored;
+- a hook that fires outside the tapped pass (activation checkpointing runs modules again in backward) is ignored;
 - of a tuple, list or dictionary the first floating-point tensor is taken.
 """
 

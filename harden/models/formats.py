@@ -1,0 +1,77 @@
+"""Which kind of model file this is, decided by its content and never by its name."""
+
+from __future__ import annotations
+
+import enum
+import re
+import zipfile
+from pathlib import Path
+
+from harden.errors import ModelError
+
+_TEXT_PICKLE = re.compile(rb"c[\w.]+\n[\w.]+\n|\([dl]p")
+"""How the old text protocol of pickle begins: with a global, a dictionary or a list."""
+
+
+class FileKind(enum.Enum):
+    """The kinds of model files that are told apart."""
+
+    TORCH_ZIP = "a file of torch.save"
+    PICKLE = "a pickle"
+    SAFETENSORS = "safetensors"
+    TORCHSCRIPT = "TorchScript"
+    EXPORTED_PROGRAM = "an exported program (.pt2)"
+    ONNX = "ONNX"
+
+
+def kind_of(path: Path) -> FileKind:
+    """Return what kind of file `path` is.
+
+    Raises:
+        ModelError: it is empty, truncated, or nothing that holds a torch model.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from error
+    if not head:
+        raise ModelError(f"{path} is empty", hint="download or copy the file again")
+    if head[:4] == b"PK\x03\x04":
+        return _kind_of_zip(path)
+    if head[0] == 0x80 or _TEXT_PICKLE.match(head):
+        return FileKind.PICKLE
+    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 2**28:
+        return FileKind.SAFETENSORS
+    if head[0] == 0x08 and 1 <= head[1] < 32 and head[2] in b"\x12\x1a\x3a\x42":
+        return FileKind.ONNX
+    known = {
+        b"\x89HDF": "a Keras/HDF5 file",
+        b"version https://git-lfs": "a Git LFS pointer, not the file itself (run: git lfs pull)",
+        b"<": "a web page or XML, not a model (an error page saved by a download?)",
+        b"\x1f\x8b": "gzip-compressed (unpack it first)",
+        b"\x93NUMPY": "a numpy array",
+    }
+    looks = next((f"; it looks like {what}" for start, what in known.items() if head.lstrip().startswith(start)), "")
+    raise ModelError(
+        f"{path} is not a model file{looks}",
+        hint="expected a torch.save file (.pt, .pth, .th, .bin, .ckpt) or .safetensors",
+    )
+
+
+def _kind_of_zip(path: Path) -> FileKind:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ModelError(f"{path} is truncated or damaged", hint="download or copy the file again") from error
+    if "archive_format" in names or "models/model.json" in names:
+        return FileKind.EXPORTED_PROGRAM
+    if "constants.pkl" in names:
+        return FileKind.TORCHSCRIPT
+    if "data.pkl" in names:
+        return FileKind.TORCH_ZIP
+    raise ModelError(
+        f"{path} is a zip archive without a torch model in it",
+        hint="unpack it and pass the weights file inside",
+    )

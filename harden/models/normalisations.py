@@ -1,0 +1,62 @@
+"""The normalisations that networks are usually trained with, for the preflight to try."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harden.models.classifier import Normalisation
+
+NONE = Normalisation("none", (0.0,) * 3, (1.0,) * 3)
+
+CANDIDATES: dict[int, tuple[Normalisation, ...]] = {
+    1: (
+        Normalisation("none", (0.0,), (1.0,)),
+        Normalisation("0.5/0.5", (0.5,), (0.5,)),
+        Normalisation("MNIST", (0.1307,), (0.3081,)),
+        Normalisation("Fashion-MNIST", (0.2860,), (0.3530,)),
+        Normalisation("0-255", (0.0,), (1 / 255,)),
+    ),
+    3: (
+        NONE,
+        Normalisation("ImageNet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        Normalisation("0.5/0.5", (0.5,) * 3, (0.5,) * 3),
+        Normalisation("CIFAR-10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        Normalisation("CIFAR-10 (std 0.2)", (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        Normalisation("0-255", (0.0,) * 3, (1 / 255,) * 3),
+        Normalisation("none, BGR", (0.0,) * 3, (1.0,) * 3, flip_channels=True),
+        Normalisation("ImageNet, BGR", (0.406, 0.456, 0.485), (0.225, 0.224, 0.229), flip_channels=True),
+        Normalisation("0-255, BGR", (0.0,) * 3, (1 / 255,) * 3, flip_channels=True),
+        Normalisation(
+            "0-255, BGR minus ImageNet mean (Caffe)",
+            (103.939 / 255, 116.779 / 255, 123.68 / 255),
+            (1 / 255,) * 3,
+            flip_channels=True,
+        ),
+    ),
+}
+"""By number of channels. "CIFAR-10 (std 0.2)" is a mean of per-image deviations that half the repositories copy."""
+
+OWN_STATISTICS = "the data's own"
+
+
+def own_statistics(images: Tensor) -> Normalisation:
+    """Return the mean and standard deviation per channel of `images` (N, C, H, W) float in [0, 1]."""
+    flat = images.double().transpose(0, 1).flatten(1)
+    std = flat.std(dim=1, correction=0).clamp_min(1e-3)
+    return Normalisation(OWN_STATISTICS, tuple(flat.mean(dim=1).tolist()), tuple(std.tolist()))
+
+
+def candidates(images: Tensor) -> tuple[Normalisation, ...]:
+    """Return what to try for `images` (N, C, H, W) float in [0, 1], the data's own statistics last."""
+    channels = images.shape[1]
+    plain = Normalisation("none", (0.0,) * channels, (1.0,) * channels)
+    return (*CANDIDATES.get(channels, (plain,)), own_statistics(images))
+
+
+def apply(normalisation: Normalisation, images: Tensor) -> Tensor:
+    """Return what the module sees of `images` (N, C, H, W) float in [0, 1]; as `Classifier` does it."""
+    shape = (1, -1, 1, 1)
+    mean = torch.tensor(normalisation.mean, device=images.device).view(shape)
+    std = torch.tensor(normalisation.std, device=images.device).view(shape)
+    return ((images.flip(1) if normalisation.flip_channels else images) - mean) / std

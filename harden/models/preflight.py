@@ -1,0 +1,189 @@
+"""Does this model know this data? The test before anything expensive, and the finder of an unwritten normalisation.
+
+Every usual normalisation is tried on a sample of labelled images. The right one is far more accurate than the rest,
+or as accurate and surer (lower loss). If none is better than guessing, the classes may be in another order: a
+permutation that explains the predictions is looked for, and told.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from harden.errors import ModelError, PreflightError
+from harden.models.classifier import Normalisation, scores_of
+from harden.models.modes import evaluating
+from harden.models.normalisations import OWN_STATISTICS, apply, candidates
+from harden.tensors import as_float_images
+
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class CandidateScore:
+    """How the model did under one normalisation: accuracy in [0, 1], mean negative log-likelihood in nats."""
+
+    name: str
+    accuracy: float
+    nll: float
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the preflight found.
+
+    Attributes:
+        chosen: the normalisation to use.
+        rows: every normalisation that was tried.
+        reason: why it was chosen, in a sentence.
+        images: how many images were looked at.
+    """
+
+    chosen: Normalisation
+    rows: tuple[CandidateScore, ...]
+    reason: str
+    images: int
+
+
+def preflight(
+    module: nn.Module, *, images: Tensor, labels: Tensor, classes: tuple[str, ...], given: Normalisation | None
+) -> Preflight:
+    """Find the normalisation under which `module` knows the images, or say why there is none.
+
+    Args:
+        module: the user's network; modes are restored.
+        images: (N, C, H, W) float in [0, 1] or uint8, a sample of the training data.
+        labels: (N,) int64 in [0, K), in the order of the model's outputs.
+        classes: K class names.
+        given: what the user says the normalisation is; then nothing else is tried.
+
+    Raises:
+        PreflightError: the model has another number of classes, or is near chance under every normalisation, or
+            its classes are in another order (the message has the --class-map that repairs it).
+        ModelError: scores that are not finite under every normalisation.
+    """
+    tried = (given,) if given is not None else candidates(as_float_images(images))
+    results: list[tuple[Normalisation, CandidateScore, Tensor]] = []
+    for normalisation in tried:
+        scores = _scores(module, normalisation, images)
+        if scores.shape[1] != len(classes):
+            raise _other_number(scores.shape[1], classes)
+        if not bool(scores.isfinite().all()):
+            continue
+        nll = nn.functional.cross_entropy(scores.double(), labels.cpu()).item()
+        predictions = scores.argmax(1)
+        accuracy = (predictions == labels.cpu()).double().mean().item()
+        results.append((normalisation, CandidateScore(normalisation.name, accuracy, nll), predictions))
+    if not results:
+        raise ModelError(
+            "the model's scores are NaN or infinite for ordinary images",
+            hint="its weights are damaged or training had diverged; use an earlier checkpoint",
+        )
+    rows = tuple(row for _, row, _ in results)
+    chosen, row = _choose([(normalisation, row) for normalisation, row, _ in results], len(labels))
+    _judge([(row.name, predictions) for _, row, predictions in results], rows, labels.cpu(), classes)
+    if given is not None:
+        reason = f"given; {row.accuracy:.1%} of {len(labels)} images right"
+    else:
+        second = max((other.accuracy for other in rows if other is not row), default=0.0)
+        why = "the most accurate" if row.accuracy > second else "as accurate as any, and the surest (lowest loss)"
+        if row.accuracy < second:
+            why = f"surer (lower loss) than others of nearly the same accuracy (up to {second:.1%})"
+        reason = f"{row.name}: {why} of {len(rows)} normalisations, {row.accuracy:.1%} of {len(labels)} images right"
+    return Preflight(chosen, rows, reason, len(labels))
+
+
+def _scores(module: nn.Module, normalisation: Normalisation, images: Tensor) -> Tensor:
+    """Return the scores (N, K) float on the CPU."""
+    device = next((tensor.device for tensor in module.parameters()), images.device)
+    with evaluating(module):
+        return torch.cat(
+            [
+                scores_of(module(apply(normalisation, as_float_images(batch.to(device))))).float().cpu()
+                for batch in torch.split(images, _BATCH)
+            ]
+        )
+
+
+def _choose(results: list[tuple[Normalisation, CandidateScore]], count: int) -> tuple[Normalisation, CandidateScore]:
+    best = max(row.accuracy for _, row in results)
+    error = math.sqrt(max(best * (1 - best), 1 / count) / count)
+    close = [(normalisation, row) for normalisation, row in results if row.accuracy >= best - error]
+    normalisation, row = min(close, key=lambda pair: pair[1].nll)
+    if normalisation.name == OWN_STATISTICS:
+        # The sample's own statistics are a noisy copy of what somebody published: prefer the published numbers.
+        near = [pair for pair in close if pair[0].name != OWN_STATISTICS and _alike(pair[0], normalisation)]
+        return min(near, key=lambda pair: pair[1].nll, default=(normalisation, row))
+    return normalisation, row
+
+
+def _alike(one: Normalisation, other: Normalisation) -> bool:
+    """Whether two normalisations differ by less than samples of the same data do: 5 % of the deviation."""
+    if one.flip_channels != other.flip_channels:
+        return False
+    numbers = zip(one.mean, one.std, other.mean, other.std, strict=True)
+    return all(abs(m - n) < 0.05 * t and abs(s - t) < 0.05 * t for m, s, n, t in numbers)
+
+
+def _judge(
+    predictions: list[tuple[str, Tensor]],
+    rows: tuple[CandidateScore, ...],
+    labels: Tensor,
+    classes: tuple[str, ...],
+) -> None:
+    """Raise if the best candidate is no better than guessing, or if another order of the classes explains more."""
+    count, known, best = len(labels), len(classes), max(row.accuracy for row in rows)
+    # Always answering the commonest class is what guessing can reach; four standard errors above it is no accident
+    # even for the best of a dozen candidates. A tiny sample cannot ask for more than half of what is left.
+    chance = torch.bincount(labels, minlength=known).max().item() / count
+    floor = min(chance + 4 * math.sqrt(chance * (1 - chance) / count), (1 + chance) / 2)
+    name, mapping, explained = max((_permute(n, p, labels, known) for n, p in predictions), key=lambda found: found[2])
+    # A model that merely confuses classes gains nothing on images that the order was not fitted to.
+    gain = max(0.05, 5 * math.sqrt(0.25 / count))
+    if mapping != list(range(known)) and explained > max(best + gain, floor):
+        ordered = ", ".join(f"{classes[k]} -> output {output}" for k, output in enumerate(mapping[:4]))
+        raise PreflightError(
+            f"the model knows these classes in another order: {best:.1%} of {count} images are right as they "
+            f"are, {explained:.1%} after reordering (normalisation: {name}; {ordered}{', ...' if known > 4 else ''})",
+            hint=f"--class-map {','.join(map(str, mapping))}",
+        )
+    if best < floor:
+        listed = "\n".join(f"  {row.accuracy:6.1%}  {row.name}" for row in sorted(rows, key=lambda r: -r.accuracy))
+        raise PreflightError(
+            f"the model does not know this data: at best {best:.1%} of {count} images are right, and always "
+            f"answering one class gives {chance:.1%}\n{listed}",
+            hint="give the normalisation it was trained with (--mean, --std), the right --arch or the data it was "
+            "trained on; or train it on this data first (--pretrain N epochs)",
+        )
+
+
+def _permute(name: str, predictions: Tensor, labels: Tensor, known: int) -> tuple[str, list[int], float]:
+    """Return the mapping class -> output that explains the most predictions, and its accuracy.
+
+    The accuracy is cross-fitted: each half of the images is judged by the mapping that the other half gives, because
+    with many classes and few images some mapping fits anything.
+    """
+    even = torch.arange(len(labels)) % 2 == 0
+    right = 0
+    for half in (even, ~even):
+        mapping = torch.tensor(_mapping(predictions[half], labels[half], known))
+        right += int((mapping[labels[~half]] == predictions[~half]).sum())
+    return name, _mapping(predictions, labels, known), right / len(labels)
+
+
+def _mapping(predictions: Tensor, labels: Tensor, known: int) -> list[int]:
+    confusion = torch.bincount(labels * known + predictions, minlength=known * known).view(known, known)
+    _, columns = linear_sum_assignment(confusion.numpy(), maximize=True)
+    return [int(column) for column in columns]
+
+
+def _other_number(outputs: int, classes: tuple[str, ...]) -> PreflightError:
+    names = ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else "")
+    return PreflightError(
+        f"the model has {outputs} outputs, the data has {len(classes)} classes ({names})",
+        hint="use the data that the model was trained on, or an --arch with one output for each class of the data",
+    )

@@ -1,0 +1,260 @@
+"""Weight files: what people wrap around a state dict, what frameworks put before its keys, and what then fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from harden.errors import ModelError
+from harden.models.formats import FileKind, kind_of
+from harden.models.loaded import one_line
+from harden.models.pickled import read_pickle
+
+_EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights")
+_OTHER = ("optimizer", "optim", "scheduler", "scaler", "amp")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
+_IGNORED = ("num_batches_tracked", "total_ops", "total_params", "n_averaged", "relative_position_index", "attn_mask")
+"""Last parts of keys that older releases and profilers leave in files: constants, counters; never trained weights."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One reading of a weights file.
+
+    Attributes:
+        tensors: the state dict.
+        wrapper: the keys that led to it in the file, "" if the file is the state dict itself.
+        change: what was done to its keys, in words, "" if nothing.
+    """
+
+    tensors: dict[str, Tensor]
+    wrapper: str = ""
+    change: str = ""
+
+
+def read_state_dict(path: Path, *, trust: bool = False) -> list[Candidate]:
+    """Return the state dicts in `path`, the preferred one first (averaged (EMA) weights before raw ones).
+
+    Floating-point tensors come as float32 on the CPU.
+
+    Raises:
+        ModelError: the file is empty, damaged, or holds no state dict.
+        UnsafeInputError: it would run code (and `trust` is off).
+    """
+    if kind_of(path) is FileKind.SAFETENSORS:
+        content: object = _read_safetensors(path)
+    else:
+        content = read_pickle(path, trust=trust)
+    return candidates_in(content, path)
+
+
+def candidates_in(content: object, path: Path) -> list[Candidate]:
+    """Return the state dicts in what was read from `path`; see `read_state_dict`.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = list(_unwrap(content, "", depth=4))
+    if not found:
+        keys = f" with the keys {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else ""
+        raise ModelError(
+            f"{path} holds no state dict: it is {type(content).__name__}{keys}",
+            hint="save the weights with torch.save(model.state_dict(), FILE)",
+        )
+    return found
+
+
+def fit_to(module: nn.Module, path: Path, *, trust: bool = False) -> tuple[str, ...]:
+    """Load the weights in `path` into `module`, in place; return notes on what had to be done.
+
+    The first reading of the file (wrapper, prefix) that matches the module's keys and shapes exactly is taken.
+
+    Raises:
+        ModelError: none matches, the weights are not finite, or the file is damaged.
+        UnsafeInputError: the file would run code (and `trust` is off).
+    """
+    return fit_candidates(module, read_state_dict(path, trust=trust), path)
+
+
+def fit_candidates(module: nn.Module, candidates: list[Candidate], path: Path) -> tuple[str, ...]:
+    """Load the first of `candidates` that fits into `module`; see `fit_to`."""
+    expected = module.state_dict()
+    best: _Mismatch | None = None
+    for candidate in candidates:
+        for reading in _readings(candidate, expected):
+            mismatch = _compare(reading.tensors, expected)
+            if not mismatch.count:
+                _load(module, reading.tensors, expected, path)
+                return _notes(reading, candidates, mismatch)
+            if best is None or mismatch.count < best.count:
+                best = mismatch
+    if best is None:
+        raise ModelError(f"{path} holds no weights")
+    raise _no_fit(path, best, expected)
+
+
+@dataclass(frozen=True)
+class _Mismatch:
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    dropped: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.shapes)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(str(path), device="cpu")
+    except Exception as error:  # the Rust library raises a type of its own
+        raise ModelError(
+            f"{path} is truncated or not safetensors ({one_line(error)})", hint="download or copy the file again"
+        ) from error
+    return tensors
+
+
+def _unwrap(content: object, wrapper: str, *, depth: int) -> Iterator[Candidate]:
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    if not isinstance(content, Mapping) or not depth:
+        return
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    others = [key for key in content if key not in tensors and not str(key).endswith("_extra_state")]
+    if tensors and not others:
+        yield Candidate({key: _float32(value) for key, value in tensors.items()}, wrapper)
+        return
+    known = [key for key in _WRAPPERS if key in content]
+    rest = [key for key in others if key not in known and not str(key).lower().startswith(_OTHER)]
+    for key in (*known, *rest):
+        yield from _unwrap(content[key], f"{wrapper}.{key}".lstrip("."), depth=depth - 1)
+    if len(tensors) > len(others):  # a state dict with an epoch or the like among its keys
+        yield Candidate({key: _float32(value) for key, value in tensors.items()}, wrapper, "what is no tensor left out")
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+
+
+def _readings(candidate: Candidate, expected: Mapping[str, Tensor]) -> Iterator[Candidate]:
+    """Yield the candidate, then with prefixes taken off (the longest common ones first), then with one put on."""
+    yield candidate
+    queue = [candidate]
+    seen = {frozenset(candidate.tensors)}
+    while queue:
+        current = queue.pop(0)
+        firsts = {key.partition(".")[0] + "." for key in current.tensors if "." in key}
+        for prefix in sorted(firsts, key=lambda first: (first not in _PREFIXES, first)):
+            inside = {
+                key.removeprefix(prefix): value for key, value in current.tensors.items() if key.startswith(prefix)
+            }
+            whole = all(key.startswith(prefix) or key.endswith(_IGNORED) for key in current.tensors)
+            if not inside or not (whole or prefix in _PREFIXES) or frozenset(inside) in seen or len(seen) > 32:
+                continue
+            seen.add(frozenset(inside))
+            left = "" if whole else f" ({len(current.tensors) - len(inside)} others left out)"
+            reading = _changed(current, inside, f"the keys had the prefix {prefix!r}, which was taken off{left}")
+            yield reading
+            queue.append(reading)
+    for word in ("module", "_orig_mod"):
+        inner = {".".join(p for p in key.split(".") if p != word): value for key, value in candidate.tensors.items()}
+        if frozenset(inner) not in seen and len(inner) == len(candidate.tensors):
+            yield _changed(candidate, inner, f"{word!r} was taken out of the keys")
+    owners = {key.partition(".")[0] for key in expected}
+    if len(owners) == 1:
+        prefix = f"{owners.pop()}."
+        added = {prefix + key: value for key, value in candidate.tensors.items()}
+        yield _changed(candidate, added, f"the prefix {prefix!r} was put before the keys")
+
+
+def _changed(candidate: Candidate, tensors: dict[str, Tensor], change: str) -> Candidate:
+    return replace(candidate, tensors=tensors, change=f"{candidate.change}; {change}".removeprefix("; "))
+
+
+def _compare(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> _Mismatch:
+    missing = tuple(key for key in expected if key not in tensors and not key.endswith("num_batches_tracked"))
+    extra = [key for key in tensors if key not in expected]
+    shapes = {
+        key: (tuple(tensors[key].shape), tuple(expected[key].shape))
+        for key in expected
+        if key in tensors and tensors[key].shape != expected[key].shape
+    }
+    unexpected = tuple(key for key in extra if not key.endswith(_IGNORED))
+    return _Mismatch(missing, unexpected, shapes, tuple(key for key in extra if key.endswith(_IGNORED)))
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor], expected: dict[str, Any], path: Path) -> None:
+    trained = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    for key, tensor in tensors.items():
+        judged = key in trained or key.endswith((".running_mean", ".running_var"))
+        if judged and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ModelError(
+                f"the weights in {path} are not finite: {key} has NaN or infinite values",
+                hint="training had diverged when they were saved; use an earlier checkpoint",
+            )
+    # Keys that old files lack (counters of BatchNorm) keep the values they have in the module.
+    module.load_state_dict({key: tensors.get(key, value) for key, value in expected.items()}, strict=True)
+
+
+def _notes(reading: Candidate, candidates: list[Candidate], mismatch: _Mismatch) -> tuple[str, ...]:
+    notes = []
+    if reading.wrapper:
+        notes.append(f"the weights were under the key {reading.wrapper!r}")
+    averaged = [other for other in candidates if _is_ema(other)]
+    if _is_ema(reading) and len(averaged) < len(candidates):
+        raw = next(other.wrapper for other in candidates if not _is_ema(other))
+        notes.append(
+            f"the file has averaged (EMA) and raw weights; the averaged ones were taken, not {raw or 'the raw'!r}"
+        )
+    if reading.change:
+        notes.append(reading.change)
+    if mismatch.dropped:
+        notes.append(f"{len(mismatch.dropped)} keys without trained weights were left out ({mismatch.dropped[0]}, ...)")
+    return tuple(notes)
+
+
+def _is_ema(candidate: Candidate) -> bool:
+    return any(part in _EMA for part in candidate.wrapper.split("."))
+
+
+def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> ModelError:
+    shapes = mismatch.shapes
+    last = next((key.rpartition(".")[0] for key in reversed(list(expected)) if not key.endswith(_IGNORED)), "")
+    if shapes and not mismatch.missing and not mismatch.unexpected:
+        first = next(iter(shapes))
+        owner = first.rpartition(".")[0]
+        only_rows = all(
+            have[1:] == want[1:] and key.rpartition(".")[0] == owner for key, (have, want) in shapes.items()
+        )
+        if only_rows and _is_last(owner, last, expected):
+            have, want = shapes[first]
+            return ModelError(
+                f"the weights in {path} fit, except for the number of classes: their last layer ({owner}) has "
+                f"{have[0]} classes, the network was built for {want[0]}",
+                hint=f"use data with {have[0]} classes, or build the network for {have[0]} and put a new last layer on "
+                "it in your --arch code",
+            )
+    lines = [f"the weights in {path} do not fit the network:"]
+    for title, keys in (
+        ("the network has, the file lacks", list(mismatch.missing)),
+        ("the file has, the network lacks", list(mismatch.unexpected)),
+        ("other shapes (file, network)", [f"{k} {have} {want}" for k, (have, want) in shapes.items()]),
+    ):
+        if keys:
+            more = f", ... ({len(keys)} in all)" if len(keys) > 5 else ""
+            lines.append(f"  {title}: {', '.join(keys[:5])}{more}")
+    return ModelError("\n".join(lines), hint="does --arch build the network these weights belong to?")
+
+
+def _is_last(owner: str, last: str, expected: Mapping[str, Tensor]) -> bool:
+    usual = ("fc", "head", "classifier", "linear", "last_linear", "heads", "output", "out")
+    matrices = [key.rpartition(".")[0] for key, tensor in expected.items() if tensor.ndim in (2, 4)]
+    return owner == last or owner.partition(".")[0] in usual or (bool(matrices) and owner == matrices[-1])

@@ -1,0 +1,184 @@
+import copy
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from harden.errors import ModelError, PreflightError
+from harden.models import load_model
+from harden.models.classifier import Normalisation
+from harden.models.normalisations import CANDIDATES, apply
+from harden.models.preflight import preflight
+
+CLASSES = tuple("0123456789")
+ROOT = Path(__file__).parents[2]
+REAL = Path(os.environ.get("HARDEN_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+def by_name(channels: int, name: str) -> Normalisation:
+    return next(candidate for candidate in CANDIDATES[channels] if candidate.name == name)
+
+
+def digits(channels: int) -> tuple[Tensor, Tensor]:
+    data = load_digits()
+    images = torch.from_numpy(data.images).float()[:, None] / 16
+    if channels == 3:  # tints, so that the order of the channels matters
+        images = torch.cat([images, images * 0.6 + 0.1, (1 - images) * 0.5], dim=1)
+    return images, torch.from_numpy(data.target).long()
+
+
+def trained(normalisation: Normalisation, channels: int) -> nn.Module:
+    images, labels = digits(channels)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10))
+        inputs = apply(normalisation, images)
+        optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
+        for _ in range(10):
+            for batch in torch.randperm(len(labels)).split(128):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(net(inputs[batch]), labels[batch]).backward()
+                optimiser.step()
+    return net
+
+
+@pytest.fixture(scope="module")
+def half() -> nn.Module:
+    return trained(by_name(1, "0.5/0.5"), 1)
+
+
+@pytest.mark.parametrize(
+    ("channels", "name"),
+    [(1, "0.5/0.5"), (1, "0-255"), (3, "ImageNet, BGR"), (3, "0-255, BGR minus ImageNet mean (Caffe)")],
+)
+def test_finds_the_normalisation_that_the_net_was_trained_with(channels: int, name: str) -> None:
+    net = trained(by_name(channels, name), channels)
+    images, labels = digits(channels)
+    found = preflight(net, images=images, labels=labels, classes=CLASSES, given=None)
+    assert found.chosen.name == name, found.rows
+    assert next(row.accuracy for row in found.rows if row.name == name) > 0.95
+    assert found.images == len(labels)
+    assert net.training  # modes are the caller's
+    assert all(parameter.grad is None or parameter.requires_grad for parameter in net.parameters())
+
+
+def test_modes_and_statistics_of_every_submodule_are_left_alone(half: nn.Module) -> None:
+    net = copy.deepcopy(half).train()
+    net[1].eval()
+    before = copy.deepcopy(net.state_dict())
+    images, labels = digits(1)
+    preflight(net, images=images, labels=labels, classes=CLASSES, given=None)
+    assert [part.training for part in net] == [True, False, True, True, True]
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
+def test_own_statistics_win_only_where_no_published_ones_are_near() -> None:
+    images, labels = digits(1)
+    own = Normalisation("", (images.mean().item(),), (images.std().item(),))
+    odd = Normalisation("", (0.9,), (0.1,))
+    shifted = images * 0.2 + 0.7
+    net = trained(own, 1)
+    assert preflight(net, images=images, labels=labels, classes=CLASSES, given=None).chosen.name != "0-255"
+    found = preflight(net, images=shifted, labels=labels, classes=CLASSES, given=None)
+    assert found.chosen.name == "the data's own"
+    only = preflight(net, images=images, labels=labels, classes=CLASSES, given=own)
+    assert only.chosen is own
+    assert len(only.rows) == 1
+    shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    with pytest.raises(PreflightError, match="does not know this data"):
+        preflight(net, images=images, labels=shuffled, classes=CLASSES, given=odd)
+
+
+@pytest.mark.parametrize("order", [[3, 1, 0, 2, 4, 6, 5, 9, 7, 8], [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]])
+def test_a_permuted_head_is_told_with_the_map_that_repairs_it(half: nn.Module, order: list[int]) -> None:
+    net = copy.deepcopy(half)
+    with torch.no_grad():  # output order[k] of the model is class k of the data
+        for tensor in (net[4].weight, net[4].bias):
+            tensor[order] = tensor.clone()
+    images, labels = digits(1)
+    with pytest.raises(PreflightError, match="another order") as caught:
+        preflight(net, images=images, labels=labels, classes=CLASSES, given=None)
+    assert caught.value.hint == f"--class-map {','.join(map(str, order))}"
+    mapped = torch.tensor(order)[labels]
+    assert preflight(net, images=images, labels=mapped, classes=CLASSES, given=None).chosen.name == "0.5/0.5"
+
+
+def test_a_random_net_is_refused_with_the_list_of_what_was_tried() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    images, labels = digits(1)
+    shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    with pytest.raises(PreflightError, match="does not know this data") as caught:
+        preflight(net, images=images, labels=shuffled, classes=CLASSES, given=None)
+    assert "Fashion-MNIST" in caught.value.message
+    assert "--pretrain" in (caught.value.hint or "")
+
+
+def test_other_number_of_outputs_and_nan_scores(half: nn.Module) -> None:
+    images, labels = digits(1)
+    with pytest.raises(PreflightError, match="10 outputs, the data has 3 classes"):
+        preflight(half, images=images, labels=labels % 3, classes=("a", "b", "c"), given=None)
+    broken = copy.deepcopy(half)
+    with torch.no_grad():
+        broken[4].bias.fill_(float("nan"))
+    with pytest.raises(ModelError, match="NaN"):
+        preflight(broken, images=images, labels=labels, classes=CLASSES, given=None)
+
+
+def from_tar(archive: Path, count: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """The first `count` training images of each class."""
+    found: dict[str, list[Tensor]] = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            parts = Path(member.name).parts[-3:]
+            if member.isfile() and len(parts) == 3 and parts[0] == "train" and len(found.get(parts[1], [])) < count:
+                file = tar.extractfile(member)
+                assert file is not None
+                pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(file.read()))))
+                found.setdefault(parts[1], []).append(pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1))
+                if len(found) == 10 and all(len(images) == count for images in found.values()):
+                    break
+    classes = tuple(sorted(found))
+    images = torch.stack([image for name in classes for image in found[name]])
+    return images, torch.arange(10).repeat_interleave(count), classes
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "arch", "archive", "channels", "size", "expected"),
+    [
+        ("chyun_fashion_mnist_cnn.pth", "fashion_cnn.py:fashion_cnn", "fashion-mnist", 1, 28, "Fashion-MNIST"),
+        ("resnet20-12fca82f.th", "resnet_cifar.py:resnet20", "cifar10", 3, 32, "ImageNet"),
+    ],
+)
+def test_real_checkpoints(
+    checkpoint: str,
+    arch: str,
+    archive: str,
+    channels: int,
+    size: int,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not (REAL / "checkpoints" / checkpoint).is_file():
+        pytest.skip(f"no real data at {REAL} (set HARDEN_TEST_DATA)")
+    monkeypatch.setenv("HARDEN_STATE", str(tmp_path))
+    loaded = load_model(
+        str(REAL / "checkpoints" / checkpoint),
+        arch=str(ROOT / "examples" / arch),
+        classes=10,
+        in_channels=channels,
+        image_size=(size, size),
+    )
+    images, labels, classes = from_tar(REAL / f"{archive}.tar.gz", 20)
+    found = preflight(loaded.module, images=images, labels=labels, classes=classes, given=None)
+    assert found.chosen.name == expected, found.rows
+    assert max(row.accuracy for row in found.rows) > 0.8
