@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from harden.attacks.fgsm import FGSM
 from harden.attacks.mim import MIM
@@ -11,6 +11,7 @@ from harden.attacks.pgd import PGD
 from harden.attacks.protocol import GradientAttack, Objective
 from harden.attacks.rfgsm import RFGSM, RandomStep
 from harden.attacks.run import Examples, Passes, check_images, craft, frozen, run_attack
+from harden.registry import lookup
 
 ATTACKS: dict[str, Callable[[float], GradientAttack]] = {
     "fgsm": lambda eps: FGSM(eps=eps),
@@ -40,6 +41,20 @@ PRESETS: dict[str, tuple[str, ...]] = {
 }
 """Sets of attacks, by name."""
 
+
+
+def attack_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the attacks that names of presets and of attacks come to, each once, in order.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    found = dict.fromkeys(attack for name in names for attack in PRESETS.get(name, (name,)))
+    for attack in found:
+        lookup({**PRESETS, **ATTACKS}, attack, kind="attack")
+    return tuple(found)
+
+
 __all__ = [
     "ATTACKS",
     "CRAFTERS",
@@ -54,6 +69,7 @@ __all__ = [
     "Objective",
     "Passes",
     "RandomStep",
+    "attack_names",
     "check_images",
     "craft",
     "frozen",

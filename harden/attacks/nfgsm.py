@@ -35,8 +35,8 @@ class NFGSM(GradientAttack):
     def definition(self) -> str:
         """The convention in words."""
         return (
-            f"x' = x + U(-{self.noise:g} eps, {self.noise:g} eps); x' + eps * sign(grad of cross-entropy at x'), cut to "
-            f"[0, 1] but not to the ball (training only); {self.radius()}"
+            f"x' = x + U(-{self.noise:g} eps, {self.noise:g} eps); x' + eps * sign(grad of cross-entropy at x'), cut "
+            f"to [0, 1] but not to the ball (training only); {self.radius()}"
         )
 
     def begin(self, clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Memory]:

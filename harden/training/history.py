@@ -17,8 +17,8 @@ class EpochRecord:
         scalars: means over the epoch's steps and measurements at its end. Names in use: `loss`, `ce_clean`, `ce_adv`,
             `bce_feature`, `bce_logit`, `domain_accuracy_feature`, `domain_accuracy_logit` (chance is 0.5),
             `train_accuracy_clean`, `train_accuracy_adv`, `lr`, `eps`, `beta`, `gamma`, and on held-out validation
-            images `val_source` and `val_canary` (raw weights), `val_clean` and `val_robust` (averaged weights, clean and
-            under the selection attack). Accuracies are in [0, 1].
+            images `val_source` and `val_canary` (raw weights), `val_clean` and `val_robust` (averaged weights, clean
+            and under the selection attack). Accuracies are in [0, 1].
         rolled_back: whether this epoch was undone.
         event: what the program did about it, in words; empty in an ordinary epoch.
     """

@@ -1,0 +1,142 @@
+"""The only printer: results on standard output, everything on the way on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+PLAIN_SECONDS = 15.0
+"""How often a piped run says how far it is."""
+DEFAULT_WIDTH = 100
+
+
+class Terminal:
+    """A narrator that shows a person what happens: a live bar on a terminal, plain lines when piped.
+
+    Args:
+        quiet: show warnings only.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        from rich.console import Console
+
+        self.quiet = quiet
+        self.out: Console = _console(Console, sys.stdout)
+        self.err: Console = _console(Console, sys.stderr)
+        self._progress: Progress | None = None
+        self._bars: dict[str, TaskID] = {}
+        self._began: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+
+    def heading(self, text: str) -> None:
+        """A new stage begins."""
+        if not self.quiet:
+            self._close()
+            self.err.print()
+            self.err.print(text, style="bold cyan", markup=False, highlight=False)
+
+    def note(self, text: str) -> None:
+        """Something worth knowing."""
+        if not self.quiet:
+            self.err.print(f"  {text}", markup=False, highlight=False, soft_wrap=False)
+
+    def warn(self, text: str) -> None:
+        """Something that a person should look at."""
+        self.err.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Rows of text."""
+        if self.quiet:
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim", show_edge=False)
+        for column in columns:
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self.err.print(table)
+
+    def progress(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """`done` of `total` steps of `task`."""
+        if self.quiet or total <= 0:
+            return
+        now = time.monotonic()
+        began = self._began.setdefault(task, now)
+        if not self.err.is_terminal:
+            if now - self._told.setdefault(task, now) >= PLAIN_SECONDS and done < total:
+                self._told[task] = now
+                left = (now - began) * (total - done) / max(1, done)
+                self.err.print(f"  {task}: {done} of {total}, about {left:.0f} s left", markup=False, highlight=False)
+            return
+        if self._progress is None:
+            self._progress = _bars(self.err)
+            self._progress.start()
+        if task not in self._bars:
+            for other in self._bars.values():
+                self._progress.remove_task(other)
+            self._bars = {task: self._progress.add_task(task, total=total)}
+        self._progress.update(self._bars[task], completed=done, total=total)
+        if done >= total:
+            self._close()
+
+    def result(self, *renderables: Any) -> None:
+        """Print results on standard output."""
+        self._close()
+        for renderable in renderables:
+            self.out.print(renderable)
+
+    def error(self, message: str, hint: str | None) -> None:
+        """Print an error and its repair on standard error."""
+        self._close()
+        self.err.print(f"error: {message}", style="bold red", markup=False, highlight=False)
+        if hint:
+            self.err.print(f"  try: {hint}", markup=False, highlight=False)
+
+    @property
+    def width(self) -> int:
+        """Columns of standard output."""
+        return self.out.width
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress, self._bars = None, {}
+
+
+def _console(kind: type[Console], stream: Any) -> Console:
+    """A console; where the stream is no terminal, as wide as COLUMNS says or 100 columns."""
+    import os
+
+    if stream.isatty() or os.environ.get("COLUMNS"):
+        return kind(file=stream)
+    return kind(file=stream, width=DEFAULT_WIDTH)
+
+
+def _bars(console: Console) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )

@@ -1,0 +1,249 @@
+"""`harden fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harden.cli import options
+from harden.cli.running import run_command, stoppable, typed_command
+
+if TYPE_CHECKING:
+    from harden.cli.console import Terminal
+
+METHOD, TRAIN, RUN = "Method", "Training", "Run"
+
+
+def fit(
+    model: Annotated[str | None, typer.Argument(help=options.MODEL_HELP, show_default=False)] = None,
+    data: Annotated[str | None, typer.Option(help=options.DATA_HELP, rich_help_panel="Data")] = None,
+    arch: options.Arch = None,
+    trust_pickle: options.TrustPickle = False,
+    class_map: options.ClassMap = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    image_size: options.ImageSize = None,
+    pretrain: Annotated[
+        int | None,
+        typer.Option(help="Epochs of clean training first; 10 for a network without weights.", rich_help_panel="Model"),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="nt, sat, adv4adv or adv4adv-star. [adv4adv]", rich_help_panel=METHOD)
+    ] = None,
+    source_attack: Annotated[
+        str | None,
+        typer.Option(
+            help="What crafts the training examples: fgsm, rfgsm, nfgsm, pgd or mim. [fgsm]", rich_help_panel=METHOD
+        ),
+    ] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            help="l_inf radius on the [0, 1] scale, as 8/255 or 0.03. [0.1 for gray images up to 32 px, else 4/255]",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            help="Strength of the reversed gradient of the feature discriminators; 0 leaves them out.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    gamma: Annotated[
+        float | None,
+        typer.Option(help="The same for the logit discriminators.", rich_help_panel=METHOD),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="The layer between extractor and predictor; `harden inspect` lists them.", rich_help_panel=METHOD
+        ),
+    ] = None,
+    single_discriminator: Annotated[
+        bool,
+        typer.Option(
+            "--single-discriminator",
+            help="One discriminator for all classes instead of one per class.",
+            rich_help_panel=METHOD,
+        ),
+    ] = False,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training images. [20]", rich_help_panel=TRAIN)
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time for the whole run, audit included: 15m, 90s, 1h30m. Chooses the epochs.", rich_help_panel=TRAIN
+        ),
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate of Adam. [0.001]", rich_help_panel=TRAIN)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Clean images per step. [256]", rich_help_panel=TRAIN)] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            help="none, flip, shift or flip+shift. [none for gray images, else flip+shift]", rich_help_panel=TRAIN
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Parameters that keep their values, as patterns: 'layer1.*'. Repeatable.", rich_help_panel=TRAIN
+        ),
+    ] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="Decay of the weight average that is shipped. [0.998]", rich_help_panel=TRAIN)
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="L2 penalty of Adam. [0]", rich_help_panel=TRAIN)] = None,
+    on_collapse: Annotated[
+        str | None,
+        typer.Option(
+            help="After catastrophic overfitting: switch (roll back, go on from N-FGSM), stop or keep. [switch]",
+            rich_help_panel=TRAIN,
+        ),
+    ] = None,
+    max_clean_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest loss of clean validation accuracy to accept, 0.05 for five points.", rich_help_panel=TRAIN
+        ),
+    ] = None,
+    selection_samples: Annotated[
+        int | None,
+        typer.Option(help="Validation images for the canary and selection. [1000]", rich_help_panel=TRAIN),
+    ] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(help="Attacks of the final audit: full, paper, fast, or names. [full]", rich_help_panel="Audit"),
+    ] = None,
+    audit_samples: Annotated[
+        int | None,
+        typer.Option(help="Test images of the final audit. [all, or what fits into --budget]", rich_help_panel="Audit"),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A TOML file, or the name of a recipe that ships. Flags win over it.", rich_help_panel=RUN),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; must not exist. [runs/DATA-METHOD]", rich_help_panel=RUN)
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue this run folder from its last checkpoint.", rich_help_panel=RUN)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random. [0]", rich_help_panel=RUN)] = None,
+    device: options.Device = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Stop after the preflight and the plan: passes, step time, estimated duration.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Harden a classifier: train it against adversarial examples, audit it before and after.
+
+    [bold]Examples[/bold]
+
+      harden fit model.pt --data ./imgs --source-attack fgsm
+
+      harden fit weights.pth --arch net.py:build --data ./imgs --eps 4/255 --budget 15m
+
+      harden fit timm:resnet18 --data ./imgs --image-size 64 --pretrain 3
+
+      harden fit --resume runs/imgs-adv4adv
+    """
+
+    def body(terminal: Terminal) -> None:
+        from harden.errors import UsageError
+        from harden.recipe import find_recipe, read_recipe, resolve
+        from harden.workflows import fit as workflow
+        from harden.workflows.run_folder import RunFolder
+
+        with stoppable(terminal) as stop:
+            if resume is not None:
+                run = RunFolder(resume)
+                if not run.recipe.exists():
+                    raise UsageError(f"{resume} is no run folder: it has no recipe.toml", hint="check the path")
+                result = workflow.resume(
+                    run,
+                    resolve(read_recipe(run.recipe), {}),
+                    narrator=terminal,
+                    stop_requested=stop,
+                    command=run.read_json(run.config).get("command", typed_command()),
+                    arch=arch,
+                )
+            else:
+                flags: dict[str, Any] = {
+                    "model": model,
+                    "data": data,
+                    "arch": arch,
+                    "trust_pickle": trust_pickle or None,
+                    "class_map": options.integers(class_map, "--class-map"),
+                    "mean": options.numbers(mean, "--mean"),
+                    "std": options.numbers(std, "--std"),
+                    "image_size": image_size,
+                    "pretrain": pretrain,
+                    "method": method,
+                    "source_attack": source_attack,
+                    "eps": eps,
+                    "beta": beta,
+                    "gamma": gamma,
+                    "split": split,
+                    "classwise": False if single_discriminator else None,
+                    "epochs": epochs,
+                    "budget": budget,
+                    "lr": lr,
+                    "batch_size": batch_size,
+                    "augment": augment,
+                    "freeze": tuple(freeze) if freeze else None,
+                    "ema": ema,
+                    "weight_decay": weight_decay,
+                    "on_collapse": on_collapse,
+                    "max_clean_drop": max_clean_drop,
+                    "selection_samples": selection_samples,
+                    "attacks": attacks,
+                    "audit_samples": audit_samples,
+                    "seed": seed,
+                    "device": device,
+                }
+                if model is None:
+                    raise UsageError("which model?", hint="harden fit model.pt --data ./imgs --source-attack fgsm")
+                if data is None and (recipe is None or "data" not in read_recipe(find_recipe(recipe))):
+                    raise UsageError("which images?", hint=f"harden fit {model} --data ./imgs --source-attack fgsm")
+                values = read_recipe(find_recipe(recipe)) if recipe else {}
+                if epochs is not None:
+                    values.pop("budget", None)
+                if budget is not None:
+                    values.pop("epochs", None)
+                result = workflow.fit(
+                    resolve(values, flags),
+                    out=out,
+                    dry_run=dry_run,
+                    narrator=terminal,
+                    stop_requested=stop,
+                    command=typed_command(),
+                )
+        if result.run is not None and result.report is not None:
+            show_report(terminal, result.report, as_json=as_json, where=result.run.path)
+
+    run_command(body, quiet=quiet or as_json)
+
+
+def show_report(terminal: Terminal, report: Any, *, as_json: bool, where: Path) -> None:
+    """Print a report for a person, or its figures for a program."""
+    if as_json:
+        import json
+
+        from harden.report.report import summary_of
+
+        print(json.dumps({"folder": str(where), "models": [summary_of(result) for result in report.results]}))
+        return
+    from harden.report.terminal import render
+
+    terminal.result(render(report, width=terminal.width))
+    terminal.result(f"Everything is in {where}")

@@ -1,0 +1,89 @@
+"""`harden report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harden.cli import options
+from harden.cli.fit import show_report
+from harden.cli.running import run_command, typed_command
+
+if TYPE_CHECKING:
+    from harden.cli.console import Terminal
+
+
+def report(
+    model: Annotated[str, typer.Argument(help=options.MODEL_HELP)],
+    data: Annotated[
+        str | None, typer.Option(help=options.DATA_HELP + " [those of the run]", rich_help_panel="Data")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another model side by side; 'initial' is a run's model before hardening. Repeatable.",
+            rich_help_panel="Audit",
+        ),
+    ] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(help="full, paper, fast, or names of attacks. [full]", rich_help_panel="Audit"),
+    ] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="l_inf radius, as 8/255 or 0.03. [the run's]", rich_help_panel="Audit")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Images to audit, stratified. [all]", rich_help_panel="Audit")
+    ] = None,
+    arch: options.Arch = None,
+    trust_pickle: options.TrustPickle = False,
+    class_map: options.ClassMap = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    image_size: options.ImageSize = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.html, .json and .md.", rich_help_panel="Run")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample and the random starts.", rich_help_panel="Run")] = 0,
+    device: options.Device = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Audit a model: attack it, and report what withstands the worst case.
+
+    [bold]Examples[/bold]
+
+      harden report runs/imgs-adv4adv --data ./imgs
+
+      harden report runs/imgs-adv4adv --against initial
+
+      harden report weights.pth --arch net.py:build --data ./imgs --eps 8/255 --samples 1000
+    """
+
+    def body(terminal: Terminal) -> None:
+        from harden.recipe import parse_eps
+        from harden.workflows.audit import ReportSettings
+        from harden.workflows.audit import report as workflow
+
+        settings = ReportSettings(
+            model=model,
+            data=data,
+            against=tuple(against or ()),
+            arch=arch,
+            trust_pickle=trust_pickle,
+            class_map=options.integers(class_map, "--class-map"),
+            mean=options.numbers(mean, "--mean"),
+            std=options.numbers(std, "--std"),
+            image_size=image_size,
+            eps=parse_eps(eps) if eps else None,
+            attacks=tuple(part.strip() for part in attacks.split(",")) if attacks else ("full",),
+            samples=samples,
+            seed=seed,
+            device=device or "auto",
+        )
+        found, folder = workflow(settings, out=out, narrator=terminal, command=typed_command())
+        show_report(terminal, found, as_json=as_json, where=folder)
+
+    run_command(body, quiet=quiet or as_json)

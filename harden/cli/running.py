@@ -1,0 +1,78 @@
+"""Around every command: errors become a message and an exit code, and Ctrl-C asks before it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from harden.cli.console import Terminal
+
+
+def run_command(body: Callable[[Terminal], None], *, quiet: bool = False) -> None:
+    """Run `body` with a terminal; exit with the documented code on failure.
+
+    With HARDEN_DEBUG=1 (the flag --debug) errors keep their traceback.
+    """
+    from harden.cli.console import Terminal
+    from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, exit_code
+    from harden.errors import HardenError
+
+    terminal = Terminal(quiet=quiet)
+    try:
+        body(terminal)
+    except HardenError as error:
+        if os.environ.get("HARDEN_DEBUG"):
+            raise
+        terminal.error(error.message, error.hint)
+        raise typer.Exit(exit_code(error)) from None
+    except KeyboardInterrupt:
+        terminal.error("stopped", None)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(EXIT_FAILURE) from None
+    except Exception as error:
+        if os.environ.get("HARDEN_DEBUG"):
+            raise
+        terminal.error(
+            f"this is a defect in harden: {type(error).__name__}: {str(error)[:300]}",
+            "run the same command with --debug for the traceback, and report it",
+        )
+        raise typer.Exit(EXIT_FAILURE) from None
+
+
+@contextmanager
+def stoppable(terminal: Terminal) -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C or SIGTERM finish the current training step; a second one ends at once."""
+    asked = False
+    previous: dict[int, Any] = {}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        terminal.warn("stopping after this step; again to end at once")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, on_signal)
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def typed_command() -> str:
+    """Return the command as the user typed it, for the record."""
+    import shlex
+
+    return shlex.join(["harden", *sys.argv[1:]])

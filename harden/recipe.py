@@ -1,0 +1,187 @@
+"""Recipes: TOML files and command-line flags in, one validated `FitSettings` out, with every error listed at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from harden.attacks import ATTACKS, CRAFTERS, PRESETS
+from harden.defences import DEFENCES
+from harden.errors import HardenError, UsageError
+from harden.registry import did_you_mean
+from harden.training.augment import AUGMENTATIONS
+from harden.workflows.settings import FitSettings
+
+_FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
+_DURATION = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)\s*s)?\s*")
+_CHOICES = {
+    "method": DEFENCES,
+    "source_attack": CRAFTERS,
+    "augment": AUGMENTATIONS,
+    "on_collapse": {"switch": 0, "stop": 0, "keep": 0},
+    "device": {"auto": 0, "cpu": 0, "cuda": 0},
+}
+_RANGES: dict[str, tuple[float, float]] = {
+    "eps": (0.0, 1.0),
+    "beta": (0.0, 1000.0),
+    "gamma": (0.0, 1000.0),
+    "grl_warmup": (0.0, 1.0),
+    "lr_warmup": (0.0, 1.0),
+    "eps_ramp": (0.0, 1.0),
+    "ema": (0.0, 0.999999),
+    "lr": (1e-9, 100.0),
+    "weight_decay": (0.0, 10.0),
+    "max_clean_drop": (0.0, 1.0),
+    "epochs": (1, 100_000),
+    "pretrain": (0, 100_000),
+    "batch_size": (1, 1_000_000),
+    "selection_samples": (10, 1_000_000),
+    "audit_samples": (10, 10_000_000),
+    "image_size": (4, 4096),
+    "budget": (10.0, 30 * 86400.0),
+    "seed": (0, 2**62),
+}
+
+
+def parse_eps(text: str) -> float:
+    """Return a radius on the [0, 1] scale from "0.1" or "8/255".
+
+    Raises:
+        UsageError: neither a number nor a fraction, or outside [0, 1].
+    """
+    match = _FRACTION.fullmatch(text)
+    try:
+        value = float(match[1]) / float(match[2]) if match else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise UsageError(f"{text!r} is no eps", hint="write --eps 8/255 or --eps 0.03") from None
+    if not 0 <= value <= 1:
+        hint = f"did you mean {text}/255?" if not match and 1 < value <= 255 else "eps is on the [0, 1] scale: 8/255"
+        raise UsageError(f"eps {text} lies outside [0, 1]", hint=hint)
+    return value
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds from "90s", "15m", "1h30m" or a plain number of seconds.
+
+    Raises:
+        UsageError: none of these.
+    """
+    match = _DURATION.fullmatch(text)
+    if match and any(match.groups()):
+        hours, minutes, seconds = (float(part) if part else 0.0 for part in match.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no duration", hint="write --budget 15m, 90s or 1h30m") from None
+
+
+def _schema() -> type[BaseModel]:
+    hints = typing.get_type_hints(FitSettings)
+    fields: dict[str, Any] = {
+        field.name: (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
+        for field in dataclasses.fields(FitSettings)
+    }
+    return create_model("Recipe", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the keys of a recipe file.
+
+    Raises:
+        UsageError: the file is missing or is no TOML; the message names the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the recipe {path}: {error.strerror}", hint="check the path") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the recipe {path} is no UTF-8 text", hint="save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the recipe {path} is no TOML: {error}", hint="see recipes/ for examples") from error
+
+
+def find_recipe(name: str) -> Path:
+    """Return the path of a recipe: a file, or the name of one that ships with the program.
+
+    Raises:
+        UsageError: neither; the hint lists what ships.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {file.stem: file for file in recipe_folder().glob("*.toml")}
+    if path.stem in shipped:
+        return shipped[path.stem]
+    raise UsageError(
+        f"there is no recipe {name!r}{did_you_mean(path.stem, shipped)}",
+        hint=f"pass a TOML file, or one of: {', '.join(sorted(shipped))}",
+    )
+
+
+def recipe_folder() -> Path:
+    """Return the folder of the recipes that ship with the program (inside the wheel, or beside a checkout)."""
+    package = Path(__file__).parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def resolve(recipe: Mapping[str, Any], flags: Mapping[str, Any]) -> FitSettings:
+    """Return the settings that a recipe and the flags come to; flags win, and a flag of None was not given.
+
+    Raises:
+        UsageError: listing everything that is wrong, with the near miss of each unknown key.
+    """
+    values = {**recipe, **{name: value for name, value in flags.items() if value is not None}}
+    known = {field.name for field in dataclasses.fields(FitSettings)}
+    problems = [f"unknown key {key!r}{did_you_mean(key, known)}" for key in values if key not in known]
+    values = {key: value for key, value in values.items() if key in known}
+    for key, parse in (("eps", parse_eps), ("budget", parse_duration)):
+        if isinstance(values.get(key), str):
+            try:
+                values[key] = parse(values[key])
+            except HardenError as error:
+                problems.append(f"{key}: {error.message}; {error.hint}")
+                del values[key]
+    for key in ("attacks", "freeze"):
+        if isinstance(values.get(key), str):
+            values[key] = tuple(part.strip() for part in values[key].split(",") if part.strip())
+    for key, table in _CHOICES.items():
+        if isinstance(values.get(key), str) and values[key] not in table:
+            near = did_you_mean(values[key], table)
+            problems.append(f"{key}: unknown value {values[key]!r}{near} (known: {', '.join(table)})")
+    for name in values.get("attacks") or ():
+        if name not in ATTACKS and name not in PRESETS:
+            problems.append(f"attacks: unknown attack {name!r}{did_you_mean(str(name), {**PRESETS, **ATTACKS})}")
+    for key, (low, high) in _RANGES.items():
+        value = values.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not low <= value <= high:
+            problems.append(f"{key}: {value:g} lies outside [{low:g}, {high:g}]")
+    try:
+        checked = _schema().model_validate(values).model_dump()
+    except ValidationError as error:
+        problems += [
+            f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg'].lower()}" for detail in error.errors()
+        ]
+        checked = {}
+    if (
+        (values.get("mean") is not None
+        and (values.get("std") is None))
+        or (values.get("std") is not None and values.get("mean") is None)
+    ):
+        problems.append("mean and std belong together: give both or none")
+    if values.get("epochs") is not None and values.get("budget") is not None:
+        problems.append("epochs and budget exclude each other: a budget chooses the epochs")
+    if problems:
+        raise UsageError(
+            "the settings cannot be used:\n" + "\n".join(f"  - {problem}" for problem in problems),
+            hint="`harden fit --help` lists every setting; a recipe's keys are the flags with underscores",
+        )
+    return FitSettings(**checked)

@@ -1,0 +1,321 @@
+"""Auditing models side by side, and `harden report`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harden import __version__
+from harden.attacks import ATTACKS, CRAFTERS, attack_names
+from harden.audit.result import Exposure
+from harden.audit.runner import audit, exposures_of
+from harden.data import DataSource, Entry, ImageSet, SplitPlan, duplicate_files, open_data
+from harden.errors import DataError, UsageError
+from harden.models.classifier import Classifier
+from harden.report import write_report
+from harden.report.report import Report
+from harden.training.history import EpochRecord, History
+from harden.workflows.narrator import Narrator
+from harden.workflows.prepare import (
+    Images,
+    as_run,
+    choose_device,
+    classifier_of,
+    given_normalisation,
+    load_candidate,
+    open_images,
+    rows_for_preflight,
+    run_preflight,
+)
+from harden.workflows.run_folder import RunFolder
+from harden.workflows.settings import FitSettings
+
+FEW_IMAGES = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model to audit.
+
+    Attributes:
+        name: for the report.
+        classifier: the model.
+        images: what it is attacked on, in its own format; the same files for every subject.
+        exposures: per attack name what its training or selection had to do with it.
+    """
+
+    name: str
+    classifier: Classifier
+    images: ImageSet
+    exposures: Mapping[str, Exposure]
+
+
+def audit_subjects(
+    subjects: Sequence[Subject],
+    *,
+    eps: float,
+    attacks: Sequence[str],
+    dataset: str,
+    seed: int,
+    narrator: Narrator,
+    title: str,
+    history: History | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+    train: ImageSet | None = None,
+    caveats: Sequence[str] = (),
+) -> Report:
+    """Audit every subject with the same attacks, and put the results side by side.
+
+    Args:
+        subjects: the last is the one that the report is about.
+        eps: l_inf radius on the [0, 1] scale.
+        attacks: names in `ATTACKS`.
+        dataset: for the report.
+        seed: of the random starts.
+        narrator: hears how far it is.
+        title, history, facts, caveats: for the report.
+        train: training images, to look for copies of audited images among them.
+    """
+    results = []
+    for subject in subjects:
+
+        def progress(attack: str, done: int, total: int, name: str = subject.name) -> None:
+            narrator.progress(f"auditing {name}: {attack}", done, total)
+
+        results.append(
+            audit(
+                subject.classifier,
+                subject.images,
+                [ATTACKS[name](eps) for name in attacks],
+                model=subject.name,
+                dataset=dataset,
+                exposures=subject.exposures,
+                seed=seed,
+                progress=progress,
+            )
+        )
+    found = list(caveats)
+    if len(subjects[-1].images) < FEW_IMAGES:
+        found.append(
+            f"Only {len(subjects[-1].images)} images were audited; mind the intervals, and raise --samples for a claim."
+        )
+    if train is not None:
+        copies = duplicate_files(train, subjects[-1].images)
+        if copies:
+            found.append(
+                f"{len(copies)} audited images are pixel for pixel among the training images "
+                f"(first: {copies[0][1]} = {copies[0][0]})."
+            )
+    return Report(title, tuple(results), history, tuple(facts), tuple(found))
+
+
+def write_reports(report: Report, folder: Path, narrator: Narrator) -> dict[str, Path]:
+    """Write report.json, report.html and report.md into `folder`."""
+    written = write_report(report, folder)
+    narrator.note(f"report: {written['html']}")
+    return written
+
+
+def run_facts(settings: FitSettings, command: str, how: str, history: History) -> tuple[tuple[str, str], ...]:
+    """Return how a run's numbers came about, as (label, value) pairs."""
+    seconds = sum(epoch.seconds for epoch in history.epochs)
+    return (
+        ("command", command),
+        ("method", f"{settings.method}, source attack {settings.source_attack}"),
+        ("eps", f"l_inf {settings.eps:.6g} on the [0, 1] scale"),
+        ("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}"),
+        (
+            "schedule",
+            f"{settings.epochs} epochs, batch {settings.batch_size}, Adam {settings.lr:g}, EMA {settings.ema:g}",
+        ),
+        ("augmentation", settings.augment or "none"),
+        ("training time", f"{seconds:.0f} s"),
+        ("splits", how),
+        ("seed", str(settings.seed)),
+        ("harden", __version__),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """What `harden report` is asked for.
+
+    Attributes:
+        model: a run folder or anything that `harden fit` takes.
+        data: images; None: those of the run.
+        against: models to compare with; "initial" is the run's model before hardening.
+        arch, trust_pickle, class_map, mean, std, image_size, device: as for `harden fit`.
+        eps: l_inf radius on the [0, 1] scale; None: the run's, or the default for the images.
+        attacks: names of presets and attacks.
+        samples: images to audit, stratified; None: all.
+        seed: of the sample and the random starts.
+    """
+
+    model: str
+    data: str | None = None
+    against: tuple[str, ...] = ()
+    arch: str | None = None
+    trust_pickle: bool = False
+    class_map: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    image_size: int | None = None
+    eps: float | None = None
+    attacks: tuple[str, ...] = ("full",)
+    samples: int | None = None
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    name: str
+    classifier: Classifier
+    images: Images
+    exposures: Mapping[str, Exposure]
+
+
+def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, command: str) -> tuple[Report, Path]:
+    """Audit a model, beside others if asked, and write the report.
+
+    Args:
+        settings: what to do.
+        out: the folder for report.*; None: the run's own folder, or `MODEL-report` here.
+        narrator: hears what happens.
+        command: what the user typed, for the record.
+
+    Returns:
+        The report, and the folder it was written to.
+
+    Raises:
+        HardenError: anything the user can repair.
+    """
+    run = as_run(settings.model)
+    data = settings.data or (run.read_json(run.config).get("training", {}).get("data") if run else None)
+    if data is None:
+        raise UsageError("which images?", hint="give --data DIR; only a finished run folder knows its own")
+    source = open_data(data)
+    entries, which = _entries(source, run, data)
+    narrator.heading("Model")
+    eps = settings.eps
+    if eps is None and run is not None:
+        eps = run.read_json(run.config).get("training", {}).get("eps")
+    subject = _open(settings, settings.model, source, eps, narrator)
+    if eps is None:
+        shape = subject.classifier.input_size
+        eps = default_eps(shape)
+    others = [_open(settings, spec, source, eps, narrator, run=run) for spec in settings.against]
+    chosen = subject.images.sample(entries, settings.samples, settings.seed, "audit")
+    device = choose_device(settings.device)
+    subjects = []
+    for opened in (*others, subject):
+        if opened.images.classes != subject.images.classes:
+            raise DataError(
+                f"{opened.name} and {subject.name} number the classes differently, so they cannot stand side by side",
+                hint="audit them one by one",
+            )
+        images = opened.images.decode(chosen, narrator, "images to audit")
+        subjects.append(Subject(opened.name, opened.classifier.to(device), images, opened.exposures))
+    narrator.heading("Audit")
+    history = _history(run)
+    found = audit_subjects(
+        subjects,
+        eps=eps,
+        attacks=attack_names(settings.attacks),
+        dataset=f"{data}, {len(chosen)} of {len(entries)} {which}",
+        seed=settings.seed,
+        narrator=narrator,
+        title=f"Audit of {subject.name}",
+        history=history,
+        facts=(("command", command), ("images", which), ("seed", str(settings.seed)), ("harden", __version__)),
+    )
+    folder = out or (run.path if run else Path(f"{Path(settings.model).stem.replace(':', '-')}-report"))
+    write_reports(found, folder, narrator)
+    return found, folder
+
+
+def default_eps(shape: tuple[int, int, int]) -> float:
+    """Return the eps for images (C, H, W) when nobody says: 0.1 for gray up to 32 pixels (the paper's), else 4/255."""
+    return 0.1 if shape[0] == 1 and max(shape[1:]) <= 32 else 4 / 255
+
+
+def _entries(source: DataSource, run: RunFolder | None, data: str) -> tuple[tuple[Entry, ...], str]:
+    """Return what to audit on: the run's test images, the test folder, or else everything there is."""
+    if run is not None and run.splits.exists():
+        plan = SplitPlan.from_json(run.read_json(run.splits))
+        listed = {entry.file for entries in source.listings.values() for entry in entries}
+        if all(entry.file in listed for entry in plan.test):
+            return plan.test, "test images of the run"
+    for split, name in (("test", "test images"), ("val", "validation images (there is no test folder)")):
+        if split in source.listings:
+            return tuple(source.listings[split]), name
+    split, entries = next(iter(source.listings.items()))
+    return tuple(entries), "images (the data has no test folder: some may have been trained on)"
+
+
+def _open(
+    settings: ReportSettings,
+    spec: str,
+    source: DataSource,
+    eps: float | None,
+    narrator: Narrator,
+    *,
+    run: RunFolder | None = None,
+) -> _Opened:
+    """Open a run folder, "initial" of `run`, or a model with a preflight."""
+    initial = spec == "initial"
+    folder = run if initial else as_run(spec)
+    if initial and run is None:
+        raise UsageError("--against initial needs a run folder as the model", hint="name the model to compare with")
+    if folder is not None:
+        classifier = folder.load_classifier(initial=initial, arch=settings.arch)
+        size = classifier.input_size
+        names = {name: k for k, name in enumerate(classifier.classes)}
+        unknown = [name for name in source.classes if name not in names]
+        if unknown or len(names) != len(source.classes):
+            raise DataError(
+                f"the run {folder.path} knows other classes than the data, for instance not {', '.join(unknown[:3]) or 'all'}",
+                hint="audit it on data with the classes it was trained on",
+            )
+        mapping = tuple(names[name] for name in source.classes)
+        images = open_images(source, channels=size[0], size=(size[1], size[2]), class_map=mapping)
+        name = f"{folder.path.name} (initial)" if initial else folder.path.name
+        return _Opened(name, classifier, images, {} if initial else _exposures(folder, eps))
+    candidate = load_candidate(
+        spec,
+        source,
+        arch=settings.arch,
+        trust_pickle=settings.trust_pickle,
+        image_size=settings.image_size,
+        class_map=settings.class_map,
+    )
+    for note in candidate.loaded.notes:
+        narrator.note(note)
+    listed = source.listings.get("train") or source.listings.get("val") or next(iter(source.listings.values()))
+    some = candidate.images.sample(listed, 2000, settings.seed, "preflight")
+    images = candidate.images.decode(some, narrator, "images for the preflight")
+    given = given_normalisation(settings.mean, settings.std, candidate.images.image_format.channels)
+    sample = images.subset(rows_for_preflight(images.labels, settings.seed))
+    chosen = run_preflight(candidate, sample, given, narrator).chosen
+    return _Opened(Path(spec).name, classifier_of(candidate, chosen), candidate.images, {})
+
+
+def _exposures(run: RunFolder, eps: float | None) -> Mapping[str, Exposure]:
+    training = run.read_json(run.config).get("training")
+    if not training:
+        return {}
+    radius = eps if eps is not None else training["eps"]
+    return exposures_of(
+        training=[CRAFTERS[name](radius).name for name in training["source_attacks"]],
+        selection=[ATTACKS[name](radius).name for name in training["selection_attacks"]],
+    )
+
+
+def _history(run: RunFolder | None) -> History | None:
+    if run is None or not run.metrics.exists():
+        return None
+    lines = run.metrics.read_text(encoding="utf-8").splitlines()
+    epochs = tuple(EpochRecord.from_json(json.loads(line)) for line in lines if line.strip())
+    return History(epochs, run.read_json(run.config).get("training", {}).get("chosen_epoch"))

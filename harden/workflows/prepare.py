@@ -1,0 +1,236 @@
+"""From what a user typed to a classifier, its data and its split point, with everything checked on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harden.data import (
+    DataSource,
+    Entry,
+    Format,
+    ImageSet,
+    Unreadable,
+    decode_cached,
+    stratified_sample,
+)
+from harden.errors import DataError, UsageError
+from harden.models import expected_channels, load_model
+from harden.models.classifier import Classifier, Normalisation
+from harden.models.loaded import LoadedModel
+from harden.models.normalisations import own_statistics
+from harden.models.preflight import Preflight, preflight
+from harden.randomness import stream
+from harden.workflows.narrator import Narrator
+from harden.workflows.run_folder import RunFolder, is_run
+
+PREFLIGHT_IMAGES = 2000
+FALLBACK_SIZE = 224
+LISTED_FILES = 5
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that "auto", "cpu" or "cuda" means here.
+
+    Raises:
+        UsageError: CUDA was asked for and there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("there is no CUDA device here", hint="use --device cpu, or leave --device out")
+    return torch.device(name)
+
+
+def class_order(source: DataSource, class_map: Sequence[int] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the class names in the order of the model's outputs, and the output of each class of the data.
+
+    Args:
+        source: the data.
+        class_map: output of the model for each class of the data; None: the same order.
+
+    Raises:
+        UsageError: the map is no permutation of the classes.
+    """
+    count = len(source.classes)
+    mapping = tuple(class_map) if class_map is not None else tuple(range(count))
+    if sorted(mapping) != list(range(count)):
+        raise UsageError(
+            f"--class-map must name each of the outputs 0 to {count - 1} once, got {len(mapping)} numbers",
+            hint=f"give {count} numbers: the model's output for {source.classes[0]!r}, {source.classes[1]!r}, ...",
+        )
+    names = [""] * count
+    for label, output in enumerate(mapping):
+        names[output] = source.classes[label]
+    return tuple(names), mapping
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A data set that is opened, and how its images are decoded for one model.
+
+    Attributes:
+        source: the data.
+        image_format: channels and size.
+        classes: names in the order of the model's outputs.
+        mapping: the model's output for each class of the data.
+    """
+
+    source: DataSource
+    image_format: Format
+    classes: tuple[str, ...]
+    mapping: tuple[int, ...]
+
+    def decode(self, entries: Sequence[Entry], narrator: Narrator, what: str) -> ImageSet:
+        """Decode `entries` through the cache, with labels as the model numbers them; unreadable files are told of.
+
+        Raises:
+            DataError: nothing could be read.
+        """
+
+        def progress(done: int, total: int) -> None:
+            narrator.progress(f"reading {what}", done, total)
+
+        images, unreadable = decode_cached(self.source, entries, self.image_format, progress=progress)
+        tell_unreadable(unreadable, narrator, what)
+        return images if self.mapping == tuple(range(len(self.mapping))) else images.relabelled(self.mapping)
+
+    def sample(self, entries: Sequence[Entry], count: int | None, seed: int, *path: str) -> tuple[Entry, ...]:
+        """Return a stratified sample of `entries` (all of them for None), drawn without opening an image."""
+        if count is None or count >= len(entries):
+            return tuple(entries)
+        labels = torch.tensor([entry.label for entry in entries])
+        rows = stratified_sample(labels, count, generator=stream(seed, "sample", *path))
+        return tuple(entries[i] for i in rows.tolist())
+
+
+def tell_unreadable(unreadable: Sequence[Unreadable], narrator: Narrator, what: str) -> None:
+    """Warn of files that could not be decoded, the first few by name."""
+    if unreadable:
+        named = "; ".join(f"{u.file} ({u.reason})" for u in unreadable[:LISTED_FILES])
+        more = f"; and {len(unreadable) - LISTED_FILES} more" if len(unreadable) > LISTED_FILES else ""
+        narrator.warn(f"{len(unreadable)} files of {what} cannot be read and are left out: {named}{more}")
+
+
+def open_images(
+    source: DataSource,
+    *,
+    channels: int | None,
+    size: tuple[int, int] | None,
+    class_map: Sequence[int] | None,
+) -> Images:
+    """Decide how the images of `source` are decoded.
+
+    Args:
+        source: the data.
+        channels: 1 or 3, or None for what the images have.
+        size: (height, width), or None for the images' own where they all share one, else 224 x 224.
+        class_map: see `class_order`.
+    """
+    probe = source.probe()
+    classes, mapping = class_order(source, class_map)
+    chosen = size or (probe.size if probe.uniform else (FALLBACK_SIZE, FALLBACK_SIZE))
+    return Images(source, Format(channels or probe.channels, chosen), classes, mapping)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A model as loaded, and the images in the format that it takes; its normalisation is not known yet."""
+
+    loaded: LoadedModel
+    images: Images
+
+
+def load_candidate(
+    model: str,
+    source: DataSource,
+    *,
+    arch: str | None,
+    trust_pickle: bool,
+    image_size: int | None,
+    class_map: Sequence[int] | None,
+) -> Candidate:
+    """Load a model that is no run folder, for the images of `source`."""
+    size = (image_size, image_size) if image_size else None
+    images = open_images(source, channels=None, size=size, class_map=class_map)
+    loaded = load_model(
+        model,
+        arch=arch,
+        classes=len(source.classes),
+        in_channels=images.image_format.channels,
+        image_size=images.image_format.size,
+        trust_pickle=trust_pickle,
+    )
+    channels = expected_channels(loaded.module)
+    if channels is not None and channels != images.image_format.channels:
+        if channels not in (1, 3):
+            raise DataError(f"the model takes images with {channels} channels; images here have 1 or 3")
+        images = open_images(source, channels=channels, size=size, class_map=class_map)
+    return Candidate(loaded, images)
+
+
+def given_normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+) -> Normalisation | None:
+    """Return the normalisation that `--mean` and `--std` state, or None.
+
+    Raises:
+        UsageError: only one of them, a wrong count, or a std that is not positive.
+    """
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        raise UsageError("--mean and --std belong together", hint="give both, or none to have them found")
+    mean, std = (tuple(v) * (channels if len(v) == 1 else 1) for v in (mean, std))
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise UsageError(
+            f"--mean and --std need one number per channel ({channels}), std positive; got {mean} and {std}",
+            hint="on the [0, 1] scale, for instance --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+        )
+    return Normalisation("given", tuple(mean), tuple(std))
+
+
+def classifier_of(candidate: Candidate, normalisation: Normalisation) -> Classifier:
+    """Put a normalisation and class names around a loaded module."""
+    image_format = candidate.images.image_format
+    return Classifier(
+        candidate.loaded.module,
+        normalisation=normalisation,
+        classes=candidate.images.classes,
+        input_size=(image_format.channels, *image_format.size),
+        origin=candidate.loaded.origin,
+    )
+
+
+def run_preflight(candidate: Candidate, sample: ImageSet, given: Normalisation | None, narrator: Narrator) -> Preflight:
+    """Find the normalisation on labelled images, and say what was found and why."""
+    module: nn.Module = candidate.loaded.module
+    floats, labels = sample.batch(slice(None))
+    result = preflight(module, images=floats, labels=labels, classes=candidate.images.classes, given=given)
+    narrator.table(
+        ("normalisation", "accuracy", "mean loss"),
+        [(row.name, f"{row.accuracy:.1%}", f"{row.nll:.3f}") for row in result.rows],
+    )
+    narrator.note(f"normalisation: {result.chosen.name}. {result.reason}")
+    return result
+
+
+def fresh_normalisation(sample: ImageSet) -> Normalisation:
+    """Return the data's own statistics, for a network that has no weights yet."""
+    floats, _ = sample.batch(slice(None))
+    return own_statistics(floats)
+
+
+def rows_for_preflight(labels: Tensor, seed: int) -> Tensor:
+    """Return indices of at most 2,000 images, stratified."""
+    return stratified_sample(labels, PREFLIGHT_IMAGES, generator=stream(seed, "preflight"))
+
+
+def as_run(model: str) -> RunFolder | None:
+    """Return the run folder that `model` names, or None."""
+    path = Path(model)
+    return RunFolder(path) if path.is_dir() and is_run(path) else None

@@ -1,0 +1,212 @@
+"""A run folder: what is in it, writing it without ever losing one, and reading a hardened model back from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harden.errors import HardenError, RunFolderError
+from harden.export.to_safetensors import load_weights, save_weights
+from harden.models import rebuild
+from harden.models.classifier import Classifier, Normalisation
+from harden.models.origin import Origin
+from harden.models.pickled import save_skeleton
+
+CONFIG_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Enough to rebuild and to serve the model."""
+        return self.path / "config.json"
+
+    @property
+    def recipe(self) -> Path:
+        """Every setting, resolved."""
+        return self.path / "recipe.toml"
+
+    @property
+    def splits(self) -> Path:
+        """Which files were trained on, selected on and tested on."""
+        return self.path / "splits.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        """The hardened weights, under the user's own keys."""
+        return self.path / "model.safetensors"
+
+    @property
+    def initial_weights(self) -> Path:
+        """The weights before hardening."""
+        return self.path / "initial.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of training, for `--resume`."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def pretraining(self) -> Path:
+        """The state of clean pre-training."""
+        return self.path / "pretraining.pt"
+
+    @property
+    def skeleton(self) -> Path:
+        """Folder of what is needed to build the architecture again."""
+        return self.path / "architecture"
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Write `text` to `path` whole or not at all.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        temporary = path.with_name(path.name + ".partial")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write {path}: {error.strerror}", hint="check the folder's permissions and the free disk space"
+            ) from error
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Write `value` as JSON to `path` whole or not at all."""
+        self.write_text(path, json.dumps(value, indent=1) + "\n")
+
+    def read_json(self, path: Path) -> Any:
+        """Return the JSON value in `path`.
+
+        Raises:
+            RunFolderError: missing or damaged.
+        """
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"{self.path} is no run folder: it has no {path.name}", hint="check the path"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{path} is damaged ({type(error).__name__})", hint="start the run again") from error
+
+    def save_classifier(self, classifier: Classifier, path: Path) -> None:
+        """Write the user's module's weights to `path`."""
+        save_weights(classifier.module.state_dict(), path, {"classes": list(classifier.classes)})
+
+    def load_classifier(self, *, initial: bool = False, arch: str | None = None) -> Classifier:
+        """Return the hardened model, or with `initial` the one from before hardening.
+
+        Args:
+            initial: which weights.
+            arch: code that builds the network, where the run's own may not be run (see `harden.models.trust`).
+
+        Raises:
+            RunFolderError: the run has not got that far, or is damaged.
+        """
+        config = self.read_json(self.config)
+        weights = self.initial_weights if initial else self.weights
+        if not weights.exists():
+            raise RunFolderError(
+                f"{self.path} has no {weights.name}: the run has not finished",
+                hint=f"finish it with: harden fit --resume {self.path}",
+            )
+        try:
+            classifier = classifier_from(config, self.skeleton, arch=arch)
+            classifier.module.load_state_dict(load_weights(weights))
+        except HardenError:
+            raise
+        except Exception as error:
+            raise RunFolderError(
+                f"the run {self.path} cannot be read: {type(error).__name__}: {str(error)[:200]}",
+                hint="config.json and the weights do not fit each other; run `harden fit` again",
+            ) from error
+        return classifier.eval()
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run folder of ours."""
+    return (path / "config.json").is_file() and (path / "recipe.toml").is_file()
+
+
+def classifier_from(config: Mapping[str, Any], skeleton: Path, *, arch: str | None = None) -> Classifier:
+    """Build the classifier that a config.json describes, without its weights."""
+    origin = Origin.from_json(config["origin"])
+    return Classifier(
+        rebuild(origin, skeleton_dir=skeleton, arch=arch),
+        normalisation=Normalisation.from_json(config["normalisation"]),
+        classes=tuple(config["classes"]),
+        input_size=tuple(config["input_size"]),
+        origin=origin,
+    )
+
+
+def describe(classifier: Classifier) -> dict[str, Any]:
+    """Return what config.json says of a classifier; `classifier_from` reads it."""
+    return {
+        "version": CONFIG_VERSION,
+        "origin": classifier.origin.to_json(),
+        "normalisation": classifier.normalisation.to_json(),
+        "classes": list(classifier.classes),
+        "input_size": list(classifier.input_size),
+    }
+
+
+def new_run(wanted: Path | None, *, name: str) -> RunFolder:
+    """Create a folder for a run: the one asked for, or `runs/NAME`, numbered where that exists.
+
+    Raises:
+        RunFolderError: the folder asked for exists and is not empty, or cannot be created.
+    """
+    if wanted is None:
+        base = Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+        path, number = base, 2
+        while path.exists():
+            path, number = base.with_name(f"{base.name}-{number}"), number + 1
+    else:
+        path = wanted
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(
+                f"{path} exists already and is not empty",
+                hint=f"choose another --out, or continue that run with: harden fit --resume {path}",
+            )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "architecture").mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot create {path}: {error.strerror}", hint="choose another --out") from error
+    return RunFolder(path)
+
+
+def keep_architecture(run: RunFolder, classifier: Classifier) -> None:
+    """Keep what builds the network beside its weights: a pickled module's structure, or a copy of a factory's file.
+
+    The copy is for whoever gets the folder: nothing runs it unless the user names it with `--arch`.
+    """
+    origin = classifier.origin
+    if origin.kind == "pickled":
+        save_skeleton(classifier.module, run.skeleton / Path(origin.reference).name)
+    elif origin.kind == "factory" and ".py:" in origin.reference:
+        source = Path(origin.reference.rsplit(":", 1)[0])
+        if source.is_file():
+            shutil.copyfile(source, run.skeleton / source.name)

@@ -1,0 +1,89 @@
+"""Everything that decides a `harden fit`, resolved: what the command line and a recipe come to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """The settings of one hardening run.
+
+    Attributes:
+        model: a weights file, a pickled module, `timm:NAME`, `torchvision:NAME`, `file.py:callable`, or a run folder.
+        data: a folder of images, or `sklearn:digits`.
+        arch: the callable (or `timm:NAME`) that builds the network a weights file belongs to.
+        trust_pickle: unpickle whatever the file asks for; runs code of whoever made it.
+        class_map: output of the model for each class of the data, in the data's order; None: the same order.
+        mean, std: normalisation per channel on the [0, 1] scale; None: found by the preflight.
+        image_size: height and width in pixels; None: the data's own where all images share one, else 224.
+        pretrain: epochs of clean training first; None: ten for a network without weights, else none.
+        method: a key of `DEFENCES`.
+        source_attack: a key of `CRAFTERS`.
+        eps: l_inf radius on the [0, 1] scale; None: 0.1 for gray images up to 32 pixels (as in the paper), else 4/255.
+        beta, gamma: strength of the reversed gradient in feature and in logit space.
+        classwise: class-wise discriminators, or a single one.
+        split: the layer whose output the feature discriminators see; None: see `default_split`.
+        grl_warmup, lr_warmup, eps_ramp: shares of training over which beta and gamma, the learning rate and eps rise.
+        epochs: passes over the training images; None: 20, or what fits into `budget`.
+        budget: seconds that the whole run may take, selection and final audit included.
+        batch_size: clean images per step.
+        lr, weight_decay: of Adam.
+        ema: decay of the weight average that is selected and shipped.
+        augment: a key of `AUGMENTATIONS`; None: "none" for gray images, else "flip+shift".
+        freeze: patterns of parameter names that keep their values.
+        on_collapse: "switch", "stop" or "keep".
+        max_clean_drop: largest loss of clean validation accuracy that selection accepts, in [0, 1].
+        selection_samples: validation images that the canary and the selection use.
+        attacks: a preset's name, or names of attacks, for the audit at the end.
+        audit_samples: images of the final audit; None: all test images, or what fits into `budget`.
+        seed: of everything random.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    model: str
+    data: str
+    arch: str | None = None
+    trust_pickle: bool = False
+    class_map: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    image_size: int | None = None
+    pretrain: int | None = None
+    method: str = "adv4adv"
+    source_attack: str = "fgsm"
+    eps: float | None = None
+    beta: float = 2.0
+    gamma: float = 0.0
+    classwise: bool = True
+    split: str | None = None
+    grl_warmup: float = 0.1
+    lr_warmup: float = 0.05
+    eps_ramp: float = 0.15
+    epochs: int | None = None
+    budget: float | None = None
+    batch_size: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    ema: float = 0.998
+    augment: str | None = None
+    freeze: tuple[str, ...] = ()
+    on_collapse: str = "switch"
+    max_clean_drop: float | None = None
+    selection_samples: int = 1000
+    attacks: tuple[str, ...] = ("full",)
+    audit_samples: int | None = None
+    seed: int = 0
+    device: str = "auto"
+
+
+DEFAULT_EPOCHS = 20
+DEFAULT_PRETRAIN = 10
+
+
+def as_recipe(settings: FitSettings) -> str:
+    """Return the settings as TOML, in the form of a recipe."""
+    import tomli_w
+
+    values = {key: value for key, value in asdict(settings).items() if value is not None}
+    return tomli_w.dumps({key: list(value) if isinstance(value, tuple) else value for key, value in values.items()})
