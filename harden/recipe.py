@@ -21,7 +21,7 @@ from harden.workflows.settings import FitSettings
 
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 _DURATION = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)\s*s)?\s*")
-_CHOICES = {
+_CHOICES: dict[str, Mapping[str, object]] = {
     "method": DEFENCES,
     "source_attack": CRAFTERS,
     "augment": AUGMENTATIONS,
@@ -171,10 +171,8 @@ def resolve(recipe: Mapping[str, Any], flags: Mapping[str, Any]) -> FitSettings:
             f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg'].lower()}" for detail in error.errors()
         ]
         checked = {}
-    if (
-        (values.get("mean") is not None
-        and (values.get("std") is None))
-        or (values.get("std") is not None and values.get("mean") is None)
+    if (values.get("mean") is not None and (values.get("std") is None)) or (
+        values.get("std") is not None and values.get("mean") is None
     ):
         problems.append("mean and std belong together: give both or none")
     if values.get("epochs") is not None and values.get("budget") is not None:

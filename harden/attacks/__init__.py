@@ -42,7 +42,6 @@ PRESETS: dict[str, tuple[str, ...]] = {
 """Sets of attacks, by name."""
 
 
-
 def attack_names(names: Sequence[str]) -> tuple[str, ...]:
     """Return the attacks that names of presets and of attacks come to, each once, in order.
 

@@ -99,7 +99,8 @@ class AuditResult:
     @property
     def clean_correct(self) -> Flags:
         """(N,) whether the clean image is classified correctly."""
-        return self.clean_predictions == self.labels
+        flags: Flags = self.clean_predictions == self.labels
+        return flags
 
     def outcome(self, name: str) -> AttackOutcome:
         """Return the outcome of the attack called `name`.
@@ -114,7 +115,8 @@ class AuditResult:
 
     def survived(self, outcome: AttackOutcome) -> Flags:
         """(N,) whether the image is right when clean and right after this attack."""
-        return self.clean_correct & (outcome.predictions == self.labels)
+        flags: Flags = self.clean_correct & (outcome.predictions == self.labels)
+        return flags
 
     def standing(self) -> Flags:
         """(N,) whether the image withstood every attack: the worst case per sample."""

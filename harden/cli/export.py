@@ -48,16 +48,19 @@ def export(
     def body(terminal: Terminal) -> None:
         from harden.workflows.export import ExportSettings
         from harden.workflows.export import export as workflow
+        from harden.workflows.prepare import ModelSpec
 
         settings = ExportSettings(
-            model=model,
+            spec=ModelSpec(
+                model=model,
+                arch=arch,
+                trust_pickle=trust_pickle,
+                mean=options.numbers(mean, "--mean"),
+                std=options.numbers(std, "--std"),
+                image_size=image_size,
+            ),
             formats=tuple(to or ("safetensors", "onnx")),
             data=data,
-            arch=arch,
-            trust_pickle=trust_pickle,
-            mean=options.numbers(mean, "--mean"),
-            std=options.numbers(std, "--std"),
-            image_size=image_size,
             opset=opset,
             tolerance=tolerance,
         )

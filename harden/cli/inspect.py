@@ -35,15 +35,18 @@ def inspect(
 
     def body(terminal: Terminal) -> None:
         from harden.workflows.inspect import inspect as workflow
+        from harden.workflows.prepare import ModelSpec
 
         found = workflow(
-            model,
+            ModelSpec(
+                model=model,
+                arch=arch,
+                trust_pickle=trust_pickle,
+                mean=options.numbers(mean, "--mean"),
+                std=options.numbers(std, "--std"),
+                image_size=image_size,
+            ),
             data=data,
-            arch=arch,
-            trust_pickle=trust_pickle,
-            image_size=image_size,
-            mean=options.numbers(mean, "--mean"),
-            std=options.numbers(std, "--std"),
             narrator=terminal,
         )
         if as_json:

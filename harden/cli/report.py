@@ -66,17 +66,20 @@ def report(
         from harden.recipe import parse_eps
         from harden.workflows.audit import ReportSettings
         from harden.workflows.audit import report as workflow
+        from harden.workflows.prepare import ModelSpec
 
         settings = ReportSettings(
-            model=model,
+            spec=ModelSpec(
+                model=model,
+                arch=arch,
+                trust_pickle=trust_pickle,
+                class_map=options.integers(class_map, "--class-map"),
+                mean=options.numbers(mean, "--mean"),
+                std=options.numbers(std, "--std"),
+                image_size=image_size,
+            ),
             data=data,
             against=tuple(against or ()),
-            arch=arch,
-            trust_pickle=trust_pickle,
-            class_map=options.integers(class_map, "--class-map"),
-            mean=options.numbers(mean, "--mean"),
-            std=options.numbers(std, "--std"),
-            image_size=image_size,
             eps=parse_eps(eps) if eps else None,
             attacks=tuple(part.strip() for part in attacks.split(",")) if attacks else ("full",),
             samples=samples,

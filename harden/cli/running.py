@@ -62,7 +62,7 @@ def stoppable(terminal: Terminal) -> Iterator[Callable[[], bool]]:
         asked = True
         terminal.warn("stopping after this step; again to end at once")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in map(int, (signal.SIGINT, signal.SIGTERM)):
         previous[number] = signal.signal(number, on_signal)
     try:
         yield lambda: asked

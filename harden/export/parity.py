@@ -58,12 +58,12 @@ def compare(original: Scorer, exported: Scorer, images: Tensor, *, kind: str, to
         kind: "clean" or "adversarial", for print.
         tolerance: bound on the difference of scores.
     """
-    reference = torch.cat([original(chunk).detach().cpu().float() for chunk in images.split(64)])
+    reference = torch.cat([original(chunk).detach().cpu().float() for chunk in torch.split(images, 64)])
     top = reference.topk(2, dim=1)
     decided = (top.values[:, 0] - top.values[:, 1]) >= 2 * tolerance
     largest, wrong, agree = 0.0, torch.zeros(len(images), dtype=torch.bool), torch.ones(len(images), dtype=torch.bool)
     for size in BATCH_SIZES:
-        scores = torch.cat([exported(chunk).float() for chunk in images.split(size)])
+        scores = torch.cat([exported(chunk).float() for chunk in torch.split(images, size)])
         difference = (scores - reference).abs()
         # A score that is not a number compares false with every bound, so it has to count as an infinite difference.
         largest = max(largest, float(torch.nan_to_num(difference, nan=float("inf")).max()))

@@ -7,7 +7,6 @@ import copy
 import io
 import json
 import logging
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from harden.errors import ExportError
+from harden.files import write_with
 from harden.models.classifier import Classifier
 
 OPSET = 20
@@ -34,13 +34,11 @@ def save_onnx(classifier: Classifier, path: Path, metadata: Mapping[str, Any], *
         opset: 18 or later; the exporter cannot go lower.
 
     Raises:
-        ExportError: the model cannot be expressed, the opset is not to be had, or the file cannot be written.
+        ExportError: the model cannot be expressed, the opset is not to be had, or the file would exceed 2 GB.
+        RunFolderError: the file cannot be written.
     """
-    import onnx
-
     copied = copy.deepcopy(classifier).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example = torch.full((2, *classifier.input_size), 0.5)
-    temporary = path.with_name(path.name + ".partial")
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -66,12 +64,9 @@ def save_onnx(classifier: Classifier, path: Path, metadata: Mapping[str, Any], *
         raise ExportError(f"asked for ONNX opset {opset}, got {written}", hint=f"use --opset {written}")
     entry = proto.metadata_props.add()
     entry.key, entry.value = "harden", json.dumps(metadata, sort_keys=True)
-    try:
-        onnx.save_model(proto, str(temporary), save_as_external_data=False)
-        os.replace(temporary, path)
-    except Exception as error:
-        temporary.unlink(missing_ok=True)
-        raise ExportError(f"cannot write {path}: {_first_line(error)}", hint="check the free disk space") from error
+    if proto.ByteSize() >= 2**31:
+        raise ExportError("the model is larger than one ONNX file can be (2 GB)", hint="export to safetensors")
+    write_with(path, lambda temporary: temporary.write_bytes(proto.SerializeToString()))
     return int(written)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harden.errors import ExportError
+from harden.files import write_with
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any]) -> None:
@@ -26,17 +26,16 @@ def save_weights(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str,
         metadata: JSON values.
 
     Raises:
-        ExportError: the file cannot be written.
+        RunFolderError, ExportError: the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
-    temporary = path.with_name(path.name + ".partial")
+    described = {"harden": json.dumps(metadata, sort_keys=True)}
     try:
-        save_file(tensors, temporary, metadata={"harden": json.dumps(metadata, sort_keys=True)})
-        os.replace(temporary, path)
-    except Exception as error:
-        temporary.unlink(missing_ok=True)
+        write_with(path, lambda temporary: save_file(tensors, temporary, metadata=described))
+    except SafetensorError as error:
         raise ExportError(f"cannot write {path}: {error}", hint="check the folder and the free disk space") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harden.errors import DataError
-from harden.report.atomic import write_whole
+from harden.files import write_whole
 from harden.report.report import Report
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from harden.report.atomic import write_whole
+from harden.files import write_whole
 from harden.report.report import Report
 from harden.report.sections import SECTIONS
 

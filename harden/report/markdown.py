@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from harden.report.atomic import write_whole
+from harden.files import write_whole
 from harden.report.figures import MISSING, interval, points, with_interval
 from harden.report.report import Report
 from harden.report.side_by_side import BOUND_NOTE, Cell, Row, RowKind, any_bound, attack_rows, rows

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from harden.errors import RunFolderError
+from harden.files import write_with
 
 VERSION = 1
 
@@ -19,17 +19,12 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     Raises:
         RunFolderError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(path.name + ".partial")
     try:
-        with open(temporary, "wb") as file:
-            torch.save({"version": VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        write_with(path, lambda temporary: torch.save({"version": VERSION, **state}, temporary))
+    except RuntimeError as error:  # torch's own writer reports a full disk in this way
         raise RunFolderError(
-            f"cannot write the checkpoint {path}: {error}", hint="free some disk space, then continue with --resume"
+            f"cannot write the checkpoint {path}: {str(error)[:200]}",
+            hint="free some disk space, then continue with --resume",
         ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harden import __version__
@@ -20,14 +20,11 @@ from harden.training.history import EpochRecord, History
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import (
     Images,
+    ModelSpec,
     as_run,
     choose_device,
-    classifier_of,
-    given_normalisation,
-    load_candidate,
     open_images,
-    rows_for_preflight,
-    run_preflight,
+    open_model,
 )
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
@@ -143,25 +140,19 @@ class ReportSettings:
     """What `harden report` is asked for.
 
     Attributes:
-        model: a run folder or anything that `harden fit` takes.
+        spec: the model; what it says besides the model's name goes for the others too.
         data: images; None: those of the run.
         against: models to compare with; "initial" is the run's model before hardening.
-        arch, trust_pickle, class_map, mean, std, image_size, device: as for `harden fit`.
+        device: as for `harden fit`.
         eps: l_inf radius on the [0, 1] scale; None: the run's, or the default for the images.
         attacks: names of presets and attacks.
         samples: images to audit, stratified; None: all.
         seed: of the sample and the random starts.
     """
 
-    model: str
+    spec: ModelSpec
     data: str | None = None
     against: tuple[str, ...] = ()
-    arch: str | None = None
-    trust_pickle: bool = False
-    class_map: tuple[int, ...] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    image_size: int | None = None
     eps: float | None = None
     attacks: tuple[str, ...] = ("full",)
     samples: int | None = None
@@ -192,7 +183,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
     Raises:
         HardenError: anything the user can repair.
     """
-    run = as_run(settings.model)
+    run = as_run(settings.spec.model)
     data = settings.data or (run.read_json(run.config).get("training", {}).get("data") if run else None)
     if data is None:
         raise UsageError("which images?", hint="give --data DIR; only a finished run folder knows its own")
@@ -202,7 +193,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
     eps = settings.eps
     if eps is None and run is not None:
         eps = run.read_json(run.config).get("training", {}).get("eps")
-    subject = _open(settings, settings.model, source, eps, narrator)
+    subject = _open(settings, settings.spec.model, source, eps, narrator)
     if eps is None:
         shape = subject.classifier.input_size
         eps = default_eps(shape)
@@ -231,7 +222,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
         history=history,
         facts=(("command", command), ("images", which), ("seed", str(settings.seed)), ("harden", __version__)),
     )
-    folder = out or (run.path if run else Path(f"{Path(settings.model).stem.replace(':', '-')}-report"))
+    folder = out or (run.path if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-report"))
     write_reports(found, folder, narrator)
     return found, folder
 
@@ -270,36 +261,23 @@ def _open(
     if initial and run is None:
         raise UsageError("--against initial needs a run folder as the model", hint="name the model to compare with")
     if folder is not None:
-        classifier = folder.load_classifier(initial=initial, arch=settings.arch)
+        classifier = folder.load_classifier(initial=initial, arch=settings.spec.arch)
         size = classifier.input_size
         names = {name: k for k, name in enumerate(classifier.classes)}
         unknown = [name for name in source.classes if name not in names]
         if unknown or len(names) != len(source.classes):
             raise DataError(
-                f"the run {folder.path} knows other classes than the data, for instance not {', '.join(unknown[:3]) or 'all'}",
+                f"the run {folder.path} knows other classes than the data"
+                + (f", for instance not {', '.join(unknown[:3])}" if unknown else ""),
                 hint="audit it on data with the classes it was trained on",
             )
         mapping = tuple(names[name] for name in source.classes)
         images = open_images(source, channels=size[0], size=(size[1], size[2]), class_map=mapping)
         name = f"{folder.path.name} (initial)" if initial else folder.path.name
         return _Opened(name, classifier, images, {} if initial else _exposures(folder, eps))
-    candidate = load_candidate(
-        spec,
-        source,
-        arch=settings.arch,
-        trust_pickle=settings.trust_pickle,
-        image_size=settings.image_size,
-        class_map=settings.class_map,
-    )
-    for note in candidate.loaded.notes:
-        narrator.note(note)
     listed = source.listings.get("train") or source.listings.get("val") or next(iter(source.listings.values()))
-    some = candidate.images.sample(listed, 2000, settings.seed, "preflight")
-    images = candidate.images.decode(some, narrator, "images for the preflight")
-    given = given_normalisation(settings.mean, settings.std, candidate.images.image_format.channels)
-    sample = images.subset(rows_for_preflight(images.labels, settings.seed))
-    chosen = run_preflight(candidate, sample, given, narrator).chosen
-    return _Opened(Path(spec).name, classifier_of(candidate, chosen), candidate.images, {})
+    classifier, images = open_model(replace(settings.spec, model=spec), source, listed, narrator)
+    return _Opened(Path(spec).name, classifier, images, {})
 
 
 def _exposures(run: RunFolder, eps: float | None) -> Mapping[str, Exposure]:

@@ -10,6 +10,7 @@ from harden.report.report import Report
 from harden.workflows.export import Exported, ExportSettings, export
 from harden.workflows.fit import StopRequested, fit
 from harden.workflows.narrator import Narrator
+from harden.workflows.prepare import ModelSpec
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
 
@@ -53,6 +54,8 @@ def demo(*, out: Path | None, seed: int, narrator: Narrator, stop_requested: Sto
     if result.run is None or result.report is None:
         raise UsageError("the demo did not run")
     exported = export(
-        ExportSettings(model=str(result.run.path), formats=("safetensors", "onnx")), out=None, narrator=narrator
+        ExportSettings(spec=ModelSpec(model=str(result.run.path)), formats=("safetensors", "onnx")),
+        out=None,
+        narrator=narrator,
     )
     return DemoResult(result.run, result.report, exported)

@@ -22,20 +22,13 @@ from harden.export.parity import TOLERANCE, Parity, compare, require
 from harden.export.runtime import OnnxScorer
 from harden.export.to_onnx import OPSET, save_onnx
 from harden.export.to_safetensors import load_weights, save_weights
+from harden.files import write_whole
 from harden.models.classifier import Classifier
 from harden.randomness import stream
 from harden.registry import lookup
 from harden.workflows.audit import default_eps
 from harden.workflows.narrator import Narrator
-from harden.workflows.prepare import (
-    as_run,
-    classifier_of,
-    given_normalisation,
-    load_candidate,
-    open_images,
-    rows_for_preflight,
-    run_preflight,
-)
+from harden.workflows.prepare import ModelSpec, as_run, open_images, open_model
 from harden.workflows.run_folder import RunFolder, describe
 
 PARITY_IMAGES = 256
@@ -46,22 +39,16 @@ class ExportSettings:
     """What `harden export` is asked for.
 
     Attributes:
-        model: a run folder or anything that `harden fit` takes.
+        spec: the model.
         formats: keys of `EXPORTERS`.
         data: images to prove agreement on; None: the run's validation images.
-        arch, trust_pickle, mean, std, image_size: as for `harden fit`.
         opset: of the ONNX file.
         tolerance: largest difference of any score that counts as agreement.
     """
 
-    model: str
+    spec: ModelSpec
     formats: tuple[str, ...]
     data: str | None = None
-    arch: str | None = None
-    trust_pickle: bool = False
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    image_size: int | None = None
     opset: int = OPSET
     tolerance: float = TOLERANCE
 
@@ -84,14 +71,10 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
     """
     for name in settings.formats:
         lookup(EXPORTERS, name, kind="export format")
-    run = as_run(settings.model)
+    run = as_run(settings.spec.model)
     classifier, images, eps = _from_run(run, settings, narrator) if run else _from_model(settings, narrator)
     classifier.eval()
-    folder = out or (run.path / "export" if run else Path(f"{Path(settings.model).stem.replace(':', '-')}-export"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExportError(f"cannot create {folder}: {error.strerror}", hint="choose another --out") from error
+    folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
     metadata = _metadata(classifier, run)
     sets = _parity_images(classifier, images, eps)
     results = []
@@ -120,7 +103,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             raise
         narrator.note(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
         results.append(Exported(name, path, parities))
-    (folder / "config.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "config.json", json.dumps(metadata, indent=1) + "\n")
     return tuple(results)
 
 
@@ -128,7 +111,7 @@ def _from_run(
     run: RunFolder | None, settings: ExportSettings, narrator: Narrator
 ) -> tuple[Classifier, ImageSet, float]:
     assert run is not None
-    classifier = run.load_classifier(arch=settings.arch)
+    classifier = run.load_classifier(arch=settings.spec.arch)
     training = run.read_json(run.config).get("training", {})
     source = open_data(settings.data or training["data"])
     size = classifier.input_size
@@ -146,22 +129,9 @@ def _from_model(settings: ExportSettings, narrator: Narrator) -> tuple[Classifie
             hint="give --data DIR; only a finished run folder knows its own",
         )
     source = open_data(settings.data)
-    candidate = load_candidate(
-        settings.model,
-        source,
-        arch=settings.arch,
-        trust_pickle=settings.trust_pickle,
-        image_size=settings.image_size,
-        class_map=None,
-    )
-    for note in candidate.loaded.notes:
-        narrator.note(note)
-    chosen = candidate.images.sample(_some(source.listings), 2000, 0, "preflight")
-    images = candidate.images.decode(chosen, narrator, "images for the comparison")
-    given = given_normalisation(settings.mean, settings.std, candidate.images.image_format.channels)
-    sample = images.subset(rows_for_preflight(images.labels, 0))
-    classifier = classifier_of(candidate, run_preflight(candidate, sample, given, narrator).chosen)
-    return classifier, images.subset(torch.arange(min(PARITY_IMAGES, len(images)))), default_eps(classifier.input_size)
+    classifier, images = open_model(settings.spec, source, _some(source.listings), narrator)
+    chosen = images.sample(_some(source.listings), PARITY_IMAGES, 0, "parity")
+    return classifier, images.decode(chosen, narrator, "images for the comparison"), default_eps(classifier.input_size)
 
 
 def _some(listings: Any) -> Any:

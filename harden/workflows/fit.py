@@ -16,6 +16,7 @@ from harden.audit.runner import exposures_of
 from harden.data import Entry, ImageSet, SplitPlan, open_data, plan_splits
 from harden.defences import DEFENCES, FEATURE_DEFENCES, Defence, DefenceContext, DefenceSettings
 from harden.errors import ModelError, RunFolderError
+from harden.files import write_whole
 from harden.models.classifier import Classifier
 from harden.models.split import default_split
 from harden.models.tap import Tap, as_representation
@@ -35,15 +36,14 @@ from harden.workflows.narrator import Narrator
 from harden.workflows.plan import Plan, make_plan, measure
 from harden.workflows.prepare import (
     Images,
+    ModelSpec,
     as_run,
     choose_device,
     classifier_of,
-    fresh_normalisation,
-    given_normalisation,
+    find_normalisation,
     load_candidate,
     open_images,
     rows_for_preflight,
-    run_preflight,
 )
 from harden.workflows.run_folder import RunFolder, classifier_from, describe, keep_architecture, new_run
 from harden.workflows.settings import DEFAULT_EPOCHS, DEFAULT_PRETRAIN, FitSettings, as_recipe
@@ -122,7 +122,7 @@ def fit(
         return FitResult(None, None)
     run = new_run(out, name=f"{Path(settings.data).name}-{settings.method}")
     keep_architecture(run, job.classifier)
-    run.write_text(run.recipe, as_recipe(settings))
+    write_whole(run.recipe, as_recipe(settings))
     run.write_json(run.splits, splits.to_json())
     run.write_json(run.config, {**describe(job.classifier), "command": command})
     narrator.note(f"run folder: {run.path}")
@@ -188,6 +188,15 @@ def _prepare(
     source = open_data(settings.data)
     earlier = as_run(settings.model)
     narrator.heading("Model")
+    spec = ModelSpec(
+        model=settings.model,
+        arch=settings.arch,
+        trust_pickle=settings.trust_pickle,
+        class_map=settings.class_map,
+        mean=settings.mean,
+        std=settings.std,
+        image_size=settings.image_size,
+    )
     if earlier is not None:
         classifier = earlier.load_classifier(arch=settings.arch)
         size = classifier.input_size
@@ -204,34 +213,21 @@ def _prepare(
     else:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(settings.seed, "weights"))
-            candidate = load_candidate(
-                settings.model,
-                source,
-                arch=settings.arch,
-                trust_pickle=settings.trust_pickle,
-                image_size=settings.image_size,
-                class_map=settings.class_map,
-            )
-        for note in candidate.loaded.notes:
-            narrator.note(note)
+            candidate = load_candidate(spec, source, narrator)
         images = candidate.images
         train, val = _decode(images, splits, settings, narrator)
-        given = given_normalisation(settings.mean, settings.std, images.image_format.channels)
+        untrained = not candidate.loaded.has_weights
+        pretrain = settings.pretrain if settings.pretrain is not None else DEFAULT_PRETRAIN if untrained else 0
+        if untrained and pretrain == 0:
+            raise ModelError(
+                "this network has no weights and --pretrain 0 asks for no clean training",
+                hint=f"give --pretrain {DEFAULT_PRETRAIN}, or a file of weights",
+            )
+        narrator.heading("Preflight")
         sample = train.subset(rows_for_preflight(train.labels, settings.seed))
-        pretrain = settings.pretrain if settings.pretrain is not None else 0
-        if candidate.loaded.has_weights and not pretrain:
-            narrator.heading("Preflight")
-            normalisation = run_preflight(candidate, sample, given, narrator).chosen
-        else:
-            if settings.pretrain is None:
-                pretrain = DEFAULT_PRETRAIN
-            if not candidate.loaded.has_weights and pretrain == 0:
-                raise ModelError(
-                    "this network has no weights and --pretrain 0 asks for no clean training",
-                    hint=f"give --pretrain {DEFAULT_PRETRAIN}, or a file of weights",
-                )
-            normalisation = given or fresh_normalisation(sample)
-            narrator.note(f"trained cleanly for {pretrain} epochs first; normalisation: {normalisation.name}")
+        normalisation = find_normalisation(spec, candidate, sample, narrator)
+        if pretrain:
+            narrator.note(f"trained cleanly for {pretrain} epochs before hardening")
         classifier = classifier_of(candidate, normalisation)
     classifier.to(device)
     shape = classifier.input_size
@@ -397,7 +393,7 @@ class _Watch:
         self.narrator.note(f"{self.detail}, {record.seconds:.0f} s")
         if self.run is not None:
             lines = "".join(json.dumps(epoch.to_json()) + "\n" for epoch in history.epochs)
-            self.run.write_text(self.run.metrics, lines)
+            write_whole(self.run.metrics, lines)
 
     def note(self, text: str) -> None:
         self.narrator.warn(text)
@@ -413,7 +409,7 @@ def _execute(run: RunFolder, job: _Job) -> FitResult:
         _tell_plan(job, plan)
         settled = replace(job.settings, epochs=plan.epochs, budget=None, audit_samples=plan.audit_samples)
         job = replace(job, settings=settled)
-        run.write_text(run.recipe, as_recipe(settled))
+        write_whole(run.recipe, as_recipe(settled))
     assert job.settings.epochs is not None
     job.narrator.heading("Hardening" if job.source_attack else "Training")
     trained = Trainer(
@@ -507,13 +503,18 @@ def _audit(run: RunFolder, job: _Job, trained: Trained) -> Report:
         dataset=where,
         seed=settings.seed,
         narrator=job.narrator,
-        title=f"{Path(settings.data).name}: {settings.method} from {' and '.join(trained.source_attacks) or 'clean'} images",
+        title=_title(settings, trained),
         history=trained.history,
         facts=run_facts(settings, job.command, job.splits.how, trained.history),
         train=job.train,
     )
     write_reports(report, run.path, job.narrator)
     return report
+
+
+def _title(settings: FitSettings, trained: Trained) -> str:
+    sources = " and ".join(trained.source_attacks) or "clean images"
+    return f"{Path(settings.data).name}: {settings.method} from {sources}"
 
 
 def _is_code(arch: str | None) -> bool:

@@ -69,6 +69,28 @@ def class_order(source: DataSource, class_map: Sequence[int] | None) -> tuple[tu
     return tuple(names), mapping
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model as the user typed it, with what was said about it.
+
+    Attributes:
+        model: a weights file, a pickled module, `timm:NAME`, `torchvision:NAME`, `file.py:callable`, or a run folder.
+        arch: what builds the network that a weights file belongs to.
+        trust_pickle: unpickle whatever the file asks for.
+        class_map: output of the model for each class of the data; None: the same order.
+        mean, std: normalisation per channel on the [0, 1] scale; None: found by the preflight.
+        image_size: height and width in pixels; None: the data's own, or 224.
+    """
+
+    model: str
+    arch: str | None = None
+    trust_pickle: bool = False
+    class_map: tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    image_size: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Images:
     """A data set that is opened, and how its images are decoded for one model.
@@ -145,32 +167,58 @@ class Candidate:
     images: Images
 
 
-def load_candidate(
-    model: str,
-    source: DataSource,
-    *,
-    arch: str | None,
-    trust_pickle: bool,
-    image_size: int | None,
-    class_map: Sequence[int] | None,
-) -> Candidate:
-    """Load a model that is no run folder, for the images of `source`."""
-    size = (image_size, image_size) if image_size else None
-    images = open_images(source, channels=None, size=size, class_map=class_map)
+def load_candidate(spec: ModelSpec, source: DataSource, narrator: Narrator) -> Candidate:
+    """Load a model that is no run folder, for the images of `source`, and say what was done.
+
+    Raises:
+        DataError: the model takes images that are neither gray nor RGB.
+        ModelError, UnsafeInputError: the model cannot or must not be loaded.
+    """
+    size = (spec.image_size, spec.image_size) if spec.image_size else None
+    images = open_images(source, channels=None, size=size, class_map=spec.class_map)
     loaded = load_model(
-        model,
-        arch=arch,
+        spec.model,
+        arch=spec.arch,
         classes=len(source.classes),
         in_channels=images.image_format.channels,
         image_size=images.image_format.size,
-        trust_pickle=trust_pickle,
+        trust_pickle=spec.trust_pickle,
     )
+    for note in loaded.notes:
+        narrator.note(note)
     channels = expected_channels(loaded.module)
     if channels is not None and channels != images.image_format.channels:
         if channels not in (1, 3):
-            raise DataError(f"the model takes images with {channels} channels; images here have 1 or 3")
-        images = open_images(source, channels=channels, size=size, class_map=class_map)
+            raise DataError(
+                f"the model takes images with {channels} channels; images here have 1 or 3",
+                hint="choose a model of gray or RGB images",
+            )
+        images = open_images(source, channels=channels, size=size, class_map=spec.class_map)
     return Candidate(loaded, images)
+
+
+def open_model(
+    spec: ModelSpec, source: DataSource, entries: Sequence[Entry], narrator: Narrator
+) -> tuple[Classifier, Images]:
+    """Load a model that is no run folder and find its normalisation on a sample of `entries`.
+
+    A network without weights gets the statistics of the images.
+    """
+    candidate = load_candidate(spec, source, narrator)
+    chosen = candidate.images.sample(entries, PREFLIGHT_IMAGES, 0, "preflight")
+    sample = candidate.images.decode(chosen, narrator, "images for the preflight")
+    return classifier_of(candidate, find_normalisation(spec, candidate, sample, narrator)), candidate.images
+
+
+def find_normalisation(spec: ModelSpec, candidate: Candidate, sample: ImageSet, narrator: Narrator) -> Normalisation:
+    """Return the normalisation that is given, found by the preflight, or, without weights, the images' statistics."""
+    given = given_normalisation(spec.mean, spec.std, candidate.images.image_format.channels)
+    if candidate.loaded.has_weights:
+        return run_preflight(candidate, sample, given, narrator).chosen
+    floats, _ = sample.batch(slice(None))
+    normalisation = given or own_statistics(floats)
+    narrator.note(f"the network has no trained weights yet; normalisation: {normalisation.name}")
+    return normalisation
 
 
 def given_normalisation(
@@ -217,12 +265,6 @@ def run_preflight(candidate: Candidate, sample: ImageSet, given: Normalisation |
     )
     narrator.note(f"normalisation: {result.chosen.name}. {result.reason}")
     return result
-
-
-def fresh_normalisation(sample: ImageSet) -> Normalisation:
-    """Return the data's own statistics, for a network that has no weights yet."""
-    floats, _ = sample.batch(slice(None))
-    return own_statistics(floats)
 
 
 def rows_for_preflight(labels: Tensor, seed: int) -> Tensor:

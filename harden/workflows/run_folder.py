@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from harden.errors import HardenError, RunFolderError
 from harden.export.to_safetensors import load_weights, save_weights
+from harden.files import write_whole
 from harden.models import rebuild
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
@@ -76,24 +76,9 @@ class RunFolder:
         """Folder of what is needed to build the architecture again."""
         return self.path / "architecture"
 
-    def write_text(self, path: Path, text: str) -> None:
-        """Write `text` to `path` whole or not at all.
-
-        Raises:
-            RunFolderError: the folder cannot be written.
-        """
-        temporary = path.with_name(path.name + ".partial")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise RunFolderError(
-                f"cannot write {path}: {error.strerror}", hint="check the folder's permissions and the free disk space"
-            ) from error
-
     def write_json(self, path: Path, value: Any) -> None:
         """Write `value` as JSON to `path` whole or not at all."""
-        self.write_text(path, json.dumps(value, indent=1) + "\n")
+        write_whole(path, json.dumps(value, indent=1) + "\n")
 
     def read_json(self, path: Path) -> Any:
         """Return the JSON value in `path`.

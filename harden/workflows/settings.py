@@ -86,4 +86,7 @@ def as_recipe(settings: FitSettings) -> str:
     import tomli_w
 
     values = {key: value for key, value in asdict(settings).items() if value is not None}
-    return tomli_w.dumps({key: list(value) if isinstance(value, tuple) else value for key, value in values.items()})
+    text: str = tomli_w.dumps(
+        {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    )
+    return text

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from harden.errors import RunFolderError
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """Write `text` to `path` in UTF-8, creating the folder; what was there stays until the new file is complete.
+def write_with(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then rename it; what was at `path` stays until then.
 
-    Characters that UTF-8 cannot hold (undecodable bytes of a file name) are written as escapes.
+    Args:
+        path: the file; its folder is created.
+        write: called with the temporary path.
 
     Raises:
         RunFolderError: the folder or the file cannot be written.
@@ -21,9 +24,8 @@ def write_whole(path: Path, text: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("xb") as stream:
-                stream.write(text.encode("utf-8", errors="backslashreplace"))
-                stream.flush()
+            write(temporary)
+            with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             os.replace(temporary, path)
         finally:
@@ -34,3 +36,14 @@ def write_whole(path: Path, text: str) -> Path:
             hint=f"free space on or get write access to {path.parent}, or name another folder with --out",
         ) from error
     return path
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write `text` to `path` in UTF-8.
+
+    Characters that UTF-8 cannot hold (undecodable bytes of a file name) are written as escapes.
+
+    Raises:
+        RunFolderError: the folder or the file cannot be written.
+    """
+    return write_with(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", errors="backslashreplace")))
