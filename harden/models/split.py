@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -74,28 +75,28 @@ def split_points(classifier: Classifier) -> tuple[SplitPoint, ...]:
 def default_split(classifier: Classifier) -> DefaultSplit:
     """Return the layer to split at when nobody says.
 
-    The last feature map before the head, or, where the network has none that keeps its positions (vision transformers
-    average too many tokens), the last representation before the head. Measured on validation images: the map
-    beat its pooled form and the layer of pre-logits on the two networks that were tried (recipes/README.md).
+    The last representation with positions before the head decides. If it is a feature map, that map is the split; if
+    it is a row of tokens, as in vision transformers, the last representation before the head is (pooled, or the class
+    token). Dropout is passed over: the discriminators should not see its noise. Measured on validation images, the
+    map beat its pooled form and the layer of pre-logits on the networks that were tried (recipes/README.md).
 
     Raises:
         ModelError: there is no layer before the head, as in a purely linear model.
     """
-    body = [point for point in split_points(classifier) if not point.head]
+    body = [point for point in split_points(classifier) if not point.head and "Dropout" not in point.kind]
     if not body:
         raise ModelError(
             "the model has no layer before its classification head, so it cannot be split",
             hint="choose a deeper model, or a layer with --split",
         )
-    maps = [p for p in body if len(p.shape) == 3 and p.shape[1] * p.shape[2] > 1]
-    if maps:
-        point = maps[-1]
-        pooled = point.shape[0] * point.shape[1] * point.shape[2] > MAX_FEATURES
+    positioned = [p for p in body if len(p.shape) == 2 or (len(p.shape) == 3 and p.shape[1] * p.shape[2] > 1)]
+    if positioned and len(positioned[-1].shape) == 3:
+        point = positioned[-1]
+        pooled = math.prod(point.shape) > MAX_FEATURES
         how = f"average-pooled to {point.width:,} features" if pooled else f"{point.width:,} features"
         return DefaultSplit(point, f"the last feature map before the classification head ({how})")
-    return DefaultSplit(
-        body[-1], f"the last representation before the classification head ({body[-1].width:,} features)"
-    )
+    last = body[-1]
+    return DefaultSplit(last, f"the last representation before the classification head ({last.width:,} features)")
 
 
 def _trace(classifier: Classifier) -> list[_Call]:

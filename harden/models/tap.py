@@ -114,11 +114,14 @@ def as_representation(features: Tensor, *, limit: int = MAX_FEATURES) -> Tensor:
 
     - (N, D) stays as it is.
     - (N, C, H, W) is flattened if C * H * W <= limit, else first average-pooled to the largest s x s (s <= H, W) that
-      fits; C itself is never cut.
+      fits; C itself is never cut. Maps with their channels last (N, H, W, C), as Swin has them, are turned first; they
+      are recognised by H = W and C > H.
     - (N, T, D) tokens are flattened if T * D <= limit, else averaged over T.
     - anything else is flattened.
     """
     if features.ndim == 4 and features[0].numel() > limit:
+        if features.shape[1] == features.shape[2] < features.shape[3]:
+            features = features.permute(0, 3, 1, 2)
         side = max(1, int((limit / features.shape[1]) ** 0.5))
         size = (min(side, features.shape[2]), min(side, features.shape[3]))
         features = F.adaptive_avg_pool2d(features, size)

@@ -28,7 +28,7 @@ from harden.randomness import stream
 from harden.workflows.narrator import Narrator
 from harden.workflows.run_folder import RunFolder, is_run
 
-PREFLIGHT_IMAGES = 2000
+PREFLIGHT_IMAGES = 1000
 FALLBACK_SIZE = 224
 LISTED_FILES = 5
 
@@ -268,7 +268,7 @@ def run_preflight(candidate: Candidate, sample: ImageSet, given: Normalisation |
 
 
 def rows_for_preflight(labels: Tensor, seed: int) -> Tensor:
-    """Return indices of at most 2,000 images, stratified."""
+    """Return indices of at most 1,000 images, stratified."""
     return stratified_sample(labels, PREFLIGHT_IMAGES, generator=stream(seed, "preflight"))
 
 
