@@ -10,7 +10,7 @@ from harden.attacks.nfgsm import NFGSM
 from harden.attacks.pgd import PGD
 from harden.attacks.protocol import GradientAttack, Objective
 from harden.attacks.rfgsm import RFGSM, RandomStep
-from harden.attacks.run import Examples, Passes, check_images, craft, frozen, run_attack
+from harden.attacks.run import Examples, Passes, check_images, craft, frozen, judge, run_attack
 from harden.registry import lookup
 
 ATTACKS: dict[str, Callable[[float], GradientAttack]] = {
@@ -72,5 +72,6 @@ __all__ = [
     "check_images",
     "craft",
     "frozen",
+    "judge",
     "run_attack",
 ]

@@ -48,7 +48,10 @@ class RFGSM(GradientAttack):
             if self.variant is RandomStep.PAPER
             else "x' + (eps - alpha) * sign(grad at x') (Tramer et al.)"
         )
-        return f"x' = clip(x + alpha * sign(N(0, I))), alpha = eps/2; {move}; cross-entropy; {self.radius()}"
+        return (
+            f"x' = clip(x + alpha * sign(N(0, I))), alpha = eps/2; {move}; cross-entropy; fooled at x' counts too; "
+            f"{self.radius()}"
+        )
 
     def begin(self, clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Memory]:
         """Start at a corner of the ball of radius alpha."""

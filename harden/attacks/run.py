@@ -69,11 +69,30 @@ def check_images(images: Tensor) -> None:
     """
     if not images.is_floating_point() or images.ndim != 4:
         raise DataError(f"attacks need images (N, C, H, W) float in [0, 1], got {images.dtype} {tuple(images.shape)}")
-    if images.numel() and (images.amin() < 0 or images.amax() > 1):
+    # Written so that an image with a value that is not a number is refused too.
+    if images.numel() and not (images.amin() >= 0 and images.amax() <= 1):
         raise DataError(
             f"attacks need images in [0, 1], got values in [{images.amin():.4g}, {images.amax():.4g}]",
             hint="normalisation belongs inside the model: --mean and --std",
         )
+
+
+def judge(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return predictions (N,) int64 and margins (N,) float32; a margin is negative exactly where the prediction is wrong.
+
+    A prediction that ties with the true class is decided by argmax, as in the accuracy that is reported. A row that
+    holds a value that is not a number is no answer and counts as wrong.
+
+    Args:
+        scores: (N, K) of any float type.
+        labels: (N,) int64.
+    """
+    scores = scores.float()
+    margin, prediction = margins(scores, labels), scores.argmax(dim=1)
+    prediction = torch.where(scores.isnan().any(dim=1), (labels == 0).long(), prediction)
+    just_wrong = -torch.finfo(margin.dtype).tiny
+    wrong = margin.nan_to_num(nan=just_wrong).clamp(max=just_wrong)
+    return prediction, torch.where(prediction != labels, wrong, margin)
 
 
 def craft(
@@ -166,10 +185,7 @@ def _ascend(
     points, memory = _start(attack, x, ball, generator)
 
     def record(points: Tensor, scores: Tensor) -> Tensor:
-        margin = margins(scores, y)
-        # A prediction that ties with the true class is decided by argmax, as in the accuracy that is reported.
-        prediction = scores.argmax(dim=1)
-        margin = torch.where(prediction != y, margin.clamp(max=-torch.finfo(margin.dtype).tiny), margin)
+        prediction, margin = judge(scores, y)
         better = margin < best[rows]
         won = rows[better]
         kept[won], best[won], predicted[won] = points[better], margin[better], prediction[better]
@@ -204,9 +220,13 @@ def _start(attack: GradientAttack, clean: Tensor, ball: Ball, generator: torch.G
 
 
 def _gradient(attack: GradientAttack, model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores and the input gradient of the summed objective: a mean would underflow in half precision."""
+    """Scores and the input gradient of the summed objective: a mean would underflow in half precision.
+
+    A gradient that is not a number (the root of 0, say) moves nothing. Left in, it would turn the image itself into no
+    number, and an image that can no longer be scored would look as if it withstood the attack.
+    """
     points = points.detach().requires_grad_(True)
     with torch.enable_grad():
         scores = model(points)
         (gradient,) = torch.autograd.grad(attack.objective.of(scores.float(), labels).sum(), points)
-    return scores.detach(), gradient
+    return scores.detach(), torch.nan_to_num(gradient)

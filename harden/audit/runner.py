@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harden.attacks import GradientAttack, Passes, frozen, run_attack
+from harden.attacks import GradientAttack, Passes, frozen, judge, run_attack
 from harden.audit.machine import describe_machine
 from harden.audit.result import AttackOutcome, AuditResult, Exposure
 from harden.data.dataset import ImageSet
 from harden.models.classifier import Classifier
 from harden.randomness import stream
-from harden.tensors import linf_norms, margins
+from harden.tensors import linf_norms
 
 AuditProgress = Callable[[str, int, int], None]
 """Called with (attack, images done, images in all)."""
@@ -37,7 +37,7 @@ def audit(
     """Attack every correctly classified image with every attack.
 
     Inside one attack an image is done as soon as it is fooled, at whichever step. Random starts depend on the seed, the
-    attack and the batch only, so that two models are attacked from the same starts.
+    attack and the place of an image among those that are attacked, so that the same audit twice gives the same result.
 
     Args:
         classifier: in eval mode while attacked; its modes and parameters' flags are restored.
@@ -84,11 +84,9 @@ def _score(classifier: Classifier, images: ImageSet) -> tuple[Tensor, Tensor]:
     with frozen(classifier), torch.no_grad():
         for start in range(0, len(images), BATCH):
             batch, labels = images.batch(slice(start, start + BATCH))
-            scores = classifier(batch.to(classifier.device)).float().cpu()
-            guess = scores.argmax(dim=1)
-            margin = margins(scores, labels.cpu())
+            guess, margin = judge(classifier(batch.to(classifier.device)).cpu(), labels.cpu())
             predictions.append(guess)
-            kept.append(torch.where(guess == labels.cpu(), margin.clamp_min(0), margin))
+            kept.append(margin)
     return torch.cat(predictions), torch.cat(kept)
 
 

@@ -80,7 +80,9 @@ def fit(
         ),
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate of Adam. [0.001]", rich_help_panel=TRAIN)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Clean images per step. [256]", rich_help_panel=TRAIN)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Clean images per step. [256, or fewer for few images]", rich_help_panel=TRAIN)
+    ] = None,
     augment: Annotated[
         str | None,
         typer.Option(

@@ -69,7 +69,7 @@ class Tap:
             return logits, logits
         if self._remove is None:
             raise RuntimeError("use a Tap as a context manager: `with Tap(classifier, layer) as tapped:`")
-        self._listening = True
+        self._captured, self._listening = None, True
         try:
             logits = self.classifier(images)
         finally:

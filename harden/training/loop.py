@@ -37,7 +37,8 @@ SELECTION_ATTACK = "pgd-20"
 CONFIRMATION_ATTACK = "pgd-50-margin"
 CANDIDATES = 3
 """How many of the best epochs the stronger attack chooses among."""
-CANARY_IMAGES = 512
+SMALL_SELECTION = 200
+"""The canary looks at every second validation image, or at all of them where there are no more than this."""
 MAX_ROLLBACKS = 3
 CHECKPOINT_SECONDS = 30.0
 
@@ -143,7 +144,7 @@ class Trainer:
         self.layer = layer
         self.train = train
         self.val = val
-        self.canary = val.subset(torch.arange(len(val))[:: max(1, len(val) // CANARY_IMAGES)])
+        self.canary = val.subset(torch.arange(len(val))[:: 1 if len(val) <= SMALL_SELECTION else 2])
         self.settings = settings
         self.checkpoint = checkpoint
         self.observer = observer
@@ -207,19 +208,21 @@ class Trainer:
             self._save()
             return self._choose()
 
-    def time_steps(self, count: int) -> float:
-        """Return seconds per training step, measured over `count` steps after three to warm up.
+    def time_steps(self, count: int, seconds: float) -> float:
+        """Return seconds per training step, averaged over `count` steps, or over fewer once `seconds` have passed.
 
-        For the plan of a run, on a trainer of its own: the weights change.
+        A first step warms up and is not counted. For the plan of a run, on a trainer of its own: the weights change.
         """
         order = self._order(0)
+        spent: list[float] = []
         with Tap(self.classifier, self.layer) as tapped, torch.random.fork_rng():
-            began = time.perf_counter()
-            for i in range(count + 3):
-                if i == 3:
-                    began = time.perf_counter()
-                self._train_step(tapped, order, i % self.steps_per_epoch)
-            return (time.perf_counter() - began) / count
+            while len(spent) < 2 or (len(spent) <= count and sum(spent) < seconds):
+                began = time.perf_counter()
+                self._train_step(tapped, order, len(spent) % self.steps_per_epoch)
+                if self.classifier.device.type == "cuda":
+                    torch.cuda.synchronize(self.classifier.device)
+                spent.append(time.perf_counter() - began)
+        return sum(spent[1:]) / len(spent[1:])
 
     def _order(self, epoch: int) -> Tensor:
         return torch.randperm(len(self.train), generator=stream(self.settings.seed, "order", epoch))

@@ -237,11 +237,13 @@ def _prepare(
         narrator.note(f"eps {_eps_text(eps)} (l_inf, on the [0, 1] scale; the default for these images, see --eps)")
     else:
         narrator.note(f"eps {_eps_text(eps)} (l_inf, on the [0, 1] scale)")
+    batch_size = settings.batch_size or default_batch_size(len(train))
     augment = settings.augment or ("none" if shape[0] == 1 else "flip+shift")
     settings = replace(
         settings,
         eps=eps,
         augment=augment,
+        batch_size=batch_size,
         pretrain=pretrain,
         data=str(Path(settings.data).resolve()) if Path(settings.data).exists() else settings.data,
         image_size=settings.image_size,
@@ -261,6 +263,14 @@ def _decode(images: Images, splits: SplitPlan, settings: FitSettings, narrator: 
     train = images.decode(splits.train, narrator, "training images")
     val = images.decode(_selection(images, splits, settings), narrator, "validation images")
     return train, val
+
+
+def default_batch_size(images: int) -> int:
+    """Return 256, or the power of two from 32 on that makes at least 40 steps of an epoch on fewer images."""
+    size = 256
+    while size > 32 and images // size < 40:
+        size //= 2
+    return size
 
 
 def _layer(settings: FitSettings, classifier: Classifier, narrator: Narrator) -> str | None:
@@ -307,7 +317,7 @@ def _training(job: _Job, epochs: int) -> TrainingSettings:
     s = job.settings
     return TrainingSettings(
         epochs=epochs,
-        batch_size=s.batch_size,
+        batch_size=s.batch_size or default_batch_size(len(job.train)),
         lr=s.lr,
         eps=job.eps,
         source_attack=job.source_attack,
@@ -354,6 +364,7 @@ def _tell_plan(job: _Job, plan: Plan) -> None:
             ("passes per step", cost + " (F forward, B backward, b backward to the input)"),
             ("time per step", f"{plan.timing.step * 1000:.1f} ms"),
             ("time per epoch", f"{plan.epoch_seconds:.1f} s with its held-out measurements"),
+            ("selection", f"on {plan.selection_samples} validation images"),
             ("final audit", f"{plan.audit_samples} test images, before and after"),
             ("estimated time", _duration(plan.seconds)),
         ],
@@ -407,8 +418,16 @@ def _execute(run: RunFolder, job: _Job) -> FitResult:
     if fresh:
         plan = _plan(job, defence, layer, spent=time.monotonic() - job.began)
         _tell_plan(job, plan)
-        settled = replace(job.settings, epochs=plan.epochs, budget=None, audit_samples=plan.audit_samples)
-        job = replace(job, settings=settled)
+        settled = replace(
+            job.settings,
+            epochs=plan.epochs,
+            budget=None,
+            selection_samples=plan.selection_samples,
+            audit_samples=plan.audit_samples,
+        )
+        chosen = _selection(job.images, job.splits, settled)
+        val = job.images.decode(chosen, job.narrator, "validation images")
+        job = replace(job, settings=settled, val=val)
         write_whole(run.recipe, as_recipe(settled))
     assert job.settings.epochs is not None
     job.narrator.heading("Hardening" if job.source_attack else "Training")

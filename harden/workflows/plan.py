@@ -15,16 +15,24 @@ from harden.errors import UsageError
 from harden.models.classifier import Classifier
 from harden.randomness import stream
 from harden.training.evaluate import BATCH
-from harden.training.loop import CANARY_IMAGES, CANDIDATES, Trainer, TrainingSettings
+from harden.training.loop import CANDIDATES, Trainer, TrainingSettings
 
 TIMED_STEPS = 12
-AUDIT_SHARE = 0.15
-"""Share of a budget that the final audit may take before its sample is made smaller."""
-SMALLEST_AUDIT = 500
+TIMED_SECONDS = 4.0
+"""Timing stops after this many steps or, from the second on, seconds."""
 RESERVE = 0.07
 """Share of a budget kept back: timings on shared machines drift."""
+AUDIT_SHARE = 0.18
+"""Share of a budget that the final audit may take before its sample is made smaller."""
+SMALLEST_AUDIT = 100
+SELECTION_SHARE = 0.2
+"""Time of an epoch's held-out measurements, as a share of its training steps, above which their sample shrinks."""
+CONFIRMATION_SHARE = 0.1
+SMALLEST_SELECTION = 64
 SURVIVORS = 0.75
 """Share of images that stand through an attack on a hardened model, as the estimates assume."""
+EPOCH_PASSES, CONFIRMATION_PASSES = 20 + 10 // 2, 20 + 150
+"""Gradient passes per selection image: PGD-20, and PGD-10 on half of them; then PGD-20 and three times PGD-50."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Plan:
     Attributes:
         epochs: of hardening.
         steps_per_epoch: training steps.
+        selection_samples: validation images that the canary and selection use.
         audit_samples: images of the final audit.
         epoch_seconds: of one epoch, its measurements included.
         finish_seconds: of confirmation, the audits before and after, and the report.
@@ -55,6 +64,7 @@ class Plan:
 
     epochs: int
     steps_per_epoch: int
+    selection_samples: int
     audit_samples: int
     epoch_seconds: float
     finish_seconds: float
@@ -88,16 +98,17 @@ def measure(
         checkpoint=None,
         observer=_Deaf(),
     )
-    step = trainer.time_steps(TIMED_STEPS)
+    step = trainer.time_steps(TIMED_STEPS, TIMED_SECONDS)
     images, labels = train.batch(torch.arange(min(BATCH, len(train))))
     images, labels = images.to(classifier.device), labels.to(classifier.device)
-    attack = ATTACKS["pgd-10"](settings.eps)
-    seconds = []
-    for number in range(2):
+    attack = ATTACKS["fgsm"](settings.eps)
+    seconds: list[float] = []
+    while len(seconds) < 2 or (len(seconds) < TIMED_STEPS and sum(seconds) < TIMED_SECONDS / 2):
         began = time.perf_counter()
-        run_attack(attack, trainer.classifier, images, labels, generator=stream(0, "timing", number), drop_fooled=False)
-        seconds.append((time.perf_counter() - began) / (len(images) * (attack.steps + 1 / 3)))
-    return Timing(step, min(seconds))
+        run_attack(attack, trainer.classifier, images, labels, generator=stream(0, "timing"), drop_fooled=False)
+        seconds.append(time.perf_counter() - began)
+    # FGSM is a forward and a backward pass, and a forward to score the example: four thirds of a gradient pass.
+    return Timing(step, sum(seconds[1:]) / len(seconds[1:]) / len(images) * 3 / 4)
 
 
 def make_plan(
@@ -128,29 +139,35 @@ def make_plan(
     """
     batch = min(settings.batch_size, train_images)
     steps = train_images // batch
-    canary = min(CANARY_IMAGES, val_images)
-    per_epoch = steps * timing.step
-    confirmation = 0.0
-    if settings.source_attack is not None:
-        per_epoch += timing.attack_pass * SURVIVORS * (20 * val_images + 10 * canary)
-        confirmation = CANDIDATES * timing.attack_pass * SURVIVORS * 170 * val_images
+    training = steps * timing.step
+    gradient = timing.attack_pass * SURVIVORS
     # The model before hardening falls in the first steps of each attack; a few passes per image and attack.
     gradients = sum(ATTACKS[name](settings.eps).steps * ATTACKS[name](settings.eps).restarts for name in attacks)
-    per_image = timing.attack_pass * (gradients * SURVIVORS + 8 * len(attacks))
-    wanted = min(audit_samples or test_images, test_images)
-    if budget is None:
-        assert epochs is not None
-        return Plan(epochs, steps, wanted, per_epoch, confirmation + wanted * per_image, timing)
-    usable = budget * (1 - RESERVE)
-    if audit_samples is None:
-        affordable = int(usable * AUDIT_SHARE / per_image)
-        wanted = min(test_images, max(SMALLEST_AUDIT, affordable))
-    finish = confirmation + wanted * per_image
-    bought = int((usable - finish) / per_epoch)
-    if bought < 1:
-        needed = (finish + per_epoch) / (1 - RESERVE)
-        raise UsageError(
-            f"the budget does not hold one epoch: {budget:.0f} s are left, one epoch and the audit need {needed:.0f} s",
-            hint="give a longer --budget, a smaller --audit-samples, or a smaller --image-size",
+    per_image = gradient * gradients + timing.attack_pass * 8 * len(attacks)
+    selected, audited = val_images, min(audit_samples or test_images, test_images)
+    usable = (budget or 0.0) * (1 - RESERVE)
+    if budget is not None and settings.source_attack is not None:
+        affordable = min(
+            SELECTION_SHARE * training / (gradient * EPOCH_PASSES),
+            CONFIRMATION_SHARE * usable / (gradient * CONFIRMATION_PASSES * CANDIDATES),
         )
-    return Plan(bought, steps, wanted, per_epoch, finish, timing)
+        selected = min(val_images, max(SMALLEST_SELECTION, int(affordable)))
+    if budget is not None and audit_samples is None:
+        audited = min(test_images, max(SMALLEST_AUDIT, int(AUDIT_SHARE * usable / per_image)))
+    finish = audited * per_image
+    per_epoch = training
+    if settings.source_attack is not None:
+        per_epoch += gradient * EPOCH_PASSES * selected
+        finish += gradient * CONFIRMATION_PASSES * CANDIDATES * selected
+    if budget is not None:
+        epochs = int((usable - finish) / per_epoch)
+        if epochs < 1:
+            needed = (finish + per_epoch) / (1 - RESERVE)
+            raise UsageError(
+                f"the budget does not hold one epoch: {budget:.0f} s are left; one epoch and the audit need "
+                f"{needed:.0f} s here",
+                hint="give a longer --budget, a smaller --image-size, or fewer --attacks (fast)",
+            )
+    if epochs is None:
+        raise ValueError("make_plan needs epochs or a budget")
+    return Plan(epochs, steps, selected, audited, per_epoch, finish, timing)

@@ -27,7 +27,7 @@ class FitSettings:
         grl_warmup, lr_warmup, eps_ramp: shares of training over which beta and gamma, the learning rate and eps rise.
         epochs: passes over the training images; None: 20, or what fits into `budget`.
         budget: seconds that the whole run may take, selection and final audit included.
-        batch_size: clean images per step.
+        batch_size: clean images per step; None: 256, or fewer where an epoch would have less than 40 steps.
         lr, weight_decay: of Adam.
         ema: decay of the weight average that is selected and shipped.
         augment: a key of `AUGMENTATIONS`; None: "none" for gray images, else "flip+shift".
@@ -62,7 +62,7 @@ class FitSettings:
     eps_ramp: float = 0.15
     epochs: int | None = None
     budget: float | None = None
-    batch_size: int = 256
+    batch_size: int | None = None
     lr: float = 1e-3
     weight_decay: float = 0.0
     ema: float = 0.998
