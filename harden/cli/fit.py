@@ -79,7 +79,13 @@ def fit(
             help="Time for the whole run, audit included: 15m, 90s, 1h30m. Chooses the epochs.", rich_help_panel=TRAIN
         ),
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate of Adam. [0.001]", rich_help_panel=TRAIN)] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak learning rate of Adam. [0.01; 0.005 with BatchNorm, 0.0005 with LayerNorm]",
+            rich_help_panel=TRAIN,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Clean images per step. [256, or fewer for few images]", rich_help_panel=TRAIN)
     ] = None,

@@ -35,7 +35,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         RunFolderError: the file is missing, damaged, or of another version.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunFolderError(f"there is no checkpoint {path}", hint="start the run again without --resume") from None
     except Exception as error:  # torch raises half a dozen types for damaged files
@@ -43,9 +43,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"the checkpoint {path} cannot be read ({type(error).__name__})",
             hint="start the run again in another folder with --out",
         ) from error
-    if state.get("version") != VERSION:
+    version = state.get("version") if isinstance(state, dict) else None
+    if version != VERSION:
         raise RunFolderError(
-            f"the checkpoint {path} has version {state.get('version')}; this program reads {VERSION}",
+            f"the checkpoint {path} has version {version}; this program reads {VERSION}",
             hint="continue the run with the version of harden that began it",
         )
-    return state
+    checked: dict[str, Any] = state
+    return checked

@@ -28,7 +28,8 @@ class FitSettings:
         epochs: passes over the training images; None: 20, or what fits into `budget`.
         budget: seconds that the whole run may take, selection and final audit included.
         batch_size: clean images per step; None: 256, or fewer where an epoch would have less than 40 steps.
-        lr, weight_decay: of Adam.
+        lr: peak learning rate of Adam; None: see `default_lr`.
+        weight_decay: of Adam.
         ema: decay of the weight average that is selected and shipped.
         augment: a key of `AUGMENTATIONS`; None: "none" for gray images, else "flip+shift".
         freeze: patterns of parameter names that keep their values.
@@ -63,7 +64,7 @@ class FitSettings:
     epochs: int | None = None
     budget: float | None = None
     batch_size: int | None = None
-    lr: float = 1e-3
+    lr: float | None = None
     weight_decay: float = 0.0
     ema: float = 0.998
     augment: str | None = None
