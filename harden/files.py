@@ -9,6 +9,9 @@ from pathlib import Path
 
 from harden.errors import RunFolderError
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 def write_with(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary file beside `path`, then rename it; what was at `path` stays until then.
@@ -25,6 +28,7 @@ def write_with(path: Path, write: Callable[[Path], object]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
+            temporary.chmod(0o666 & ~_UMASK)  # some writers make files that only their owner can read
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
             os.replace(temporary, path)

@@ -89,7 +89,7 @@ def _schema() -> type[BaseModel]:
         field.name: (hints[field.name], ... if field.default is dataclasses.MISSING else field.default)
         for field in dataclasses.fields(FitSettings)
     }
-    return create_model("Recipe", __config__=ConfigDict(extra="forbid"), **fields)
+    return create_model("Recipe", __config__=ConfigDict(extra="forbid", strict=True), **fields)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -153,13 +153,17 @@ def resolve(recipe: Mapping[str, Any], flags: Mapping[str, Any]) -> FitSettings:
     for key in ("attacks", "freeze"):
         if isinstance(values.get(key), str):
             values[key] = tuple(part.strip() for part in values[key].split(",") if part.strip())
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     for key, table in _CHOICES.items():
         if isinstance(values.get(key), str) and values[key] not in table:
             near = did_you_mean(values[key], table)
             problems.append(f"{key}: unknown value {values[key]!r}{near} (known: {', '.join(table)})")
-    for name in values.get("attacks") or ():
-        if name not in ATTACKS and name not in PRESETS:
-            problems.append(f"attacks: unknown attack {name!r}{did_you_mean(str(name), {**PRESETS, **ATTACKS})}")
+    named = values.get("attacks")
+    if named == ():
+        problems.append("attacks: name at least one")
+    for name in named if isinstance(named, tuple) else ():
+        if isinstance(name, str) and name not in ATTACKS and name not in PRESETS:
+            problems.append(f"attacks: unknown attack {name!r}{did_you_mean(name, {**PRESETS, **ATTACKS})}")
     for key, (low, high) in _RANGES.items():
         value = values.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not low <= value <= high:

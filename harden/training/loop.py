@@ -79,6 +79,10 @@ class TrainingSettings:
     seed: int = 0
 
 
+Replan = Callable[[int, float], int]
+"""Called with the epochs done and the mean seconds of one; returns how many there shall be in all."""
+
+
 class Observer(Protocol):
     """Hears what training does; the loop itself prints nothing."""
 
@@ -121,6 +125,8 @@ class Trainer:
         checkpoint: where to keep the state; None keeps none.
         observer: hears what happens.
         stop_requested: asked after every step; true writes a checkpoint and raises `Interrupted`.
+        replan: asked for the number of epochs after the first one and after a quarter of them, when their time is
+            known; None keeps `settings.epochs`. From then on the number is part of the checkpoint.
 
     Raises:
         UsageError: a freeze pattern matches nothing, or there is less than one batch of images.
@@ -138,6 +144,7 @@ class Trainer:
         checkpoint: Path | None,
         observer: Observer,
         stop_requested: Callable[[], bool] = lambda: False,
+        replan: Replan | None = None,
     ) -> None:
         self.classifier = classifier
         self.defence = defence.to(classifier.device)
@@ -149,6 +156,8 @@ class Trainer:
         self.checkpoint = checkpoint
         self.observer = observer
         self.stop_requested = stop_requested
+        self.replan = replan
+        self.epochs = settings.epochs
         self.schedule = Schedule(settings.lr, settings.lr_warmup, settings.eps, settings.eps_ramp)
         self.batch_size = min(settings.batch_size, len(train))
         self.steps_per_epoch = len(train) // self.batch_size
@@ -202,7 +211,7 @@ class Trainer:
                 self.clean_at_start = _share(predictions(self.classifier, self.val) == self.val.labels)
                 self._save()
             with Tap(self.classifier, self.layer) as tapped:
-                while self.epoch < self.settings.epochs and not self.stopped:
+                while self.epoch < self.epochs and not self.stopped:
                     self._train_epoch(tapped)
                     self._finish_epoch()
             self._save()
@@ -234,7 +243,7 @@ class Trainer:
             for name, value in self._train_step(tapped, order, i).items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
             self.step = i + 1
-            self.observer.step(self.epoch * self.steps_per_epoch + i + 1, self.settings.epochs * self.steps_per_epoch)
+            self.observer.step(self.epoch * self.steps_per_epoch + i + 1, self.epochs * self.steps_per_epoch)
             if self.stop_requested():
                 self.spent += time.monotonic() - began
                 self._save()
@@ -247,7 +256,7 @@ class Trainer:
 
     def _train_step(self, tapped: Tap, order: Tensor, i: int) -> dict[str, Tensor]:
         settings, classifier = self.settings, self.classifier
-        progress = (self.epoch + i / self.steps_per_epoch) / settings.epochs
+        progress = (self.epoch + i / self.steps_per_epoch) / self.epochs
         noise = stream(settings.seed, "step", self.epoch, i)
         self._train_mode()
         rows = order[i * self.batch_size : (i + 1) * self.batch_size]
@@ -304,8 +313,8 @@ class Trainer:
         settings = self.settings
         began = time.monotonic()
         scalars = {name: float(value) / self.steps_per_epoch for name, value in self.sums.items()}
-        progress = (self.epoch + 1) / settings.epochs
-        scalars["lr"] = self.lr_scale * self.schedule.lr_at(self.epoch / settings.epochs)
+        progress = (self.epoch + 1) / self.epochs
+        scalars["lr"] = self.lr_scale * self.schedule.lr_at(self.epoch / self.epochs)
         source = self.sources[-1] if self.sources else ""
         collapse, vitals = Collapse.NONE, None
         if settings.source_attack is not None:
@@ -334,6 +343,10 @@ class Trainer:
         if event:
             self.observer.note(f"epoch {record.epoch}: {event}")
         self.observer.epoch(record, History(tuple(self.records)))
+        if self.replan is not None and self.epoch in (1, max(2, self.settings.epochs // 4)):
+            seconds = sum(record.seconds for record in self.records) / self.epoch
+            self.epochs = max(self.epoch, self.replan(self.epoch, seconds))
+            self._save()
         if time.monotonic() - self._written > CHECKPOINT_SECONDS:
             self._save()
 
@@ -382,11 +395,17 @@ class Trainer:
             return f"{collapse.value} on held-out images; stopped, with the best epoch so far"
         self.rollbacks += 1
         self._restore(self.good)
-        if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources[-1] != "nfgsm":
+        switch = collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources[-1] != "nfgsm"
+        if not switch:
+            self.lr_scale /= 2
+        # Going back undid the softenings since then, those of earlier roll-backs among them.
+        scale = self.good["lr_scale"]
+        while scale > self.lr_scale:
+            self.defence.soften()
+            scale /= 2
+        if switch:
             self.sources.append("nfgsm")
             return f"{collapse.value} on held-out images; rolled back, and training goes on from N-FGSM examples"
-        self.lr_scale /= 2
-        self.defence.soften()
         return f"{collapse.value} on held-out images; rolled back, and halved the learning rate and the domain terms"
 
     def _choose(self) -> Trained:
@@ -427,6 +446,7 @@ class Trainer:
                 "average_steps": self.average.steps,
                 "optimizer": self.optimizer.state_dict(),
                 "defence": self.defence.state_dict(),
+                "lr_scale": self.lr_scale,
             }
         )
 
@@ -450,6 +470,7 @@ class Trainer:
                 "candidates": self.candidates,
                 "records": [record.to_json() for record in self.records],
                 "sums": self.sums,
+                "epochs": self.epochs,
                 "epoch": self.epoch,
                 "step": self.step,
                 "lr_scale": self.lr_scale,
@@ -471,7 +492,7 @@ class Trainer:
         self.candidates = state["candidates"]
         self.records = [EpochRecord.from_json(record) for record in state["records"]]
         self.sums = state["sums"]
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.epochs, self.epoch, self.step = state["epochs"], state["epoch"], state["step"]
         self.lr_scale, self.rollbacks, self.sources = state["lr_scale"], state["rollbacks"], state["sources"]
         self.clean_at_start, self.stopped, self.spent = state["clean_at_start"], state["stopped"], state["spent"]
         restore_global_rng(state["rng"])

@@ -28,13 +28,14 @@ from harden.training.loop import (
     CANARY_ATTACK,
     CONFIRMATION_ATTACK,
     SELECTION_ATTACK,
+    Replan,
     Trained,
     Trainer,
     TrainingSettings,
 )
 from harden.workflows.audit import Subject, audit_subjects, default_eps, run_facts, write_reports
 from harden.workflows.narrator import Narrator
-from harden.workflows.plan import Plan, make_plan, measure
+from harden.workflows.plan import RESERVE, Plan, make_plan, measure
 from harden.workflows.prepare import (
     Images,
     ModelSpec,
@@ -430,20 +431,14 @@ def _execute(run: RunFolder, job: _Job) -> FitResult:
     job = _pretrain(run, job)
     defence, layer = _defence(job)
     fresh = not run.checkpoint.exists()
+    replan = None
     if fresh:
+        budget = job.settings.budget
         plan = _plan(job, defence, layer, spent=time.monotonic() - job.began)
         _tell_plan(job, plan)
-        settled = replace(
-            job.settings,
-            epochs=plan.epochs,
-            budget=None,
-            selection_samples=plan.selection_samples,
-            audit_samples=plan.audit_samples,
-        )
-        chosen = _selection(job.images, job.splits, settled)
-        val = job.images.decode(chosen, job.narrator, "validation images")
-        job = replace(job, settings=settled, val=val)
-        write_whole(run.recipe, as_recipe(settled))
+        job = _settle(run, job, plan)
+        if budget is not None and job.settings.epochs is not None:
+            replan = _replan(run, job, plan, deadline=job.began + budget)
     assert job.settings.epochs is not None
     job.narrator.heading("Hardening" if job.source_attack else "Training")
     trained = Trainer(
@@ -456,10 +451,41 @@ def _execute(run: RunFolder, job: _Job) -> FitResult:
         checkpoint=run.checkpoint,
         observer=_Watch(run, job.narrator, "hardening"),
         stop_requested=job.stop_requested,
+        replan=replan,
     ).run(resume=not fresh)
+    job = replace(job, settings=replace(job.settings, epochs=len(trained.history.epochs)))
     _keep(run, job, trained)
     report = _audit(run, job, trained)
     return FitResult(run, report)
+
+
+def _settle(run: RunFolder, job: _Job, plan: Plan) -> _Job:
+    """Write what the plan decided into the run's recipe, and take the validation images that selection will use."""
+    settled = replace(
+        job.settings,
+        epochs=plan.epochs,
+        budget=None,
+        selection_samples=plan.selection_samples,
+        audit_samples=plan.audit_samples,
+    )
+    write_whole(run.recipe, as_recipe(settled))
+    val = job.images.decode(_selection(job.images, job.splits, settled), job.narrator, "validation images")
+    return replace(job, settings=settled, val=val)
+
+
+def _replan(run: RunFolder, job: _Job, plan: Plan, *, deadline: float) -> Replan:
+    """Correct the number of epochs once real ones have been timed: the few steps timed before may have been unlucky."""
+
+    def replan(done: int, seconds: float) -> int:
+        drift = min(2.0, max(0.5, seconds / plan.epoch_seconds))
+        reserve = RESERVE * (deadline - job.began)
+        left = deadline - reserve - time.monotonic() - plan.finish_seconds * drift
+        epochs = done + max(0, int(left / seconds))
+        job.narrator.note(f"{epochs} epochs fit into the budget, at {seconds:.1f} s each")
+        write_whole(run.recipe, as_recipe(replace(job.settings, epochs=max(1, epochs))))
+        return epochs
+
+    return replan
 
 
 def _pretrain(run: RunFolder, job: _Job) -> _Job:
