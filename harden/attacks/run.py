@@ -222,8 +222,8 @@ def _start(attack: GradientAttack, clean: Tensor, ball: Ball, generator: torch.G
 def _gradient(attack: GradientAttack, model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Scores and the input gradient of the summed objective: a mean would underflow in half precision.
 
-    A gradient that is not a number (the root of 0, say) moves nothing. Left in, it would turn the image itself into no
-    number, and an image that can no longer be scored would look as if it withstood the attack.
+    A gradient that is not a number (the slope of a root at 0, say) moves its pixel nowhere. Left in, it would spoil what
+    an attack accumulates or averages over the whole image (MIM), which would then look as if it withstood.
     """
     points = points.detach().requires_grad_(True)
     with torch.enable_grad():

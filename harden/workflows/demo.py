@@ -8,7 +8,8 @@ from pathlib import Path
 from harden.errors import UsageError
 from harden.report.report import Report
 from harden.workflows.export import Exported, ExportSettings, export
-from harden.workflows.fit import StopRequested, fit
+from harden.workflows.fit import fit
+from harden.workflows.job import StopRequested
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.run_folder import RunFolder

@@ -1,0 +1,232 @@
+"""Planning and running the training of a fit."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+import torch
+
+from harden.attacks import CRAFTERS, attack_names, frozen
+from harden.defences import DEFENCES, FEATURE_DEFENCES, Defence, DefenceContext, DefenceSettings
+from harden.errors import RunFolderError
+from harden.files import write_whole
+from harden.models.tap import Tap, as_representation
+from harden.randomness import stream
+from harden.training.history import EpochRecord, History
+from harden.training.loop import Replan, Trained, Trainer, TrainingSettings
+from harden.workflows.job import Job, default_batch_size, default_lr, eps_text, selection_entries
+from harden.workflows.narrator import Narrator
+from harden.workflows.plan import RESERVE, Plan, make_plan, measure
+from harden.workflows.run_folder import RunFolder
+from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings, as_recipe
+
+
+def build_defence(job: Job) -> tuple[Defence, str | None]:
+    """Build the defence for the split, and return the layer that it taps."""
+    settings, classifier = job.settings, job.classifier
+    layer = settings.split if settings.method in FEATURE_DEFENCES and settings.beta > 0 else None
+    width = 0
+    if layer is not None:
+        with frozen(classifier), Tap(classifier, layer) as tapped, torch.no_grad():
+            features, _ = tapped(torch.full((2, *classifier.input_size), 0.5, device=classifier.device))
+        width = as_representation(features).shape[1]
+    context = DefenceContext(len(classifier.classes), width, stream(settings.seed, "discriminators"))
+    knobs = DefenceSettings(
+        beta=settings.beta, gamma=settings.gamma, classwise=settings.classwise, grl_warmup=settings.grl_warmup
+    )
+    return DEFENCES[settings.method](context, knobs), layer
+
+
+def training_settings(job: Job, epochs: int) -> TrainingSettings:
+    """Return what the training loop needs to know of the job's settings."""
+    s = job.settings
+    return TrainingSettings(
+        epochs=epochs,
+        batch_size=s.batch_size or default_batch_size(len(job.train)),
+        lr=s.lr or default_lr(job.classifier.module),
+        eps=job.eps,
+        source_attack=job.source_attack,
+        weight_decay=s.weight_decay,
+        lr_warmup=s.lr_warmup,
+        eps_ramp=s.eps_ramp,
+        ema=s.ema,
+        augment=s.augment or "none",
+        on_collapse=s.on_collapse,
+        max_clean_drop=s.max_clean_drop,
+        freeze=s.freeze,
+        seed=s.seed,
+    )
+
+
+def plan_run(job: Job, defence: Defence, layer: str | None, *, spent: float) -> Plan:
+    """Time a few steps on copies and plan the run; `spent` seconds of a budget are gone already."""
+    settings = job.settings
+    epochs = settings.epochs if settings.epochs is not None or settings.budget is not None else DEFAULT_EPOCHS
+    training = training_settings(job, epochs or 1000)
+    timing = measure(job.classifier, defence, layer, job.train, training)
+    return make_plan(
+        timing,
+        train_images=len(job.train),
+        val_images=len(job.val),
+        test_images=len(job.splits.test),
+        settings=training,
+        attacks=attack_names(settings.attacks),
+        epochs=epochs,
+        budget=None if settings.budget is None or settings.epochs is not None else settings.budget - spent,
+        audit_samples=settings.audit_samples,
+    )
+
+
+def tell_plan(job: Job, plan: Plan) -> None:
+    """Say what will be done, at what cost."""
+    settings = job.settings
+    cost = "1F+1B" if job.source_attack is None else f"2F+2B to train, {_crafting_passes(settings)} to craft"
+    job.narrator.heading("Plan")
+    job.narrator.table(
+        ("what", "value"),
+        [
+            ("method", f"{settings.method}, source attack {settings.source_attack}, eps {eps_text(job.eps)}"),
+            ("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}"),
+            ("epochs", f"{plan.epochs} of {plan.steps_per_epoch} steps of {settings.batch_size} images"),
+            ("passes per step", cost + " (F forward, B backward, b backward to the input)"),
+            ("time per step", f"{plan.timing.step * 1000:.1f} ms"),
+            ("time per epoch", f"{plan.epoch_seconds:.1f} s with its held-out measurements"),
+            ("selection", f"on {plan.selection_samples} validation images"),
+            ("final audit", f"{plan.audit_samples} test images, before and after"),
+            ("estimated time", _duration(plan.seconds)),
+        ],
+    )
+
+
+def _crafting_passes(settings: FitSettings) -> str:
+    steps = CRAFTERS[settings.source_attack](0.1).steps
+    return "1F+1b" if steps == 1 else f"{steps} x (F+b)"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+class _Watch:
+    """Hears the training loop: keeps metrics.jsonl, and passes progress on to the narrator."""
+
+    def __init__(self, run: RunFolder | None, narrator: Narrator, task: str) -> None:
+        self.run = run
+        self.narrator = narrator
+        self.task = task
+        self.detail = ""
+
+    def step(self, done: int, total: int) -> None:
+        self.narrator.progress(self.task, done, total, self.detail)
+
+    def epoch(self, record: EpochRecord, history: History) -> None:
+        scalars = record.scalars
+        parts = [f"epoch {record.epoch}", f"loss {scalars['loss']:.3f}"]
+        names = (("val_clean", "clean"), ("val_source", "source"), ("val_canary", "PGD-10"), ("val_robust", "PGD-20"))
+        parts += [f"{label} {scalars[name]:.1%}" for name, label in names if name in scalars]
+        parts += [f"domain {scalars[n]:.0%}" for n in scalars if n.startswith("domain_accuracy")]
+        self.detail = ", ".join(parts)
+        self.narrator.note(f"{self.detail}, {record.seconds:.0f} s")
+        if self.run is not None:
+            lines = "".join(json.dumps(epoch.to_json()) + "\n" for epoch in history.epochs)
+            write_whole(self.run.metrics, lines)
+
+    def note(self, text: str) -> None:
+        self.narrator.warn(text)
+
+
+def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
+    """Pre-train if asked, plan, and train to the chosen weights; or go on from the run's checkpoint.
+
+    Returns:
+        The job with its plan settled, its classifier holding the chosen weights; and what training says of itself.
+    """
+    pretrain(run, job)
+    defence, layer = build_defence(job)
+    fresh = not run.checkpoint.exists()
+    replan = None
+    if fresh:
+        budget = job.settings.budget
+        plan = plan_run(job, defence, layer, spent=time.monotonic() - job.began)
+        tell_plan(job, plan)
+        job = _settle(run, job, plan)
+        if budget is not None:
+            replan = _replan(run, job, plan, deadline=job.began + budget)
+    if job.settings.epochs is None:
+        raise RunFolderError(f"{run.recipe} does not say how many epochs", hint="start the run again in another folder")
+    job.narrator.heading("Hardening" if job.source_attack else "Training")
+    trained = Trainer(
+        classifier=job.classifier,
+        defence=defence,
+        layer=layer,
+        train=job.train,
+        val=job.val,
+        settings=training_settings(job, job.settings.epochs),
+        checkpoint=run.checkpoint,
+        observer=_Watch(run, job.narrator, "hardening"),
+        stop_requested=job.stop_requested,
+        replan=replan,
+    ).run(resume=not fresh)
+    return replace(job, settings=replace(job.settings, epochs=len(trained.history.epochs))), trained
+
+
+def _settle(run: RunFolder, job: Job, plan: Plan) -> Job:
+    """Write what the plan decided into the run's recipe, and take the validation images that selection will use."""
+    settled = replace(
+        job.settings,
+        epochs=plan.epochs,
+        budget=None,
+        selection_samples=plan.selection_samples,
+        audit_samples=plan.audit_samples,
+    )
+    write_whole(run.recipe, as_recipe(settled))
+    val = job.images.decode(selection_entries(job.images, job.splits, settled), job.narrator, "validation images")
+    return replace(job, settings=settled, val=val)
+
+
+def _replan(run: RunFolder, job: Job, plan: Plan, *, deadline: float) -> Replan:
+    """Correct the number of epochs once real ones have been timed: the few steps timed before may have been unlucky."""
+
+    def replan(done: int, seconds: float) -> int:
+        drift = min(2.0, max(0.5, seconds / plan.epoch_seconds))
+        reserve = RESERVE * (deadline - job.began)
+        left = deadline - reserve - time.monotonic() - plan.finish_seconds * drift
+        epochs = done + max(0, int(left / seconds))
+        job.narrator.note(f"{epochs} epochs fit into the budget, at {seconds:.1f} s each")
+        write_whole(run.recipe, as_recipe(replace(job.settings, epochs=max(1, epochs))))
+        return epochs
+
+    return replan
+
+
+def pretrain(run: RunFolder, job: Job) -> None:
+    """Train cleanly first where asked, and keep the weights that hardening starts from."""
+    if run.initial_weights.exists():
+        return
+    if job.settings.pretrain:
+        job.narrator.heading("Clean pre-training")
+        settings = replace(
+            training_settings(job, job.settings.pretrain),
+            source_attack=None,
+            eps_ramp=0.0,
+            freeze=(),
+            max_clean_drop=None,
+        )
+        defence = DEFENCES["nt"](DefenceContext(len(job.classifier.classes), 0, stream(0, "none")), DefenceSettings())
+        Trainer(
+            classifier=job.classifier,
+            defence=defence,
+            layer=None,
+            train=job.train,
+            val=job.val,
+            settings=settings,
+            checkpoint=run.pretraining,
+            observer=_Watch(None, job.narrator, "pre-training"),
+            stop_requested=job.stop_requested,
+        ).run(resume=True)
+    run.save_classifier(job.classifier, run.initial_weights)
+    run.pretraining.unlink(missing_ok=True)

@@ -1,0 +1,193 @@
+"""A fit that is ready to run: model, images and settings, with everything settled that the user left open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from harden.data import Entry, ImageSet, SplitPlan, open_data
+from harden.defences import FEATURE_DEFENCES
+from harden.errors import ModelError
+from harden.models.classifier import Classifier
+from harden.models.split import default_split
+from harden.models.tap import Tap
+from harden.randomness import derive_seed
+from harden.workflows.audit import default_eps
+from harden.workflows.narrator import Narrator
+from harden.workflows.prepare import (
+    Images,
+    ModelSpec,
+    as_run,
+    choose_device,
+    classifier_of,
+    find_normalisation,
+    load_candidate,
+    open_images,
+    rows_for_preflight,
+)
+from harden.workflows.settings import DEFAULT_PRETRAIN, FitSettings
+
+StopRequested = Callable[[], bool]
+"""Asked after every training step; true ends the run so that it can be resumed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Everything a run needs, whether it starts or continues."""
+
+    settings: FitSettings
+    images: Images
+    splits: SplitPlan
+    train: ImageSet
+    val: ImageSet
+    classifier: Classifier
+    narrator: Narrator
+    stop_requested: StopRequested
+    began: float
+    command: str
+
+    @property
+    def eps(self) -> float:
+        """The l_inf radius on the [0, 1] scale; `prepare_job` has settled it."""
+        assert self.settings.eps is not None
+        return self.settings.eps
+
+    @property
+    def source_attack(self) -> str | None:
+        """The key of the crafter, or None for clean training."""
+        return None if self.settings.method == "nt" else self.settings.source_attack
+
+
+def prepare_job(
+    settings: FitSettings,
+    splits: SplitPlan,
+    narrator: Narrator,
+    stop_requested: StopRequested,
+    began: float,
+    command: str,
+) -> Job:
+    """Load the model and the images, run the preflight, and settle what the user left open."""
+    device = choose_device(settings.device)
+    source = open_data(settings.data)
+    earlier = as_run(settings.model)
+    narrator.heading("Model")
+    spec = ModelSpec(
+        model=settings.model,
+        arch=settings.arch,
+        trust_pickle=settings.trust_pickle,
+        class_map=settings.class_map,
+        mean=settings.mean,
+        std=settings.std,
+        image_size=settings.image_size,
+    )
+    if earlier is not None:
+        classifier = earlier.load_classifier(arch=settings.arch)
+        size = classifier.input_size
+        images = open_images(source, channels=size[0], size=(size[1], size[2]), class_map=settings.class_map)
+        if images.classes != classifier.classes:
+            raise ModelError(
+                f"the run {earlier.path} knows the classes {', '.join(classifier.classes[:8])}; "
+                f"the data has {', '.join(images.classes[:8])}",
+                hint="harden it on data with the same classes",
+            )
+        train, val = _decode(images, splits, settings, narrator)
+        pretrain = settings.pretrain or 0
+        narrator.note(f"hardening further from the run {earlier.path}")
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(settings.seed, "weights"))
+            candidate = load_candidate(spec, source, narrator)
+        images = candidate.images
+        train, val = _decode(images, splits, settings, narrator)
+        untrained = not candidate.loaded.has_weights
+        pretrain = settings.pretrain if settings.pretrain is not None else DEFAULT_PRETRAIN if untrained else 0
+        if untrained and pretrain == 0:
+            raise ModelError(
+                "this network has no weights and --pretrain 0 asks for no clean training",
+                hint=f"give --pretrain {DEFAULT_PRETRAIN}, or a file of weights",
+            )
+        narrator.heading("Preflight")
+        sample = train.subset(rows_for_preflight(train.labels, settings.seed))
+        normalisation = find_normalisation(spec, candidate, sample, narrator)
+        if pretrain:
+            narrator.note(f"trained cleanly for {pretrain} epochs before hardening")
+        classifier = classifier_of(candidate, normalisation)
+    classifier.to(device)
+    shape = classifier.input_size
+    eps = settings.eps
+    if eps is None:
+        eps = default_eps(shape)
+        narrator.note(f"eps {eps_text(eps)} (l_inf, on the [0, 1] scale; the default for these images, see --eps)")
+    else:
+        narrator.note(f"eps {eps_text(eps)} (l_inf, on the [0, 1] scale)")
+    batch_size = settings.batch_size or default_batch_size(len(train))
+    augment = settings.augment or ("none" if shape[0] == 1 else "flip+shift")
+    settings = replace(
+        settings,
+        eps=eps,
+        augment=augment,
+        batch_size=batch_size,
+        lr=settings.lr or default_lr(classifier.module),
+        pretrain=pretrain,
+        data=str(Path(settings.data).resolve()) if Path(settings.data).exists() else settings.data,
+        image_size=settings.image_size,
+        split=_layer(settings, classifier, narrator),
+    )
+    return Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command)
+
+
+def selection_entries(images: Images, splits: SplitPlan, settings: FitSettings) -> tuple[Entry, ...]:
+    """Return the validation images that the canary and selection use."""
+    return images.sample(splits.val, settings.selection_samples, settings.seed, "selection")
+
+
+def _decode(images: Images, splits: SplitPlan, settings: FitSettings, narrator: Narrator) -> tuple[ImageSet, ImageSet]:
+    """Decode the training images and the validation images that selection uses; test images are not touched."""
+    image_format = images.image_format
+    narrator.note(f"images as {image_format.channels} x {image_format.size[0]} x {image_format.size[1]}")
+    train = images.decode(splits.train, narrator, "training images")
+    val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
+    return train, val
+
+
+def default_lr(module: nn.Module) -> float:
+    """Return the peak learning rate when nobody says, from the kind of normalisation layers the network has.
+
+    0.01 (the paper's) without any, 0.005 with BatchNorm or GroupNorm: chosen on validation images, where 0.001 left the
+    domain terms without effect in the few epochs of a fine-tuning run (recipes/README.md). 0.0005 with LayerNorm, as
+    transformers are usually fine-tuned; that one was not measured here.
+    """
+    kinds = {type(m).__name__ for m in module.modules()}
+    if any("LayerNorm" in kind or "RMSNorm" in kind for kind in kinds):
+        return 5e-4
+    return 5e-3 if any("Norm" in kind for kind in kinds) else 1e-2
+
+
+def default_batch_size(images: int) -> int:
+    """Return 256, or the power of two from 32 on that makes at least 40 steps of an epoch on fewer images."""
+    size = 256
+    while size > 32 and images // size < 40:
+        size //= 2
+    return size
+
+
+def _layer(settings: FitSettings, classifier: Classifier, narrator: Narrator) -> str | None:
+    """Return the layer to split at, if the method needs one, and say why it was chosen."""
+    if settings.method not in FEATURE_DEFENCES or settings.beta == 0:
+        return settings.split
+    if settings.split is not None:
+        with Tap(classifier, settings.split):
+            return settings.split
+    chosen = default_split(classifier)
+    narrator.note(f"split at {chosen.point.layer!r}: {chosen.reason}")
+    return chosen.point.layer
+
+
+def eps_text(eps: float) -> str:
+    """Return eps for print, as a share of 255 too where that is a round number."""
+    scaled = eps * 255
+    return f"{eps:.6g}" + (f" = {scaled:.4g}/255" if abs(scaled - round(scaled, 2)) < 1e-6 else "")
