@@ -78,7 +78,7 @@ def check_images(images: Tensor) -> None:
 
 
 def judge(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return predictions (N,) int64 and margins (N,) float32; a margin is negative exactly where the prediction is wrong.
+    """Return predictions (N,) int64 and margins (N,) float32; a margin is negative just where the prediction is wrong.
 
     A prediction that ties with the true class is decided by argmax, as in the accuracy that is reported. A row that
     holds a value that is not a number is no answer and counts as wrong.
@@ -222,8 +222,8 @@ def _start(attack: GradientAttack, clean: Tensor, ball: Ball, generator: torch.G
 def _gradient(attack: GradientAttack, model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Scores and the input gradient of the summed objective: a mean would underflow in half precision.
 
-    A gradient that is not a number (the slope of a root at 0, say) moves its pixel nowhere. Left in, it would spoil what
-    an attack accumulates or averages over the whole image (MIM), which would then look as if it withstood.
+    A gradient that is not a number (the slope of a root at 0, say) moves its pixel nowhere. Left in, it would spoil
+    what an attack accumulates or averages over the image (MIM), which would then look as if it withstood.
     """
     points = points.detach().requires_grad_(True)
     with torch.enable_grad():

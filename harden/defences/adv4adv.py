@@ -20,6 +20,7 @@ from harden.defences.protocol import (
     clean_and_adversarial,
     cross_entropies,
 )
+from harden.errors import ModelError
 from harden.models.tap import Tap, as_representation
 
 
@@ -86,9 +87,18 @@ class Adv4Adv(Defence):
     def step_loss(
         self, tapped: Tap, clean: Tensor, labels: Tensor, craft: Craft, generator: torch.Generator
     ) -> StepLoss:
-        """Return eq. 7 with the domain terms' gradients reversed on their way into the network."""
+        """Return eq. 7 with the domain terms' gradients reversed on their way into the network.
+
+        Raises:
+            ModelError: nothing before the split can be trained.
+        """
         adversarial = craft(tapped.classifier, clean, labels)
         features, logits = clean_and_adversarial(tapped, clean, adversarial)
+        if self.on_features is not None and logits.requires_grad and not features.requires_grad:
+            raise ModelError(
+                f"everything up to layer {tapped.layer!r} is frozen, so the feature discriminators could train nothing",
+                hint="choose a later --split, freeze less, or set --beta 0",
+            )
         ce_clean, ce_adv, scalars = cross_entropies(logits, labels)
         loss = ce_clean + ce_adv if self.clean_loss else ce_adv
         both = torch.cat([labels, labels])

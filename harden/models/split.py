@@ -12,6 +12,8 @@ from harden.errors import ModelError
 from harden.models.classifier import Classifier
 from harden.models.tap import MAX_FEATURES, as_representation, first_tensor
 
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
 
 @dataclass(frozen=True)
 class SplitPoint:
@@ -45,58 +47,68 @@ class _Call:
     name: str
     module: nn.Module
     output: Tensor
-    order: int
 
 
 def split_points(classifier: Classifier) -> tuple[SplitPoint, ...]:
     """Return every layer that can be split at, in the order in which a forward pass finishes them.
 
     One image passes through in eval mode; the modes are restored. Wrappers that return the very tensor of a module
-    inside them are listed once, under the outermost name.
+    inside them are listed once, under the outermost name. Dropout is left out: in eval mode it returns its input, and
+    in training the discriminators should not see its noise.
     """
-    calls = _trace(classifier)
+    calls = [call for call in _trace(classifier) if call.name and not isinstance(call.module, _DROPOUT)]
     head = _head_index(calls, len(classifier.classes))
-    points = []
-    for i, call in enumerate(calls):
-        outermost = all(later.output is not call.output for later in calls[i + 1 :])
-        if call.name and call.output.ndim >= 2 and outermost:
-            points.append(
-                SplitPoint(
-                    layer=call.name,
-                    kind=type(call.module).__name__,
-                    shape=tuple(call.output.shape[1:]),
-                    width=as_representation(call.output).shape[1],
-                    head=i >= head,
-                )
-            )
-    return tuple(points)
+    return tuple(
+        SplitPoint(
+            layer=call.name,
+            kind=type(call.module).__name__,
+            shape=tuple(call.output.shape[1:]),
+            width=as_representation(call.output).shape[1],
+            head=i >= head,
+        )
+        for i, call in enumerate(calls)
+        if call.output.ndim >= 2 and all(later.output is not call.output for later in calls[i + 1 :])
+    )
 
 
 def default_split(classifier: Classifier) -> DefaultSplit:
     """Return the layer to split at when nobody says.
 
-    The last representation with positions before the head decides. If it is a feature map, that map is the split; if
-    it is a row of tokens, as in vision transformers, the last representation before the head is (pooled, or the class
-    token). Dropout is passed over: the discriminators should not see its noise. Measured on validation images, the
-    map beat its pooled form and the layer of pre-logits on the networks that were tried (recipes/README.md).
+    The last feature map before the head, as long as pooling and not striding takes its positions away. Otherwise
+    (vision transformers, whose tokens follow their patches; networks so deep that the last map of a small image is one
+    pixel) the last representation before the head. Measured on validation images, the map beat its pooled form and the
+    layer of pre-logits on the networks that were tried (recipes/README.md).
 
     Raises:
         ModelError: there is no layer before the head, as in a purely linear model.
     """
-    body = [point for point in split_points(classifier) if not point.head and "Dropout" not in point.kind]
+    body = [point for point in split_points(classifier) if not point.head]
     if not body:
         raise ModelError(
             "the model has no layer before its classification head, so it cannot be split",
             hint="choose a deeper model, or a layer with --split",
         )
-    positioned = [p for p in body if len(p.shape) == 2 or (len(p.shape) == 3 and p.shape[1] * p.shape[2] > 1)]
-    if positioned and len(positioned[-1].shape) == 3:
-        point = positioned[-1]
+    point = _last_map(body)
+    if point is not None:
         pooled = math.prod(point.shape) > MAX_FEATURES
         how = f"average-pooled to {point.width:,} features" if pooled else f"{point.width:,} features"
         return DefaultSplit(point, f"the last feature map before the classification head ({how})")
     last = body[-1]
     return DefaultSplit(last, f"the last representation before the classification head ({last.width:,} features)")
+
+
+def _last_map(body: list[SplitPoint]) -> SplitPoint | None:
+    """Return the last feature map that the head still pools, or None."""
+    positioned = [i for i, p in enumerate(body) if len(p.shape) == 2 or (len(p.shape) == 3 and _positions(p) > 1)]
+    if not positioned or len(body[positioned[-1]].shape) != 3:
+        return None
+    after = [p for p in body[positioned[-1] + 1 :] if len(p.shape) == 3]
+    strided = bool(after) and "Pool" not in after[0].kind
+    return None if strided else body[positioned[-1]]
+
+
+def _positions(point: SplitPoint) -> int:
+    return point.shape[1] * point.shape[2]
 
 
 def _trace(classifier: Classifier) -> list[_Call]:
@@ -109,7 +121,7 @@ def _trace(classifier: Classifier) -> list[_Call]:
             tensor = first_tensor(output)
             if tensor is not None and tensor.ndim >= 1 and tensor.shape[0] == 2:
                 calls.pop(name, None)
-                calls[name] = _Call(name, module, tensor, len(calls))
+                calls[name] = _Call(name, module, tensor)
 
         return capture
 

@@ -5,7 +5,9 @@ is traced or rebuilt. Rules:
 
 - a module that is called several times in one pass is tapped at its last call;
 - a hook that fires outside the tapped pass (activation checkpointing runs modules again in backward) is ignored;
-- of a tuple, list or dictionary the first floating-point tensor is taken.
+- of a tuple, list or dictionary the first floating-point tensor is taken;
+- an in-place operation right behind the layer (`x += shortcut`, an in-place ReLU) changes what was captured: name the
+  block rather than a layer inside it.
 """
 
 from __future__ import annotations
