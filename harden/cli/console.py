@@ -91,7 +91,7 @@ class Terminal:
         """Print results on standard output."""
         self._close()
         for renderable in renderables:
-            self.out.print(renderable)
+            self.out.print(renderable, markup=False, highlight=False)
 
     def error(self, message: str, hint: str | None) -> None:
         """Print an error and its repair on standard error."""

@@ -172,9 +172,49 @@ def fit(
         from harden.workflows import fit as workflow
         from harden.workflows.run_folder import RunFolder
 
+        flags: dict[str, Any] = {
+            "model": model,
+            "data": data,
+            "arch": arch,
+            "trust_pickle": trust_pickle or None,
+            "class_map": options.integers(class_map, "--class-map"),
+            "mean": options.numbers(mean, "--mean"),
+            "std": options.numbers(std, "--std"),
+            "image_size": image_size,
+            "pretrain": pretrain,
+            "method": method,
+            "source_attack": source_attack,
+            "eps": eps,
+            "beta": beta,
+            "gamma": gamma,
+            "split": split,
+            "classwise": False if single_discriminator else None,
+            "epochs": epochs,
+            "budget": budget,
+            "lr": lr,
+            "batch_size": batch_size,
+            "augment": augment,
+            "freeze": tuple(freeze) if freeze else None,
+            "ema": ema,
+            "weight_decay": weight_decay,
+            "on_collapse": on_collapse,
+            "max_clean_drop": max_clean_drop,
+            "selection_samples": selection_samples,
+            "attacks": attacks,
+            "audit_samples": audit_samples,
+            "seed": seed,
+            "device": device,
+        }
         with stoppable(terminal) as stop:
             if resume is not None:
                 run = RunFolder(resume)
+                given = {**flags, "arch": None, "recipe": recipe, "out": out, "dry_run": dry_run or None}
+                refused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+                if refused:
+                    raise UsageError(
+                        f"--resume goes on with the run's own settings; {', '.join(refused)} cannot change them",
+                        hint=f"harden fit --resume {resume}, or start a new run",
+                    )
                 if not run.recipe.exists():
                     raise UsageError(f"{resume} is no run folder: it has no recipe.toml", hint="check the path")
                 result = workflow.resume(
@@ -186,44 +226,14 @@ def fit(
                     arch=arch,
                 )
             else:
-                flags: dict[str, Any] = {
-                    "model": model,
-                    "data": data,
-                    "arch": arch,
-                    "trust_pickle": trust_pickle or None,
-                    "class_map": options.integers(class_map, "--class-map"),
-                    "mean": options.numbers(mean, "--mean"),
-                    "std": options.numbers(std, "--std"),
-                    "image_size": image_size,
-                    "pretrain": pretrain,
-                    "method": method,
-                    "source_attack": source_attack,
-                    "eps": eps,
-                    "beta": beta,
-                    "gamma": gamma,
-                    "split": split,
-                    "classwise": False if single_discriminator else None,
-                    "epochs": epochs,
-                    "budget": budget,
-                    "lr": lr,
-                    "batch_size": batch_size,
-                    "augment": augment,
-                    "freeze": tuple(freeze) if freeze else None,
-                    "ema": ema,
-                    "weight_decay": weight_decay,
-                    "on_collapse": on_collapse,
-                    "max_clean_drop": max_clean_drop,
-                    "selection_samples": selection_samples,
-                    "attacks": attacks,
-                    "audit_samples": audit_samples,
-                    "seed": seed,
-                    "device": device,
-                }
-                if model is None:
-                    raise UsageError("which model?", hint="harden fit model.pt --data ./imgs --source-attack fgsm")
-                if data is None and (recipe is None or "data" not in read_recipe(find_recipe(recipe))):
-                    raise UsageError("which images?", hint=f"harden fit {model} --data ./imgs --source-attack fgsm")
                 values = read_recipe(find_recipe(recipe)) if recipe else {}
+                if model is None and "model" not in values:
+                    raise UsageError("which model?", hint="harden fit model.pt --data ./imgs --source-attack fgsm")
+                if data is None and "data" not in values:
+                    raise UsageError(
+                        "which images?",
+                        hint=f"harden fit {model or values['model']} --data ./imgs --source-attack fgsm",
+                    )
                 if epochs is not None:
                     values.pop("budget", None)
                 if budget is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -167,8 +167,6 @@ class Trainer:
             classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = WeightAverage(classifier, settings.ema)
         trainable = [p for p in classifier.parameters() if p.requires_grad]
-        if not trainable:
-            raise UsageError("--freeze leaves nothing to train", hint="give narrower patterns")
         groups: list[dict[str, Any]] = [{"params": trainable, "weight_decay": settings.weight_decay}]
         discriminators = list(self.defence.parameters())
         if discriminators:
@@ -289,17 +287,8 @@ class Trainer:
     def _freeze(self) -> None:
         self._frozen_modules: list[nn.Module] = []
         module = self.classifier.module
-        for pattern in self.settings.freeze:
-            names = [
-                n for n, _ in module.named_parameters() if fnmatch.fnmatch(n, pattern) or n.startswith(pattern + ".")
-            ]
-            if not names:
-                raise UsageError(
-                    f"--freeze {pattern!r} matches no parameter of the model",
-                    hint="`harden inspect MODEL` lists the layers; patterns work as for file names, e.g. 'layer1.*'",
-                )
-            for name in names:
-                module.get_parameter(name).requires_grad_(False)
+        for name in frozen_names(module, self.settings.freeze):
+            module.get_parameter(name).requires_grad_(False)
         if self.settings.freeze:
             self._frozen_modules = [
                 m
@@ -496,6 +485,27 @@ class Trainer:
         self.lr_scale, self.rollbacks, self.sources = state["lr_scale"], state["rollbacks"], state["sources"]
         self.clean_at_start, self.stopped, self.spent = state["clean_at_start"], state["stopped"], state["spent"]
         restore_global_rng(state["rng"])
+
+
+def frozen_names(module: nn.Module, patterns: Sequence[str]) -> set[str]:
+    """Return the names of the parameters that patterns (as for file names) or names of layers select.
+
+    Raises:
+        UsageError: a pattern selects none, or all of them together select every parameter.
+    """
+    names = {name for name, _ in module.named_parameters()}
+    selected: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in names if fnmatch.fnmatch(name, pattern) or name.startswith(pattern + ".")}
+        if not found:
+            raise UsageError(
+                f"--freeze {pattern!r} matches no parameter of the model",
+                hint="`harden inspect MODEL` lists the layers; patterns work as for file names, e.g. 'layer1.*'",
+            )
+        selected |= found
+    if selected == names:
+        raise UsageError("--freeze leaves nothing to train", hint="give narrower patterns")
+    return selected
 
 
 def _share(flags: Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from harden.attacks import ATTACKS, CRAFTERS, attack_names
 from harden.audit.result import Exposure
 from harden.audit.runner import audit, exposures_of
 from harden.data import DataSource, Entry, ImageSet, SplitPlan, duplicate_files, open_data
-from harden.errors import DataError, UsageError
+from harden.errors import DataError, Interrupted, UsageError
 from harden.models.classifier import Classifier
 from harden.report import write_report
 from harden.report.report import Report
@@ -26,7 +26,7 @@ from harden.workflows.prepare import (
     open_images,
     open_model,
 )
-from harden.workflows.run_folder import RunFolder
+from harden.workflows.run_folder import RunFolder, unused
 from harden.workflows.settings import FitSettings
 
 FEW_IMAGES = 1000
@@ -62,6 +62,7 @@ def audit_subjects(
     facts: Sequence[tuple[str, str]] = (),
     train: ImageSet | None = None,
     caveats: Sequence[str] = (),
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Audit every subject with the same attacks, and put the results side by side.
 
@@ -74,12 +75,18 @@ def audit_subjects(
         narrator: hears how far it is.
         title, history, facts, caveats: for the report.
         train: training images, to look for copies of audited images among them.
+        stop_requested: asked as often as the narrator hears something.
+
+    Raises:
+        Interrupted: a stop was requested.
     """
     results = []
     for subject in subjects:
 
         def progress(attack: str, done: int, total: int, name: str = subject.name) -> None:
             narrator.progress(f"auditing {name}: {attack}", done, total)
+            if stop_requested():
+                raise Interrupted("stopped in the audit; the trained weights are kept")
 
         results.append(
             audit(
@@ -173,7 +180,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
 
     Args:
         settings: what to do.
-        out: the folder for report.*; None: the run's own folder, or `MODEL-report` here.
+        out: the folder for report.*; None: `RUN/audit`, or `MODEL-report` here, numbered where that exists.
         narrator: hears what happens.
         command: what the user typed, for the record.
 
@@ -222,7 +229,8 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
         history=history,
         facts=(("command", command), ("images", which), ("seed", str(settings.seed)), ("harden", __version__)),
     )
-    folder = out or (run.path if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-report"))
+    stem = Path(settings.spec.model).stem.replace(":", "-")
+    folder = out or unused(run.path / "audit" if run else Path(f"{stem}-report"))
     write_reports(found, folder, narrator)
     return found, folder
 
@@ -261,7 +269,9 @@ def _open(
     if initial and run is None:
         raise UsageError("--against initial needs a run folder as the model", hint="name the model to compare with")
     if folder is not None:
-        classifier = folder.load_classifier(initial=initial, arch=settings.spec.arch)
+        # --arch is about the model that the report is on; another run builds its own network.
+        arch = settings.spec.arch if initial or spec == settings.spec.model else None
+        classifier = folder.load_classifier(initial=initial, arch=arch)
         size = classifier.input_size
         names = {name: k for k, name in enumerate(classifier.classes)}
         unknown = [name for name in source.classes if name not in names]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,12 @@ from harden.attacks import ATTACKS, CRAFTERS, attack_names
 from harden.audit.result import Exposure
 from harden.audit.runner import exposures_of
 from harden.data import SplitPlan, open_data, plan_splits
-from harden.errors import RunFolderError
+from harden.errors import HardenError, Interrupted, RunFolderError
+from harden.export.to_safetensors import load_weights
 from harden.files import write_whole
 from harden.randomness import derive_seed
 from harden.report.report import Report
-from harden.training.loop import CANARY_ATTACK, CONFIRMATION_ATTACK, SELECTION_ATTACK, Trained
+from harden.training.loop import CANARY_ATTACK, CONFIRMATION_ATTACK, SELECTION_ATTACK, Trained, frozen_names
 from harden.workflows.audit import Subject, audit_subjects, run_facts, write_reports
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
 from harden.workflows.job import Job, StopRequested, prepare_job, selection_entries
@@ -65,18 +68,26 @@ def fit(
     narrator.note(splits.how)
     job = prepare_job(settings, splits, narrator, stop_requested, began, command)
     settings = job.settings
+    frozen_names(job.classifier.module, settings.freeze)
     if dry_run:
         defence, layer = build_defence(job)
         plan = plan_run(job, defence, layer, spent=time.monotonic() - began)
         tell_plan(job, plan)
         return FitResult(None, None)
     run = new_run(out, name=f"{Path(settings.data).name}-{settings.method}")
-    keep_architecture(run, job.classifier)
-    write_whole(run.recipe, as_recipe(settings))
-    run.write_json(run.splits, splits.to_json())
-    run.write_json(run.config, {**describe(job.classifier), "command": command})
-    narrator.note(f"run folder: {run.path}")
-    return _execute(run, job)
+    try:
+        keep_architecture(run, job.classifier)
+        run.save_classifier(job.classifier, run.starting_weights if settings.pretrain else run.initial_weights)
+        write_whole(run.recipe, as_recipe(settings))
+        run.write_json(run.splits, splits.to_json())
+        run.write_json(run.config, {**describe(job.classifier), "command": command})
+        narrator.note(f"run folder: {run.path}")
+        return _execute(run, job)
+    except HardenError:
+        pretrained = bool(settings.pretrain) and run.initial_weights.exists()
+        if not (run.checkpoint.exists() or run.pretraining.exists() or pretrained):
+            shutil.rmtree(run.path, ignore_errors=True)  # nothing in it could be resumed
+        raise
 
 
 def resume(
@@ -109,6 +120,8 @@ def resume(
         classifier = classifier_from(config, run.skeleton, arch=arch)
     if run.initial_weights.exists():
         classifier = run.load_classifier(initial=True, arch=arch)
+    elif run.starting_weights.exists():
+        classifier.module.load_state_dict(load_weights(run.starting_weights))
     size = classifier.input_size
     images = open_images(
         open_data(settings.data), channels=size[0], size=(size[1], size[2]), class_map=settings.class_map
@@ -124,14 +137,16 @@ def resume(
 
 def _execute(run: RunFolder, job: Job) -> FitResult:
     """Train, keep the weights, audit, report."""
-    job, trained = train(run, job)
-    _keep(run, job, trained)
-    return FitResult(run, _audit(run, job, trained))
+    try:
+        job, trained = train(run, job)
+        _keep(run, job, trained)
+        return FitResult(run, _audit(run, job, trained))
+    except Interrupted as stop:
+        raise Interrupted(stop.message, hint=f"continue with: harden fit --resume {run.path}") from None
 
 
 def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
     """Write the hardened weights, and what the run was into config.json."""
-    run.save_classifier(job.classifier, run.weights)
     settings = job.settings
     config = run.read_json(run.config)
     config["training"] = {
@@ -150,6 +165,7 @@ def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
         "selection_attacks": [CANARY_ATTACK, SELECTION_ATTACK, CONFIRMATION_ATTACK] if trained.source_attacks else [],
     }
     run.write_json(run.config, config)
+    run.save_classifier(job.classifier, run.weights)  # last: a run that has them is complete but for its audit
     chosen = f"chose epoch {trained.history.chosen_epoch} of {len(trained.history.epochs)}"
     if trained.confirmation is not None:
         chosen += (
@@ -165,8 +181,9 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     settings = job.settings
     entries = job.images.sample(job.splits.test, settings.audit_samples, settings.seed, "audit")
     test = job.images.decode(entries, job.narrator, "test images")
-    before = run.load_classifier(initial=True, arch=settings.arch if _is_code(settings.arch) else None)
-    before.to(job.classifier.device)
+    # A copy, not built anew: the code that --arch names may have changed while the run went on.
+    before = copy.deepcopy(job.classifier)
+    before.module.load_state_dict(load_weights(run.initial_weights))
     where = f"{settings.data}, {len(test)} of {len(job.splits.test)} test images"
     report = audit_subjects(
         [
@@ -182,6 +199,7 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
         history=trained.history,
         facts=run_facts(settings, job.command, job.splits.how, trained.history),
         train=job.train,
+        stop_requested=job.stop_requested,
     )
     write_reports(report, run.path, job.narrator)
     return report
@@ -190,10 +208,6 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
 def _title(settings: FitSettings, trained: Trained) -> str:
     sources = " and ".join(trained.source_attacks) or "clean images"
     return f"{Path(settings.data).name}: {settings.method} from {sources}"
-
-
-def _is_code(arch: str | None) -> bool:
-    return arch is not None and not arch.startswith(("timm:", "torchvision:"))
 
 
 def _exposures(job: Job, trained: Trained) -> dict[str, Exposure]:

@@ -111,6 +111,10 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+LEAK = 0.01
+"""Accuracy on adversarial examples above that on clean images by more than this is called label leaking."""
+
+
 class _Watch:
     """Hears the training loop: keeps metrics.jsonl, and passes progress on to the narrator."""
 
@@ -119,6 +123,7 @@ class _Watch:
         self.narrator = narrator
         self.task = task
         self.detail = ""
+        self.leaking = False
 
     def step(self, done: int, total: int) -> None:
         self.narrator.progress(self.task, done, total, self.detail)
@@ -131,6 +136,13 @@ class _Watch:
         parts += [f"domain {scalars[n]:.0%}" for n in scalars if n.startswith("domain_accuracy")]
         self.detail = ", ".join(parts)
         self.narrator.note(f"{self.detail}, {record.seconds:.0f} s")
+        clean, adversarial = (scalars.get(f"train_accuracy_{domain}", 0.0) for domain in ("clean", "adv"))
+        if adversarial > clean + LEAK and not self.leaking:
+            self.leaking = True
+            self.narrator.warn(
+                f"training examples are easier than clean images ({adversarial:.1%} against {clean:.1%} right): labels "
+                "leak through the source attack, and robustness under it means little; try --source-attack nfgsm"
+            )
         if self.run is not None:
             lines = "".join(json.dumps(epoch.to_json()) + "\n" for epoch in history.epochs)
             write_whole(self.run.metrics, lines)
@@ -230,3 +242,4 @@ def pretrain(run: RunFolder, job: Job) -> None:
         ).run(resume=True)
     run.save_classifier(job.classifier, run.initial_weights)
     run.pretraining.unlink(missing_ok=True)
+    run.starting_weights.unlink(missing_ok=True)

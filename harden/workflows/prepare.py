@@ -25,20 +25,26 @@ from harden.models.loaded import LoadedModel
 from harden.models.normalisations import own_statistics
 from harden.models.preflight import Preflight, preflight
 from harden.randomness import stream
+from harden.registry import did_you_mean
 from harden.workflows.narrator import Narrator
 from harden.workflows.run_folder import RunFolder, is_run
 
 PREFLIGHT_IMAGES = 1000
 FALLBACK_SIZE = 224
 LISTED_FILES = 5
+DEVICES = ("auto", "cpu", "cuda")
 
 
 def choose_device(name: str) -> torch.device:
     """Return the device that "auto", "cpu" or "cuda" means here.
 
     Raises:
-        UsageError: CUDA was asked for and there is none.
+        UsageError: another name, or CUDA was asked for and there is none.
     """
+    if name not in DEVICES:
+        raise UsageError(
+            f"unknown device {name!r}{did_you_mean(name, DEVICES)}", hint=f"--device is one of: {', '.join(DEVICES)}"
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

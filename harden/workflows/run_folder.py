@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "initial.safetensors"
 
     @property
+    def starting_weights(self) -> Path:
+        """The weights before clean pre-training, until that is done."""
+        return self.path / "starting.safetensors"
+
+    @property
     def checkpoint(self) -> Path:
         """The state of training, for `--resume`."""
         return self.path / "checkpoint.pt"
@@ -157,6 +162,14 @@ def describe(classifier: Classifier) -> dict[str, Any]:
     }
 
 
+def unused(base: Path) -> Path:
+    """Return `base`, or the first of BASE-2, BASE-3, ... that does not exist yet."""
+    path, number = base, 2
+    while path.exists():
+        path, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return path
+
+
 def new_run(wanted: Path | None, *, name: str) -> RunFolder:
     """Create a folder for a run: the one asked for, or `runs/NAME`, numbered where that exists.
 
@@ -164,10 +177,7 @@ def new_run(wanted: Path | None, *, name: str) -> RunFolder:
         RunFolderError: the folder asked for exists and is not empty, or cannot be created.
     """
     if wanted is None:
-        base = Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-        path, number = base, 2
-        while path.exists():
-            path, number = base.with_name(f"{base.name}-{number}"), number + 1
+        path = unused(Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-."))
     else:
         path = wanted
         if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -1,0 +1,200 @@
+"""The real `harden` command in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.workflows.builders import Workshop
+
+FAST = ("--attacks", "fast", "--audit-samples", "30", "--batch-size", "20", "--eps", "8/255", "--ema", "0.9")
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "harden", *map(str, arguments)]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")}
+    return {**kept, "OMP_NUM_THREADS": "1", **changes}
+
+
+def harden(*arguments: object, cwd: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=240
+    )
+
+
+def decent(done: subprocess.CompletedProcess[str], code: int = 0) -> None:
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "defect" not in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that commands are typed in."""
+    return tmp_path_factory.mktemp("desk")
+
+
+@pytest.fixture(scope="module")
+def fitted(workshop: Workshop, desk: Path) -> subprocess.CompletedProcess[str]:
+    """`harden fit model.pt --data ./imgs`, which leaves desk/run."""
+    (desk / "imgs").symlink_to(workshop.data)
+    return harden(
+        "fit", workshop.pickled, "--data", "./imgs", "--source-attack", "fgsm", "--epochs", 4, *FAST, "--out", "run",
+        cwd=desk, COLUMNS="60",
+    )  # fmt: skip
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+def test_the_clients_own_line(fitted: subprocess.CompletedProcess[str], desk: Path, workshop: Workshop) -> None:
+    decent(fitted)
+    assert load_file(desk / "run" / "model.safetensors").keys() == workshop.module.state_dict().keys()
+    assert all(len(line) <= 60 for line in fitted.stdout.splitlines()), fitted.stdout
+    for word in ("before", "adv4adv", "PGD-20"):
+        assert word in fitted.stdout
+    for word in ("normalisation", "split at", "eps 0.0313725 = 8/255", "epoch 1", "epoch 4"):
+        assert word in fitted.stderr
+        assert word not in fitted.stdout or word == "eps 0.0313725 = 8/255"
+    html = (desk / "run" / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["']?https?://""", html)
+    config = json.loads((desk / "run" / "config.json").read_text())
+    assert config["command"].startswith("harden fit ")
+
+
+def test_an_existing_run_is_never_overwritten(
+    fitted: subprocess.CompletedProcess[str], desk: Path, workshop: Workshop
+) -> None:
+    before = {path: path.read_bytes() for path in (desk / "run").rglob("*") if path.is_file()}
+    done = harden("fit", workshop.pickled, "--data", "imgs", "--out", "run", "--epochs", 1, cwd=desk)
+    decent(done, code=1)
+    assert "--resume" in done.stderr
+    assert {path: path.read_bytes() for path in (desk / "run").rglob("*") if path.is_file()} == before
+
+
+def test_report_beside_the_initial_model(fitted: subprocess.CompletedProcess[str], desk: Path) -> None:
+    done = harden(
+        "report", "run", "--against", "initial", "--attacks", "fgsm", "--samples", 15, "--json", "--out", "r", cwd=desk
+    )
+    decent(done)
+    found = json.loads(done.stdout)
+    assert [model["model"] for model in found["models"]] == ["run (initial)", "run"]
+    assert found["models"][0]["clean"]["total"] == 15
+    assert {entry.name for entry in (desk / "r").iterdir()} == {"report.html", "report.json", "report.md"}
+
+
+def test_report_does_not_destroy_the_before_and_after_of_the_run(
+    fitted: subprocess.CompletedProcess[str], desk: Path
+) -> None:
+    before = (desk / "run" / "report.json").read_bytes()
+    done = harden("report", "run", "--attacks", "fgsm", "--samples", 15, cwd=desk, COLUMNS="60")
+    decent(done)
+    assert all(len(line) <= 60 for line in done.stdout.splitlines()), done.stdout
+    assert (desk / "run" / "report.json").read_bytes() == before
+
+
+def test_export_and_serve_without_us(fitted: subprocess.CompletedProcess[str], desk: Path) -> None:
+    done = harden("export", "run", "--to", "safetensors", "--to", "onnx", "--json", cwd=desk)
+    decent(done)
+    assert done.stderr == ""
+    rows = json.loads(done.stdout)
+    assert [row["format"] for row in rows] == ["safetensors", "onnx"]
+    assert all(p["holds"] and p["kind"] in ("clean", "adversarial") for row in rows for p in row["parity"])
+    folder = desk / "run" / "export"
+    assert {entry.name for entry in folder.iterdir()} == {"model.safetensors", "model.onnx", "config.json"}
+
+
+def test_inspect(workshop: Workshop, desk: Path) -> None:
+    done = harden("inspect", workshop.weights, "--arch", workshop.arch, "--data", workshop.data, "--json", cwd=desk)
+    decent(done)
+    found = json.loads(done.stdout)
+    assert found["classes"] == ["a", "b", "c"]
+    assert found["input_size"] == [3, 16, 16]
+    assert found["default_split"] in {layer["layer"] for layer in found["layers"]}
+    assert found["parameters"] == sum(p.numel() for p in workshop.module.parameters())
+
+
+def test_a_dry_run_says_what_would_happen_and_that_it_runs_code(workshop: Workshop, tmp_path: Path) -> None:
+    done = harden(
+        "fit", workshop.weights, "--arch", workshop.arch, "--data", workshop.data, "--dry-run", "--budget", "2m",
+        cwd=tmp_path,
+    )  # fmt: skip
+    decent(done)
+    assert "ran the code in" in done.stderr
+    assert "estimated time" in done.stderr
+    assert "eps" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_with_code_is_refused_and_not_run(workshop: Workshop, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (os.system, (f"touch {tmp_path / 'ran'}",))
+
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Payload()))
+    done = harden("fit", "evil.pt", "--data", workshop.data, cwd=tmp_path)
+    decent(done, code=4)
+    assert not (tmp_path / "ran").exists()
+    assert "system" in done.stderr
+
+
+def test_a_fresh_timm_network(workshop: Workshop, desk: Path) -> None:
+    done = harden(
+        "fit", "timm:test_resnet", "--data", workshop.data, "--pretrain", 1, "--epochs", 1, "--image-size", 32,
+        "--beta", 0.5, *FAST, "--out", "timm", "--json", cwd=desk,
+    )  # fmt: skip
+    decent(done)
+    assert len(json.loads(done.stdout)["models"]) == 2
+    assert "no trained weights" in done.stderr or done.stderr == ""
+    assert json.loads((desk / "timm" / "config.json").read_text())["input_size"] == [3, 32, 32]
+
+
+# -- stopping ----------------------------------------------------------------------------------------------------
+
+
+def start_and_wait_for(text: str, arguments: list[object], cwd: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(command(*arguments), cwd=cwd, env=environment(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if text in line:
+            return process
+    raise AssertionError(f"the process ended without saying {text!r}")
+
+
+@pytest.mark.parametrize(("kill", "moment"), [(signal.SIGINT, "epoch 2"), (signal.SIGKILL, "Hardening")])
+def test_stopped_and_resumed_ends_in_the_same_weights(
+    kill: signal.Signals,
+    moment: str,
+    fitted: subprocess.CompletedProcess[str],
+    workshop: Workshop,
+    desk: Path,
+    tmp_path: Path,
+) -> None:
+    arguments = ["fit", workshop.pickled, "--data", workshop.data, "--epochs", 4, *FAST, "--out", tmp_path / "run"]
+    process = start_and_wait_for(moment, arguments, tmp_path)
+    if kill is signal.SIGKILL:
+        time.sleep(0.2)
+    process.send_signal(kill)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == (130 if kill is signal.SIGINT else -9), rest
+    if kill is signal.SIGINT:
+        assert "Traceback" not in rest
+        assert "--resume" in rest
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    decent(harden("fit", "--resume", tmp_path / "run", "--quiet", cwd=desk))
+    assert weights(tmp_path / "run") == weights(desk / "run")

@@ -1,0 +1,166 @@
+"""What the command line says and returns, in this process: every mistake has its exit code and its repair."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from harden import __version__, errors
+from harden.cli.app import app
+from harden.cli.errors import exit_code
+from tests.workflows.builders import Workshop
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def harden(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
+    """Run the command line in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def run(*arguments: object) -> Outcome:
+        code = 0
+        try:
+            app([str(argument) for argument in arguments])
+        except SystemExit as error:
+            code = int(error.code or 0)
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        assert "defect" not in err, err
+        return Outcome(code, out, err)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.HardenError, 1),
+        (errors.DataError, 1),
+        (errors.ModelError, 1),
+        (errors.PreflightError, 1),
+        (errors.RunFolderError, 1),
+        (errors.TrainingError, 1),
+        (errors.UsageError, 2),
+        (errors.GateError, 3),
+        (errors.UnsafeInputError, 4),
+        (errors.ExportError, 5),
+        (errors.Interrupted, 130),
+    ],
+)
+def test_exit_codes(kind: type[errors.HardenError], code: int) -> None:
+    assert exit_code(kind("x")) == code
+
+
+def test_every_error_has_a_code_in_the_test_above() -> None:
+    kinds = {v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, errors.HardenError)}
+    assert len(kinds) == 11
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("fit",), 2, ("which model", "--data ./imgs")),
+        (("fit", "m.pt"), 2, ("which images",)),
+        (("fit", "m.pt", "--data", "d", "--method", "adv4adb"), 2, ("did you mean 'adv4adv'",)),
+        (("fit", "m.pt", "--data", "d", "--source-attack", "fgms", "--eps", "8"), 2, ("'fgsm'", "did you mean 8/255")),
+        (("fit", "m.pt", "--data", "d", "--epochs", "3", "--budget", "5m"), 2, ("exclude",)),
+        (("fit", "m.pt", "--data", "d", "--mean", "a,b"), 2, ("--mean",)),
+        (("fit", "m.pt", "--data", "d", "--class-map", "0,x"), 2, ("--class-map",)),
+        (("fit", "m.pt", "--data", "d", "--recipe", "nothing"), 2, ("no recipe",)),
+        (("fit", "m.pt", "--data", "nowhere"), 1, ("nowhere",)),
+        (("fit", "nothing.pt", "--data", "{data}"), 1, ("nothing.pt",)),
+        (("fit", "--resume", "nowhere"), 2, ("no run folder",)),
+        (("fit", "--resume", "nowhere", "--epochs", "9"), 2, ("--resume",)),
+        (("fit", "{pickled}", "--data", "{data}", "--split", "layer9"), 1, ("no layer",)),
+        (("fit", "{pickled}", "--data", "{data}", "--class-map", "0,1"), 2, ("--class-map",)),
+        (("fit", "{weights}", "--data", "{data}"), 1, ("--arch",)),
+        (("fit", "{pickled}", "--data", "{data}", "--device", "tpu"), 2, ("device",)),
+        (("fit", "{pickled}", "--data", "{data}", "--freeze", "layer9", "--epochs", "1"), 2, ("--freeze",)),
+        (("report", "{pickled}"), 2, ("which images",)),
+        (("report", "{pickled}", "--data", "{data}", "--against", "initial"), 2, ("initial",)),
+        (("report", "{pickled}", "--data", "{data}", "--attacks", "pgd-21"), 2, ("did you mean 'pgd-20'",)),
+        (("report", "{pickled}", "--data", "{data}", "--device", "tpu"), 2, ("device",)),
+        (("export", "{pickled}"), 2, ("which images",)),
+        (("export", "{pickled}", "--data", "{data}", "--to", "onxx"), 2, ("did you mean 'onnx'",)),
+        (("inspect", "nothing.pt"), 1, ("nothing.pt",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_mistakes(
+    arguments: tuple[str, ...], code: int, words: tuple[str, ...], harden: object, workshop: Workshop
+) -> None:
+    filled = [
+        a.format(data=workshop.data, pickled=workshop.pickled, weights=workshop.weights) if "{" in a else a
+        for a in arguments
+    ]
+    outcome = harden(*filled)  # type: ignore[operator]
+    assert outcome.code == code, outcome.err
+    assert outcome.out == ""
+    assert outcome.err.rstrip().splitlines()[-1].startswith("  ") or "try:" in outcome.err
+    assert "error:" in outcome.err
+    flat = " ".join(outcome.err.split())
+    for word in words:
+        assert word in flat
+
+
+def test_a_failed_fit_leaves_no_run_folder(harden: object, workshop: Workshop, tmp_path: Path) -> None:
+    outcome = harden("fit", workshop.pickled, "--data", workshop.data, "--freeze", "layer9", "--epochs", 1)  # type: ignore[operator]
+    assert outcome.code == 2
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_the_version(harden: object) -> None:
+    assert harden("--version").out == f"harden {__version__}\n"  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["", "fit", "report", "export", "inspect", "demo"])
+def test_help_has_every_command_and_an_example(name: str, harden: object) -> None:
+    outcome = harden(*filter(None, [name]), "--help")  # type: ignore[operator]
+    assert outcome.code == 0
+    if name:
+        assert "Examples" in outcome.out
+        assert f"harden {name}" in outcome.out
+    else:
+        assert all(command in outcome.out for command in ("fit", "report", "export", "inspect", "demo"))
+        assert "130 stopped" in " ".join(outcome.out.split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Newer versions of typer import pydantic themselves; everything else is ours."""
+    code = (
+        "import sys\n"
+        "from harden.cli.app import app\n"
+        "try:\n    app(['fit', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'scipy', 'sklearn', 'onnx', 'onnxruntime', 'PIL'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "60"}
+    )
+    assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_folder_name_is_printed_as_it_is(harden: object, workshop: Workshop, tmp_path: Path) -> None:
+    """Square brackets are rich's markup."""
+    outcome = harden(  # type: ignore[operator]
+        "fit", workshop.pickled, "--data", workshop.data, "--epochs", 1, "--attacks", "fgsm", "--audit-samples", 12,
+        "--out", "a[/b]", "--batch-size", 40, "--method", "nt",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "Everything is in a[/b]" in outcome.out
+    outcome = harden("fit", "--recipe", "a[/b]/recipe.toml", "--dry-run")  # type: ignore[operator]
+    assert outcome.code == 0, outcome.err
+    outcome = harden("fit", "--resume", "a[/b]")  # type: ignore[operator]
+    assert outcome.code == 1
+    assert "is finished" in outcome.err

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harden.training.augment import AUGMENTATIONS, flip, shift
+
+
+def gen(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(shape: tuple[int, ...] = (40, 3, 16, 24)) -> Tensor:
+    return torch.rand(shape, generator=gen(0))
+
+
+@pytest.mark.parametrize("shape", [(40, 3, 16, 24), (40, 1, 28, 28), (9, 1, 4, 4)])
+def test_shift_is_zero_padding_and_a_crop_per_image(shape: tuple[int, ...]) -> None:
+    batch = images(shape)
+    count, _, height, width = shape
+    reach_y, reach_x = max(1, height // 8), max(1, width // 8)
+    draws = gen(5)
+    down = torch.randint(-reach_y, reach_y + 1, (count, 1), generator=draws).flatten().tolist()
+    right = torch.randint(-reach_x, reach_x + 1, (count, 1), generator=draws).flatten().tolist()
+    expected = [
+        F.pad(image, (reach_x, reach_x, reach_y, reach_y))[
+            :, reach_y + y : reach_y + y + height, reach_x + x : reach_x + x + width
+        ]
+        for image, y, x in zip(batch, down, right, strict=True)
+    ]
+    assert torch.equal(shift(batch, gen(5)), torch.stack(expected))
+    assert {-reach_y, reach_y} <= set(down) or count < 20
+
+
+def test_flip_mirrors_about_half_of_the_images_left_to_right() -> None:
+    batch = images()
+    flipped = flip(batch, gen(1))
+    mirrored = [i for i in range(len(batch)) if torch.equal(flipped[i], batch[i].flip(2))]
+    same = [i for i in range(len(batch)) if torch.equal(flipped[i], batch[i])]
+    assert sorted(mirrored + same) == list(range(len(batch)))
+    assert 10 <= len(mirrored) <= 30
+
+
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
+def test_every_augmentation_repeats_and_stays_in_range(name: str) -> None:
+    batch, change = images(), AUGMENTATIONS[name]
+    kept, state = batch.clone(), torch.get_rng_state()
+    once, twice = change(batch, gen(3)), change(batch, gen(3))
+    assert torch.equal(once, twice)
+    assert torch.equal(batch, kept)
+    assert once.shape == batch.shape
+    assert once.dtype == batch.dtype
+    assert 0 <= once.min() <= once.max() <= 1
+    assert torch.equal(torch.get_rng_state(), state)
+    if name != "none":
+        assert not torch.equal(once, change(batch, gen(4)))

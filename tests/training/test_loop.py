@@ -1,0 +1,426 @@
+"""The trainer on scikit-learn's digits: real network, real attacks, a few seconds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from harden.data import ImageSet
+from harden.defences import DEFENCES, Craft, Defence, DefenceContext, DefenceSettings, StepLoss
+from harden.defences.sat import SAT
+from harden.errors import Interrupted, TrainingError, UsageError
+from harden.models.classifier import Classifier, Normalisation
+from harden.models.origin import Origin
+from harden.models.tap import Tap
+from harden.training import loop, selection
+from harden.training.canary import Vitals
+from harden.training.evaluate import predictions, source_accuracy, standing_after
+from harden.training.history import EpochRecord, History
+from harden.training.loop import Trained, Trainer, TrainingSettings
+
+EPS = 0.1
+
+
+class Ears:
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, int]] = []
+        self.records: list[EpochRecord] = []
+        self.notes: list[str] = []
+
+    def step(self, done: int, total: int) -> None:
+        self.steps.append((done, total))
+
+    def epoch(self, record: EpochRecord, history: History) -> None:
+        assert history.epochs[-1] is record
+        self.records.append(record)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def digits(start: int, stop: int) -> ImageSet:
+    data = load_digits()
+    images = torch.tensor(data.images * 255 / 16).round().to(torch.uint8)[start:stop, None]
+    return ImageSet(images, torch.tensor(data.target[start:stop]), tuple(f"d{i}" for i in range(start, stop)))
+
+
+TRAIN, VAL = digits(0, 410), digits(1000, 1120)
+
+
+def net() -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(
+            nn.Conv2d(1, 12, 3, padding=1),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(192, 32),
+            nn.ReLU(),
+            nn.Linear(32, 10),
+        )
+    return Classifier(
+        module,
+        normalisation=Normalisation("own", (0.3,), (0.38,)),
+        classes=tuple("0123456789"),
+        input_size=(1, 8, 8),
+        origin=Origin("factory", "tests:net"),
+    )
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    base: dict[str, Any] = {"epochs": 3, "batch_size": 40, "lr": 5e-3, "eps": EPS, "source_attack": "fgsm", "ema": 0.9}
+    return TrainingSettings(**{**base, **changes})
+
+
+def trainer(method: str = "adv4adv", *, checkpoint: Path | None = None, **changes: Any) -> Trainer:
+    options = {name: changes.pop(name) for name in ("stop_requested", "classifier", "defence") if name in changes}
+    classifier = options.pop("classifier", None) or net()
+    uses = method == "adv4adv"
+    context = DefenceContext(10, 32 if uses else 0, torch.Generator().manual_seed(7))
+    defence = options.pop("defence", None) or DEFENCES[method](context, DefenceSettings(beta=1.0, gamma=0.5))
+    return Trainer(
+        classifier=classifier,
+        defence=defence,
+        layer="7" if uses else None,
+        train=changes.pop("train", TRAIN),
+        val=changes.pop("val", VAL),
+        settings=settings(**changes),
+        checkpoint=checkpoint,
+        observer=Ears(),
+        **options,
+    )
+
+
+def figures(records: tuple[EpochRecord, ...]) -> list[tuple[Any, ...]]:
+    return [(r.epoch, r.source_attack, r.scalars, r.rolled_back, r.event) for r in records]
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def after(steps: int) -> Callable[[], bool]:
+    left = iter(range(steps))
+    return lambda: next(left, None) is None
+
+
+class Whole:
+    """One uninterrupted run."""
+
+    def __init__(self, method: str) -> None:
+        self.trainer = trainer(method)
+        self.trained: Trained = self.trainer.run()
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Whole]:
+    return {method: Whole(method) for method in ("adv4adv", "sat")}
+
+
+# -- resuming --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "stops"), [("adv4adv", (0, 3)), ("adv4adv", (9, 10, 4)), ("sat", (16,))])
+def test_stopped_and_resumed_is_the_uninterrupted_run(
+    method: str, stops: tuple[int, ...], whole: dict[str, Whole], tmp_path: Path
+) -> None:
+    path, expected = tmp_path / "checkpoint.pt", whole[method]
+    for number, steps in enumerate(stops):
+        stopped = trainer(method, checkpoint=path, stop_requested=after(steps))
+        with pytest.raises(Interrupted):
+            stopped.run(resume=number > 0)
+        torch.rand(100)  # whatever else the process draws must not matter
+    again = trainer(method, checkpoint=path)
+    trained = again.run(resume=True)
+    assert same_state(again.classifier, expected.trainer.classifier)
+    assert same_state(again.defence, expected.trainer.defence)
+    assert figures(trained.history.epochs) == figures(expected.trained.history.epochs)
+    assert trained.history.chosen_epoch == expected.trained.history.chosen_epoch
+    assert trained.confirmation == expected.trained.confirmation
+
+
+def test_killed_before_the_first_epoch_or_after_the_last(whole: dict[str, Whole], tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    first = trainer("sat", checkpoint=path, stop_requested=lambda: 1 / 0 > 1)
+    with pytest.raises(ZeroDivisionError):  # as a SIGKILL in the first step: nothing is saved any more
+        first.run()
+    again = trainer("sat", checkpoint=path)
+    again.run(resume=True)
+    assert same_state(again.classifier, whole["sat"].trainer.classifier)
+    finished = trainer("sat", checkpoint=path)
+    trained = finished.run(resume=True)
+    assert same_state(finished.classifier, whole["sat"].trainer.classifier)
+    assert trained.history.chosen_epoch == whole["sat"].trained.history.chosen_epoch
+    assert finished.observer.steps == []  # type: ignore[attr-defined]
+
+
+def test_a_kill_goes_back_to_the_last_periodic_checkpoint(
+    whole: dict[str, Whole], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    calls = iter(range(14))
+
+    def die() -> bool:
+        if next(calls, None) is None:
+            raise ZeroDivisionError
+        return False
+
+    with pytest.raises(ZeroDivisionError):
+        trainer("adv4adv", checkpoint=path, stop_requested=die).run()
+    again = trainer("adv4adv", checkpoint=path)
+    again.run(resume=True)
+    assert same_state(again.classifier, whole["adv4adv"].trainer.classifier)
+    assert again.observer.steps[0][0] > 10  # type: ignore[attr-defined]
+
+
+# -- what a run is -----------------------------------------------------------------------------------------------
+
+
+def test_it_learns_and_says_what_it_did(whole: dict[str, Whole]) -> None:
+    run = whole["adv4adv"]
+    ears = run.trainer.observer
+    assert isinstance(ears, Ears)
+    assert ears.steps == [(i + 1, 30) for i in range(30)]
+    assert [r.epoch for r in ears.records] == [1, 2, 3]
+    last = ears.records[-1].scalars
+    assert last["val_clean"] > 0.7
+    assert last["val_robust"] > 0.3
+    assert last["eps"] == EPS
+    names = {"loss", "ce_clean", "ce_adv", "bce_feature", "bce_logit", "domain_accuracy_feature", "val_source"}
+    assert names <= last.keys()
+    assert last["loss"] == pytest.approx(sum(last[n] for n in ("ce_clean", "ce_adv", "bce_feature", "bce_logit")), 1e-4)
+    assert run.trained.source_attacks == ("fgsm",)
+
+
+def test_the_averaged_weights_are_shipped_in_eval_mode(whole: dict[str, Whole]) -> None:
+    run = whole["sat"]
+    chosen = next(c for c in run.trainer.selection.candidates if c["epoch"] == run.trained.history.chosen_epoch)
+    shipped = run.trainer.classifier.state_dict()
+    assert all(torch.equal(value, shipped[name]) for name, value in chosen["weights"].items())
+    assert not any(m.training for m in run.trainer.classifier.modules())
+    record = run.trained.history.epochs[chosen["epoch"] - 1]
+    clean = predictions(run.trainer.classifier, VAL) == VAL.labels
+    assert float(clean.float().mean()) == pytest.approx(record.scalars["val_clean"])
+
+
+def test_the_global_generator_and_the_inputs_are_left_alone() -> None:
+    images, labels = TRAIN.images.clone(), VAL.images.clone()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    run = trainer("adv4adv", epochs=1)
+    run.run()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(TRAIN.images, images)
+    assert torch.equal(VAL.images, labels)
+    assert not any(m._forward_hooks for m in run.classifier.modules())
+
+
+def test_the_seed_decides() -> None:
+    runs = [trainer("sat", epochs=1, seed=seed) for seed in (3, 3, 4)]
+    for run in runs:
+        run.run()
+    assert same_state(runs[0].classifier, runs[1].classifier)
+    assert not same_state(runs[0].classifier, runs[2].classifier)
+
+
+def test_selection_never_scores_a_training_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: set[str] = set()
+
+    def spy(function: Any) -> Any:
+        def wrapped(classifier: Classifier, images: ImageSet, *rest: Any, **named: Any) -> Any:
+            scored.update(images.files)
+            return function(classifier, images, *rest, **named)
+
+        return wrapped
+
+    for module in (loop, selection):
+        for function in (predictions, standing_after, source_accuracy):
+            if hasattr(module, function.__name__):
+                monkeypatch.setattr(module, function.__name__, spy(function))
+    trainer("sat", epochs=1).run()
+    assert scored == set(VAL.files)
+
+
+def test_training_sees_no_validation_image_and_every_training_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    class Spy(SAT):
+        def step_loss(
+            self, tapped: Tap, clean: Tensor, labels: Tensor, craft: Craft, generator: torch.Generator
+        ) -> StepLoss:
+            seen.append(clean.clone())
+            return super().step_loss(tapped, clean, labels, craft, generator)
+
+    trainer("sat", defence=Spy(), epochs=1, train=digits(0, 400)).run()
+    rows = sorted(map(bytes, (torch.cat(seen) * 255).round().to(torch.uint8).flatten(1).numpy()))
+    assert rows == sorted(map(bytes, digits(0, 400).images.flatten(1).numpy()))
+
+
+def test_training_without_adversarial_examples_selects_on_clean_accuracy() -> None:
+    run = trainer("nt", source_attack=None)
+    trained = run.run()
+    assert trained.confirmation is None
+    assert trained.source_attacks == ()
+    assert all("val_robust" not in r.scalars for r in trained.history.epochs)
+    best = max(r.scalars["val_clean"] for r in trained.history.epochs)
+    assert trained.history.epochs[trained.history.chosen_epoch - 1].scalars["val_clean"] == best  # type: ignore[operator]
+
+
+# -- freezing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patterns", [("0", "1"), ("0.*", "1.weight", "1.b*")])
+def test_frozen_parameters_and_their_statistics_keep_their_bits(patterns: tuple[str, ...]) -> None:
+    classifier = net()
+    before = {name: value.clone() for name, value in classifier.module.state_dict().items()}
+    run = trainer("sat", classifier=classifier, freeze=patterns, epochs=2, weight_decay=0.1)
+    run.run()
+    changed = {n for n, value in classifier.module.state_dict().items() if not torch.equal(value, before[n])}
+    assert changed == {"6.weight", "6.bias", "8.weight", "8.bias"}
+
+
+def test_freezing_nothing_or_everything_is_an_error() -> None:
+    with pytest.raises(UsageError, match="matches no parameter"):
+        trainer("sat", freeze=("layer9.*",))
+    with pytest.raises(UsageError, match="nothing to train"):
+        trainer("sat", freeze=("*",))
+
+
+# -- collapse ------------------------------------------------------------------------------------------------------
+
+
+def collapsing(monkeypatch: pytest.MonkeyPatch, at: set[int], vitals: Vitals) -> None:
+    """Let the canary report `vitals` at these epochs (counted from 1); everything else is real."""
+    honest = Trainer._vitals
+
+    def measure(self: Trainer, loss: float, source: str) -> Vitals:
+        return vitals if self.epoch + 1 in at else honest(self, loss, source)
+
+    monkeypatch.setattr(Trainer, "_vitals", measure)
+
+
+OVERFIT = Vitals(clean=0.95, source=0.99, canary=0.0, loss=0.1)
+
+
+def test_a_collapse_rolls_back_and_switches_to_nfgsm(monkeypatch: pytest.MonkeyPatch) -> None:
+    collapsing(monkeypatch, {2}, OVERFIT)
+    snapshots: list[dict[str, Tensor]] = []
+    honest = Trainer._finish_epoch
+
+    def keep(self: Trainer) -> None:
+        honest(self)
+        snapshots.append(copy.deepcopy(self.classifier.state_dict()))
+
+    monkeypatch.setattr(Trainer, "_finish_epoch", keep)
+    run = trainer("sat", epochs=4)
+    trained = run.run()
+    records = trained.history.epochs
+    assert [r.rolled_back for r in records] == [False, True, False, False]
+    assert [r.source_attack for r in records] == ["fgsm", "fgsm", "nfgsm", "nfgsm"]
+    assert "N-FGSM" in records[1].event
+    assert "catastrophic" in records[1].event
+    assert trained.source_attacks == ("fgsm", "nfgsm")
+    assert all(torch.equal(value, snapshots[1][name]) for name, value in snapshots[0].items())
+    assert any("N-FGSM" in note for note in run.observer.notes)  # type: ignore[attr-defined]
+    assert trained.history.chosen_epoch in {1, 3, 4}
+    assert run.lr_scale == 1.0
+
+
+def test_a_switch_survives_a_resume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    collapsing(monkeypatch, {2}, OVERFIT)
+    expected = trainer("sat", epochs=4)
+    expected.run()
+    path = tmp_path / "checkpoint.pt"
+    for steps in (15, 8):
+        with pytest.raises(Interrupted):
+            trainer("sat", epochs=4, checkpoint=path, stop_requested=after(steps)).run(resume=path.exists())
+    again = trainer("sat", epochs=4, checkpoint=path)
+    trained = again.run(resume=True)
+    assert trained.source_attacks == ("fgsm", "nfgsm")
+    assert same_state(again.classifier, expected.classifier)
+
+
+def test_a_second_collapse_softens_and_too_many_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    collapsing(monkeypatch, {2, 3, 4, 5}, OVERFIT)
+    run = trainer("adv4adv", epochs=8)
+    trained = run.run()
+    assert len(trained.history.epochs) == 5
+    assert [r.rolled_back for r in trained.history.epochs] == [False, True, True, True, True]
+    assert run.lr_scale == 0.25
+    assert run.defence.reversal == pytest.approx(0.25)  # type: ignore[union-attr]
+    assert trained.history.chosen_epoch == 1
+
+
+def test_stop_ends_with_the_best_epoch_and_keep_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    collapsing(monkeypatch, {2}, OVERFIT)
+    stopped = trainer("sat", epochs=4, on_collapse="stop").run()
+    assert [r.rolled_back for r in stopped.history.epochs] == [False, True]
+    assert stopped.history.chosen_epoch == 1
+    assert "stopped" in stopped.history.epochs[1].event
+    kept = trainer("sat", epochs=3, on_collapse="keep").run()
+    assert [r.rolled_back for r in kept.history.epochs] == [False, False, False]
+    assert "keep" in kept.history.epochs[1].event
+    assert kept.source_attacks == ("fgsm",)
+
+
+class BreaksOnce(SAT):
+    """SAT whose loss is not a number at one step."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at, self.steps, self.softened = at, 0, 0
+
+    def soften(self) -> None:
+        self.softened += 1
+
+    def step_loss(self, *arguments: Any) -> StepLoss:
+        result, self.steps = super().step_loss(*arguments), self.steps + 1
+        return StepLoss(result.loss * float("nan"), result.scalars) if self.steps == self.at else result
+
+
+def test_a_loss_that_is_not_a_number_rolls_back_and_halves_the_rate() -> None:
+    defence = BreaksOnce(14)
+    run = trainer("sat", epochs=4, defence=defence)
+    trained = run.run()
+    assert [r.rolled_back for r in trained.history.epochs] == [False, True, False, False]
+    assert "non-finite" in trained.history.epochs[1].event
+    assert run.lr_scale == 0.5
+    assert defence.softened == 1
+    assert trained.source_attacks == ("fgsm",)
+    assert all(bool(value.isfinite().all()) for value in run.classifier.state_dict().values())
+    assert trained.history.epochs[2].scalars["lr"] == pytest.approx(5e-3 * 0.5 * 0.5)
+
+
+def test_a_broken_first_epoch_is_an_error_with_a_hint() -> None:
+    with pytest.raises(TrainingError) as caught:
+        trainer("sat", defence=BreaksOnce(3)).run()
+    assert "--lr" in (caught.value.hint or "")
+
+
+# -- edges ----------------------------------------------------------------------------------------------------
+
+
+def test_a_small_set_is_one_batch() -> None:
+    run = trainer("sat", train=digits(0, 30), batch_size=64, epochs=1)
+    assert (run.batch_size, run.steps_per_epoch) == (30, 1)
+    run.run()
+
+
+def test_timing_changes_nothing_that_matters() -> None:
+    defence: Defence = SAT()
+    run = trainer("sat", defence=defence)
+    state = torch.get_rng_state()
+    assert 0 < run.time_steps(3, 10.0) < 5
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,170 @@
+"""What is done with a finished run: export, report, and the runs that are harder to open again."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import harden.workflows.export as export_module
+from harden.cli.app import app
+from harden.errors import ExportError, ModelError, UsageError
+from harden.export.to_onnx import save_onnx
+from harden.models.classifier import Classifier
+from harden.workflows.audit import ReportSettings, report
+from harden.workflows.export import ExportSettings, export
+from harden.workflows.fit import fit
+from harden.workflows.inspect import inspect
+from harden.workflows.prepare import ModelSpec
+from harden.workflows.settings import FitSettings
+
+from .builders import Notebook, Workshop, trained
+
+
+def quick(shop: Workshop, out: Path, **changes: Any) -> Path:
+    base: dict[str, Any] = {
+        "model": str(shop.pickled),
+        "data": str(shop.data),
+        "epochs": 1,
+        "eps": 0.03,
+        "batch_size": 40,
+        "attacks": ("fgsm",),
+        "audit_samples": 12,
+    }
+    fit(
+        FitSettings(**{**base, **changes}),
+        out=out,
+        dry_run=False,
+        narrator=Notebook(),
+        stop_requested=lambda: False,
+        command="harden fit",
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quick(workshop, tmp_path_factory.mktemp("runs") / "run")
+
+
+class OwnNet(nn.Module):
+    """A class that no allow-list knows."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)  # type: ignore[no-any-return]
+
+
+def test_what_could_not_be_opened_again_is_refused_before_any_training(workshop: Workshop, tmp_path: Path) -> None:
+    """A trusted pickle of the user's own class cannot be kept safely; nothing is left behind."""
+    torch.save(OwnNet(copy.deepcopy(workshop.module)), tmp_path / "own.pt")
+    with pytest.raises(ModelError) as caught:
+        quick(workshop, tmp_path / "run", model=str(tmp_path / "own.pt"), trust_pickle=True)
+    assert "--arch" in (caught.value.hint or "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_holds_nothing_leaves_nothing(workshop: Workshop, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="budget"):
+        quick(workshop, tmp_path / "run", epochs=None, budget=0.01)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_onnx_file_is_rejected_with_exit_code_5(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The exporter is made to write another model; the file, its runtime and the comparison are real."""
+
+    def wrong(classifier: Classifier, path: Path, metadata: Any, *, opset: int) -> int:
+        other = copy.deepcopy(classifier)
+        with torch.no_grad():
+            next(other.module.parameters()).add_(0.05)
+        return save_onnx(other, path, metadata, opset=opset)
+
+    monkeypatch.setattr(export_module, "save_onnx", wrong)
+    with pytest.raises(SystemExit) as caught:
+        app(["export", str(finished), "--to", "onnx", "--out", str(tmp_path / "files")])
+    assert caught.value.code == 5
+    assert "does not agree" in " ".join(capfd.readouterr().err.split())
+    assert [entry.name for entry in (tmp_path / "files").iterdir()] == ["model.onnx.rejected"]
+
+
+def test_an_exact_agreement_cannot_be_asked_of_onnx(finished: Path, tmp_path: Path) -> None:
+    settings = ExportSettings(spec=ModelSpec(model=str(finished)), formats=("onnx",), tolerance=0.0)
+    with pytest.raises(ExportError, match="does not agree"):
+        export(settings, out=tmp_path, narrator=Notebook())
+
+
+def test_a_model_that_is_no_run_is_exported_with_its_found_normalisation(workshop: Workshop, tmp_path: Path) -> None:
+    settings = ExportSettings(
+        spec=ModelSpec(model=str(workshop.weights), arch=workshop.arch),
+        formats=("onnx", "safetensors"),
+        data=str(workshop.data),
+    )
+    found = export(settings, out=tmp_path / "files", narrator=Notebook())
+    assert all(parity.holds for item in found for parity in item.parities)
+    assert {parity.kind for parity in found[0].parities} == {"clean", "adversarial"}
+
+
+def test_reports_stand_beside_each_other_and_never_replace(
+    finished: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = ReportSettings(spec=ModelSpec(model=str(finished)), attacks=("fgsm",), samples=12)
+    folders = [report(settings, out=None, narrator=Notebook(), command="")[1] for _ in range(2)]
+    assert folders == [finished / "audit", finished / "audit-2"]
+    spec = ModelSpec(model=str(workshop.weights), arch=workshop.arch)
+    other = ReportSettings(spec=spec, data=str(workshop.data), against=(str(finished),), attacks=("fgsm",), samples=12)
+    found, folder = report(other, out=None, narrator=Notebook(), command="")
+    assert folder == Path("weights-report")
+    assert [result.model for result in found.results] == ["run", "weights.pth"]
+    with pytest.raises(UsageError):
+        report(
+            ReportSettings(spec=spec, data=str(workshop.data), against=("initial",)),
+            out=None,
+            narrator=Notebook(),
+            command="",
+        )
+
+
+def test_inspect_a_run_and_a_model_without_data(finished: Path, workshop: Workshop) -> None:
+    whole = inspect(ModelSpec(model=str(finished)), data=None, narrator=Notebook())
+    assert whole.default is not None
+    assert whole.default.point.layer in {point.layer for point in whole.points}
+    alone = inspect(ModelSpec(model=str(workshop.pickled), image_size=16), data=None, narrator=Notebook())
+    assert alone.parameters == whole.parameters
+    assert alone.classifier.input_size == (3, 16, 16)
+    widths = {point.layer: point.width for point in alone.points}
+    assert widths["0"] == 8 * 8 * 8
+    assert widths["5"] == 16
+
+
+@pytest.mark.parametrize(
+    "arguments", [("inspect",), ("export", "--to", "safetensors"), ("report", "--attacks", "fgsm")]
+)
+def test_every_command_takes_the_repair_that_the_preflight_offers(
+    arguments: tuple[str, ...],
+    workshop: Workshop,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(trained(workshop.data, (2, 0, 1)), "permuted.pt")
+    command, *rest = arguments
+    line = [command, "permuted.pt", "--data", str(workshop.data), *rest]
+    with pytest.raises(SystemExit) as caught:
+        app(line)
+    assert caught.value.code == 1
+    hint = capfd.readouterr().err.split("try: ")[1].split()
+    assert hint == ["--class-map", "2,0,1"]
+    with pytest.raises(SystemExit) as caught:
+        app([*line, *hint])
+    assert caught.value.code == 0
