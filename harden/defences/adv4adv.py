@@ -40,8 +40,6 @@ class Adv4Adv(Defence):
         clean_loss: whether CE(clean) is part of the loss; Adv-4-Adv* leaves it out.
     """
 
-    softness: Tensor
-
     def __init__(
         self,
         context: DefenceContext,
@@ -59,7 +57,7 @@ class Adv4Adv(Defence):
         self.clean_loss = clean_loss
         self.uses_features = beta > 0
         self._progress = 1.0
-        self.register_buffer("softness", torch.ones(()))
+        self._strength = 1.0
         groups = context.classes if classwise else 1
 
         def discriminators(width: int) -> ClasswiseDiscriminators:
@@ -70,19 +68,15 @@ class Adv4Adv(Defence):
         self.on_features = discriminators(context.feature_width) if beta > 0 else None
         self.on_logits = discriminators(context.classes) if gamma > 0 else None
 
-    def set_progress(self, progress: float) -> None:
+    def set_progress(self, progress: float, strength: float = 1.0) -> None:
         """Warm the gradient reversal up over the first `warmup` of training."""
-        self._progress = progress
-
-    def soften(self) -> None:
-        """Halve beta and gamma for the rest of training."""
-        self.softness.mul_(0.5)
+        self._progress, self._strength = progress, strength
 
     @property
     def reversal(self) -> float:
-        """What beta and gamma are multiplied by now: warm-up times softness, in [0, 1]."""
+        """What beta and gamma are multiplied by now: warm-up times strength, in [0, 1]."""
         warm = min(1.0, self._progress / self.warmup) if self.warmup > 0 else 1.0
-        return warm * float(self.softness)
+        return warm * self._strength
 
     def step_loss(
         self, tapped: Tap, clean: Tensor, labels: Tensor, craft: Craft, generator: torch.Generator

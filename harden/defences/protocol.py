@@ -46,11 +46,14 @@ class Defence(nn.Module, ABC):
     uses_features: bool = False
     """Whether `step_loss` needs the features at the split."""
 
-    def set_progress(self, progress: float) -> None:
-        """Tell the defence's own schedules how much of training is done, in [0, 1]."""
+    def set_progress(self, progress: float, strength: float = 1.0) -> None:
+        """Tell the defence's own schedules how far training is.
 
-    def soften(self) -> None:
-        """Halve whatever of the defence can push training into collapse; called after a roll-back."""
+        Args:
+            progress: share of training that is done, in [0, 1].
+            strength: what the loop multiplies everything by that can push training into collapse, in (0, 1]; it is
+                halved after a collapse.
+        """
 
     @abstractmethod
     def step_loss(

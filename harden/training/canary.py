@@ -33,24 +33,28 @@ class Vitals:
     loss: float
 
 
-def diagnose(now: Vitals, best: Vitals | None, *, classes: int, samples: int) -> Collapse:
+def diagnose(now: Vitals, best: Vitals | None, *, classes: int, samples: int, full_eps: bool) -> Collapse:
     """Return what has collapsed, if anything.
 
     Catastrophic overfitting (Wong et al., 2020): within an epoch the multi-step accuracy falls to less than two thirds
     of its best and by more than ten points and four standard errors, while the accuracy under the single-step source
-    attack has not fallen with it. A fall to chance of the *clean* accuracy means that the discriminators or the
-    learning rate won.
+    attack has not fallen with it; or, once the eps ramp is over, the multi-step accuracy is below a third of the
+    single-step one and more than 20 points below it, however it got there. A fall to chance of the *clean* accuracy
+    means that the discriminators or the learning rate won.
 
     Args:
         now: this epoch.
         best: the epoch with the highest canary so far, or None in the first.
         classes: K.
         samples: number of images behind the measurements.
+        full_eps: whether the eps ramp is over; before that a start that is not robust yet looks like a collapse.
     """
     if not math.isfinite(now.loss):
         return Collapse.NOT_FINITE
     chance = 1 / classes
     noise = 4 * math.sqrt(0.25 / samples)
+    if full_eps and now.canary < now.source / 3 and now.source - now.canary > max(0.20, noise):
+        return Collapse.CATASTROPHIC_OVERFITTING
     if best is None:
         return Collapse.NONE
     if now.clean < chance + noise / 2 and best.clean > chance + noise:

@@ -61,3 +61,8 @@ def source_accuracy(classifier: Classifier, images: ImageSet, attack: GradientAt
         with frozen(classifier), torch.no_grad():
             right += int((classifier(examples).argmax(dim=1) == labels).sum())
     return right / len(images)
+
+
+def share(flags: Tensor) -> float:
+    """Return the share of true values in `flags` (N,) bool."""
+    return float(flags.float().mean())

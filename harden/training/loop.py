@@ -7,12 +7,10 @@ is kept in the checkpoint, so that a resumed run takes exactly the steps an unin
 from __future__ import annotations
 
 import copy
-import fnmatch
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from harden.attacks import ATTACKS, CRAFTERS, craft
 from harden.data.dataset import ImageSet
 from harden.defences import Defence
-from harden.errors import Interrupted, TrainingError, UsageError
+from harden.errors import Interrupted, TrainingError
 from harden.models.classifier import Classifier
 from harden.models.tap import Tap
 from harden.randomness import capture_global_rng, derive_seed, restore_global_rng, stream
@@ -28,88 +26,18 @@ from harden.training.augment import AUGMENTATIONS
 from harden.training.averaging import WeightAverage
 from harden.training.canary import Collapse, Vitals, diagnose
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
-from harden.training.evaluate import predictions, source_accuracy, standing_after
+from harden.training.evaluate import predictions, share, source_accuracy, standing_after
+from harden.training.freezing import frozen_names
 from harden.training.history import EpochRecord, History
 from harden.training.schedule import Schedule
+from harden.training.selection import Selection
+from harden.training.settings import Observer, Replan, Trained, TrainingSettings
 
 CANARY_ATTACK = "pgd-10"
-SELECTION_ATTACK = "pgd-20"
-CONFIRMATION_ATTACK = "pgd-50-margin"
-CANDIDATES = 3
-"""How many of the best epochs the stronger attack chooses among."""
 SMALL_SELECTION = 200
 """The canary looks at every second validation image, or at all of them where there are no more than this."""
 MAX_ROLLBACKS = 3
 CHECKPOINT_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: clean images per step (the network sees as many adversarial ones besides).
-        lr: peak learning rate of Adam.
-        weight_decay: L2 penalty on the network's weights (not the discriminators').
-        lr_warmup, eps_ramp: shares of training (see `Schedule`).
-        eps: l_inf radius of the source attack on the [0, 1] scale.
-        ema: decay of the weight average.
-        augment: a key of `AUGMENTATIONS`.
-        source_attack: a key of `CRAFTERS`; None trains without adversarial examples and selects on clean accuracy.
-        on_collapse: "switch" (roll back and go on from N-FGSM), "stop" (end with the best epoch so far) or "keep".
-        max_clean_drop: largest loss of clean validation accuracy, against the start, that selection accepts; None: any.
-        freeze: patterns of parameter names (as in file names) that keep their values.
-        seed: of everything random.
-    """
-
-    epochs: int
-    batch_size: int
-    lr: float
-    eps: float
-    source_attack: str | None
-    weight_decay: float = 0.0
-    lr_warmup: float = 0.05
-    eps_ramp: float = 0.15
-    ema: float = 0.998
-    augment: str = "none"
-    on_collapse: str = "switch"
-    max_clean_drop: float | None = None
-    freeze: tuple[str, ...] = ()
-    seed: int = 0
-
-
-Replan = Callable[[int, float], int]
-"""Called with the epochs done and the mean seconds of one; returns how many there shall be in all."""
-
-
-class Observer(Protocol):
-    """Hears what training does; the loop itself prints nothing."""
-
-    def step(self, done: int, total: int) -> None:
-        """Called after every step with the steps done and all there are."""
-
-    def epoch(self, record: EpochRecord, history: History) -> None:
-        """Called after every epoch, with the history so far."""
-
-    def note(self, text: str) -> None:
-        """Called with a sentence that a person should read."""
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What training gives back; the classifier holds the chosen weights.
-
-    Attributes:
-        history: every epoch and the chosen one.
-        source_attacks: the crafters that were used, in order (more than one after a switch).
-        confirmation: worst case of the chosen epoch on the validation images under the selection and the confirmation
-            attack, in [0, 1]; None for training without adversarial examples.
-    """
-
-    history: History
-    source_attacks: tuple[str, ...]
-    confirmation: float | None
 
 
 class Trainer:
@@ -175,14 +103,18 @@ class Trainer:
 
         self.epoch = 0
         self.step = 0
-        self.lr_scale = 1.0
+        self.strength = 1.0
         self.rollbacks = 0
         self.sources = [settings.source_attack] if settings.source_attack else []
         self.records: list[EpochRecord] = []
-        self.candidates: list[dict[str, Any]] = []
-        self.good: dict[str, Any] | None = None
+        self.selection = Selection(
+            val,
+            eps=settings.eps if settings.source_attack is not None else None,
+            max_clean_drop=settings.max_clean_drop,
+            seed=settings.seed,
+        )
+        self.good = self._snapshot()
         self.good_vitals: Vitals | None = None
-        self.clean_at_start: float | None = None
         self.sums: dict[str, Tensor] = {}
         self.stopped = False
         self.spent = 0.0
@@ -206,7 +138,7 @@ class Trainer:
             if resume and self.checkpoint is not None and self.checkpoint.exists():
                 self._load(read_checkpoint(self.checkpoint))
             else:
-                self.clean_at_start = _share(predictions(self.classifier, self.val) == self.val.labels)
+                self.selection.begin(self.classifier)
                 self._save()
             with Tap(self.classifier, self.layer) as tapped:
                 while self.epoch < self.epochs and not self.stopped:
@@ -268,9 +200,9 @@ class Trainer:
             attack = CRAFTERS[self.sources[-1]](self.schedule.eps_at(progress))
             return craft(attack, model, clean, targets, generator=noise)
 
-        self.defence.set_progress(progress)
+        self.defence.set_progress(progress, self.strength)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr_scale * self.schedule.lr_at(progress)
+            group["lr"] = self.strength * self.schedule.lr_at(progress)
         result = self.defence.step_loss(tapped, images, labels, craft_now, noise)
         self.optimizer.zero_grad(set_to_none=True)
         result.loss.backward()  # type: ignore[no-untyped-call]
@@ -303,7 +235,7 @@ class Trainer:
         began = time.monotonic()
         scalars = {name: float(value) / self.steps_per_epoch for name, value in self.sums.items()}
         progress = (self.epoch + 1) / self.epochs
-        scalars["lr"] = self.lr_scale * self.schedule.lr_at(self.epoch / self.epochs)
+        scalars["lr"] = self.strength * self.schedule.lr_at(self.epoch / self.epochs)
         source = self.sources[-1] if self.sources else ""
         collapse, vitals = Collapse.NONE, None
         if settings.source_attack is not None:
@@ -311,12 +243,16 @@ class Trainer:
             vitals = self._vitals(scalars["loss"], source)
             scalars |= {"val_source": vitals.source, "val_canary": vitals.canary}
             collapse = diagnose(
-                vitals, self.good_vitals, classes=len(self.classifier.classes), samples=len(self.canary)
+                vitals,
+                self.good_vitals,
+                classes=len(self.classifier.classes),
+                samples=len(self.canary),
+                full_eps=progress >= settings.eps_ramp,
             )
         event = self._handle(collapse) if collapse is not Collapse.NONE else ""
-        undone = bool(event) and settings.on_collapse != "keep"
+        undone = bool(event) and (settings.on_collapse != "keep" or collapse is Collapse.NOT_FINITE)
         if not undone:
-            self._measure_average(scalars)
+            scalars |= self.selection.consider(self.epoch + 1, self.average.module)  # type: ignore[arg-type]
             if vitals is None or self.good_vitals is None or vitals.canary >= self.good_vitals.canary:
                 self.good, self.good_vitals = self._snapshot(), vitals
         record = EpochRecord(
@@ -344,86 +280,45 @@ class Trainer:
         eps, seed = self.settings.eps, self.settings.seed
         canary = standing_after(self.classifier, self.canary, ATTACKS[CANARY_ATTACK](eps), standing=clean, seed=seed)
         return Vitals(
-            clean=_share(clean),
+            clean=share(clean),
             source=source_accuracy(self.classifier, self.canary, CRAFTERS[source](eps), seed=seed),
-            canary=_share(canary),
+            canary=share(canary),
             loss=loss,
         )
 
-    def _measure_average(self, scalars: dict[str, float]) -> None:
-        averaged: Classifier = self.average.module  # type: ignore[assignment]
-        clean = predictions(averaged, self.val) == self.val.labels
-        scalars["val_clean"] = score = _share(clean)
-        if self.settings.source_attack is not None:
-            attack = ATTACKS[SELECTION_ATTACK](self.settings.eps)
-            robust = standing_after(averaged, self.val, attack, standing=clean, seed=self.settings.seed)
-            scalars["val_robust"] = score = _share(robust)
-        drop, limit = (self.clean_at_start or 0.0) - scalars["val_clean"], self.settings.max_clean_drop
-        self.candidates.append(
-            {
-                "epoch": self.epoch + 1,
-                # Epochs within the allowed clean drop come first; where none is, the smallest drop wins.
-                "rank": [1.0, score] if limit is None or drop <= limit else [0.0, -drop],
-                "weights": copy.deepcopy(averaged.state_dict()),
-            }
-        )
-        self.candidates.sort(key=lambda c: (c["rank"], c["epoch"]), reverse=True)
-        del self.candidates[CANDIDATES:]
-
     def _handle(self, collapse: Collapse) -> str:
         """Act on a collapse and say in words what was done."""
-        if self.settings.on_collapse == "keep":
+        if self.settings.on_collapse == "keep" and collapse is not Collapse.NOT_FINITE:
             return f"{collapse.value} on held-out images; kept going as --on-collapse keep asks"
-        if self.good is None:
-            raise TrainingError(
-                f"{collapse.value} in the first epoch, with nothing to go back to",
-                hint="lower --lr or --eps, or lengthen the eps ramp",
-            )
         if self.settings.on_collapse == "stop" or self.rollbacks >= MAX_ROLLBACKS:
             self.stopped = True
             return f"{collapse.value} on held-out images; stopped, with the best epoch so far"
         self.rollbacks += 1
         self._restore(self.good)
-        switch = collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources[-1] != "nfgsm"
-        if not switch:
-            self.lr_scale /= 2
-        # Going back undid the softenings since then, those of earlier roll-backs among them.
-        scale = self.good["lr_scale"]
-        while scale > self.lr_scale:
-            self.defence.soften()
-            scale /= 2
-        if switch:
+        if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources[-1] != "nfgsm":
             self.sources.append("nfgsm")
             return f"{collapse.value} on held-out images; rolled back, and training goes on from N-FGSM examples"
+        self.strength /= 2
         return f"{collapse.value} on held-out images; rolled back, and halved the learning rate and the domain terms"
 
     def _choose(self) -> Trained:
-        """Confirm the best epochs under a stronger attack on the same held-out images, and load the winner."""
-        if not self.candidates:
-            raise TrainingError("no epoch could be kept", hint="lower --lr or --eps")
+        """Load the chosen epoch's weights."""
         averaged: Classifier = self.average.module  # type: ignore[assignment]
-        chosen, confirmation = self.candidates[0], None
-        if self.settings.source_attack is not None:
-            best = (-1.0, -1.0)
-            for candidate in self.candidates:
-                averaged.load_state_dict(candidate["weights"])
-                standing = predictions(averaged, self.val) == self.val.labels
-                for name in (SELECTION_ATTACK, CONFIRMATION_ATTACK):
-                    standing = standing_after(
-                        averaged, self.val, ATTACKS[name](self.settings.eps), standing=standing, seed=self.settings.seed
-                    )
-                score = (candidate["rank"][0], _share(standing))
-                if score > best:
-                    best, chosen, confirmation = score, candidate, score[1]
-            if best[0] == 0.0:
-                self.observer.note(
-                    f"no epoch stayed within --max-clean-drop {self.settings.max_clean_drop}; "
-                    "took one of those with the smallest drop"
-                )
-        self.classifier.load_state_dict(chosen["weights"])
+        choice = self.selection.choose(averaged)
+        if choice is None:
+            raise TrainingError(
+                "training collapsed in every epoch, so there is nothing to keep",
+                hint="lower --lr or --eps, or lengthen the eps ramp in a recipe",
+            )
+        if not choice.within_drop:
+            self.observer.note(
+                f"no epoch stayed within --max-clean-drop {self.settings.max_clean_drop}; "
+                "took one of those with the smallest drop"
+            )
+        self.classifier.load_state_dict(choice.weights)
         self.classifier.eval()
-        history = History(tuple(self.records), chosen_epoch=chosen["epoch"])
-        return Trained(history, tuple(self.sources), confirmation)
+        history = History(tuple(self.records), chosen_epoch=choice.epoch)
+        return Trained(history, tuple(self.sources), choice.confirmation)
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -435,7 +330,6 @@ class Trainer:
                 "average_steps": self.average.steps,
                 "optimizer": self.optimizer.state_dict(),
                 "defence": self.defence.state_dict(),
-                "lr_scale": self.lr_scale,
             }
         )
 
@@ -456,16 +350,15 @@ class Trainer:
                 "now": self._snapshot(),
                 "good": self.good,
                 "good_vitals": [vitals.clean, vitals.source, vitals.canary, vitals.loss] if vitals else None,
-                "candidates": self.candidates,
+                "selection": self.selection.state_dict(),
                 "records": [record.to_json() for record in self.records],
                 "sums": self.sums,
                 "epochs": self.epochs,
                 "epoch": self.epoch,
                 "step": self.step,
-                "lr_scale": self.lr_scale,
+                "strength": self.strength,
                 "rollbacks": self.rollbacks,
                 "sources": self.sources,
-                "clean_at_start": self.clean_at_start,
                 "stopped": self.stopped,
                 "spent": self.spent,
                 "rng": capture_global_rng(),
@@ -478,35 +371,10 @@ class Trainer:
         self._restore(state["now"])
         self.good = state["good"]
         self.good_vitals = Vitals(*state["good_vitals"]) if state["good_vitals"] else None
-        self.candidates = state["candidates"]
+        self.selection.load_state_dict(state["selection"])
         self.records = [EpochRecord.from_json(record) for record in state["records"]]
         self.sums = state["sums"]
         self.epochs, self.epoch, self.step = state["epochs"], state["epoch"], state["step"]
-        self.lr_scale, self.rollbacks, self.sources = state["lr_scale"], state["rollbacks"], state["sources"]
-        self.clean_at_start, self.stopped, self.spent = state["clean_at_start"], state["stopped"], state["spent"]
+        self.strength, self.rollbacks, self.sources = state["strength"], state["rollbacks"], state["sources"]
+        self.stopped, self.spent = state["stopped"], state["spent"]
         restore_global_rng(state["rng"])
-
-
-def frozen_names(module: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """Return the names of the parameters that patterns (as for file names) or names of layers select.
-
-    Raises:
-        UsageError: a pattern selects none, or all of them together select every parameter.
-    """
-    names = {name for name, _ in module.named_parameters()}
-    selected: set[str] = set()
-    for pattern in patterns:
-        found = {name for name in names if fnmatch.fnmatch(name, pattern) or name.startswith(pattern + ".")}
-        if not found:
-            raise UsageError(
-                f"--freeze {pattern!r} matches no parameter of the model",
-                hint="`harden inspect MODEL` lists the layers; patterns work as for file names, e.g. 'layer1.*'",
-            )
-        selected |= found
-    if selected == names:
-        raise UsageError("--freeze leaves nothing to train", hint="give narrower patterns")
-    return selected
-
-
-def _share(flags: Tensor) -> float:
-    return float(flags.float().mean())

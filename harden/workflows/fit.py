@@ -19,7 +19,10 @@ from harden.export.to_safetensors import load_weights
 from harden.files import write_whole
 from harden.randomness import derive_seed
 from harden.report.report import Report
-from harden.training.loop import CANARY_ATTACK, CONFIRMATION_ATTACK, SELECTION_ATTACK, Trained, frozen_names
+from harden.training.freezing import frozen_names
+from harden.training.loop import CANARY_ATTACK
+from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK
+from harden.training.settings import Trained
 from harden.workflows.audit import Subject, audit_subjects, run_facts, write_reports
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
 from harden.workflows.job import Job, StopRequested, prepare_job, selection_entries

@@ -15,7 +15,8 @@ from harden.files import write_whole
 from harden.models.tap import Tap, as_representation
 from harden.randomness import stream
 from harden.training.history import EpochRecord, History
-from harden.training.loop import Replan, Trained, Trainer, TrainingSettings
+from harden.training.loop import Trainer
+from harden.training.settings import Replan, Trained, TrainingSettings
 from harden.workflows.job import Job, default_batch_size, default_lr, eps_text, selection_entries
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import RESERVE, Plan, make_plan, measure

@@ -15,7 +15,9 @@ from harden.errors import UsageError
 from harden.models.classifier import Classifier
 from harden.randomness import stream
 from harden.training.evaluate import BATCH
-from harden.training.loop import CANDIDATES, Trainer, TrainingSettings
+from harden.training.loop import Trainer
+from harden.training.selection import CANDIDATES
+from harden.training.settings import TrainingSettings
 
 TIMED_STEPS = 12
 TIMED_SECONDS = 4.0
@@ -28,7 +30,7 @@ SMALLEST_AUDIT = 100
 SELECTION_SHARE = 0.2
 """Time of an epoch's held-out measurements, as a share of its training steps, above which their sample shrinks."""
 CONFIRMATION_SHARE = 0.1
-SMALLEST_SELECTION = 64
+SMALLEST_SELECTION = 100
 SURVIVORS = 0.75
 """Share of images that stand through an attack on a hardened model, as the estimates assume."""
 EPOCH_PASSES, CONFIRMATION_PASSES = 20 + 10 // 2, 20 + 150

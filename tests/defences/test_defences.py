@@ -131,17 +131,6 @@ def test_no_randomness_of_the_global_generator(name):
     assert torch.equal(torch.get_rng_state(), torch.as_tensor(rng))
 
 
-@every
-def test_schedules_survive_a_checkpoint(name):
-    defence, fresh = build(name), build(name, seed=5)
-    defence.soften()
-    fresh.load_state_dict(defence.state_dict())
-    model = classifier()
-    assert torch.equal(step(defence, model, *batch()).loss, step(fresh, model, *batch()).loss)
-    if hasattr(defence, "reversal"):
-        assert defence.reversal == fresh.reversal == 0.5
-
-
 def test_nt_is_the_cross_entropy_of_clean_images_and_makes_no_example():
     def never(model, images, labels):
         raise AssertionError("NT crafted an example")
@@ -283,12 +272,12 @@ def test_halfway_through_the_warm_up_beta_counts_half():
         torch.testing.assert_close(a, b)
 
 
-def test_softening_halves_and_halves_again():
+def test_strength_scales_the_reversal_on_top_of_the_warmup():
     defence = build("adv4adv")
     values = []
-    for _ in range(3):
+    for strength in (1.0, 0.5, 0.25):
+        defence.set_progress(1.0, strength)
         values.append(defence.reversal)
-        defence.soften()
     assert values == [1.0, 0.5, 0.25]
 
 

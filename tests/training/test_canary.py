@@ -30,10 +30,19 @@ OVERFIT, CHANCE, BROKEN = Collapse.CATASTROPHIC_OVERFITTING, Collapse.TO_CHANCE,
     ],
 )
 def test_diagnosis(now: Vitals, best: Vitals | None, expected: Collapse) -> None:
-    assert diagnose(now, best, classes=10, samples=500) is expected
+    assert diagnose(now, best, classes=10, samples=500, full_eps=False) is expected
 
 
 def test_few_images_need_a_larger_fall() -> None:
     now, best = Vitals(0.9, 0.9, 0.2, 1.0), Vitals(0.9, 0.5, 0.5, 1.0)
-    assert diagnose(now, best, classes=10, samples=500) is OVERFIT
-    assert diagnose(now, best, classes=10, samples=25) is Collapse.NONE
+    assert diagnose(now, best, classes=10, samples=500, full_eps=False) is OVERFIT
+    assert diagnose(now, best, classes=10, samples=25, full_eps=False) is Collapse.NONE
+
+
+@pytest.mark.parametrize("best", [None, Vitals(0.9, 0.4, 0.0, 0.5)])
+def test_a_gap_from_the_start_is_overfitting_once_eps_is_full(best: Vitals | None) -> None:
+    now = Vitals(0.95, 0.4, 0.0, 0.5)
+    assert diagnose(now, best, classes=10, samples=500, full_eps=True) is OVERFIT
+    assert diagnose(now, best, classes=10, samples=500, full_eps=False) is Collapse.NONE
+    narrow = Vitals(0.95, 0.4, 0.25, 0.5)
+    assert diagnose(narrow, best, classes=10, samples=500, full_eps=True) is Collapse.NONE

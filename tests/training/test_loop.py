@@ -335,7 +335,7 @@ def test_a_collapse_rolls_back_and_switches_to_nfgsm(monkeypatch: pytest.MonkeyP
     assert all(torch.equal(value, snapshots[1][name]) for name, value in snapshots[0].items())
     assert any("N-FGSM" in note for note in run.observer.notes)  # type: ignore[attr-defined]
     assert trained.history.chosen_epoch in {1, 3, 4}
-    assert run.lr_scale == 1.0
+    assert run.strength == 1.0
 
 
 def test_a_switch_survives_a_resume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_a_second_collapse_softens_and_too_many_end_the_run(monkeypatch: pytest.
     trained = run.run()
     assert len(trained.history.epochs) == 5
     assert [r.rolled_back for r in trained.history.epochs] == [False, True, True, True, True]
-    assert run.lr_scale == 0.25
+    assert run.strength == 0.25
     assert run.defence.reversal == pytest.approx(0.25)  # type: ignore[union-attr]
     assert trained.history.chosen_epoch == 1
 
@@ -380,10 +380,10 @@ class BreaksOnce(SAT):
 
     def __init__(self, at: int) -> None:
         super().__init__()
-        self.at, self.steps, self.softened = at, 0, 0
+        self.at, self.steps, self.strengths = at, 0, set[float]()
 
-    def soften(self) -> None:
-        self.softened += 1
+    def set_progress(self, progress: float, strength: float = 1.0) -> None:
+        self.strengths.add(strength)
 
     def step_loss(self, *arguments: Any) -> StepLoss:
         result, self.steps = super().step_loss(*arguments), self.steps + 1
@@ -396,16 +396,32 @@ def test_a_loss_that_is_not_a_number_rolls_back_and_halves_the_rate() -> None:
     trained = run.run()
     assert [r.rolled_back for r in trained.history.epochs] == [False, True, False, False]
     assert "non-finite" in trained.history.epochs[1].event
-    assert run.lr_scale == 0.5
-    assert defence.softened == 1
+    assert run.strength == 0.5
+    assert defence.strengths == {1.0, 0.5}
     assert trained.source_attacks == ("fgsm",)
     assert all(bool(value.isfinite().all()) for value in run.classifier.state_dict().values())
     assert trained.history.epochs[2].scalars["lr"] == pytest.approx(5e-3 * 0.5 * 0.5)
 
 
-def test_a_broken_first_epoch_is_an_error_with_a_hint() -> None:
+def test_a_broken_first_epoch_goes_back_to_the_start() -> None:
+    run = trainer("sat", epochs=3, defence=BreaksOnce(3))
+    trained = run.run()
+    assert [r.rolled_back for r in trained.history.epochs] == [True, False, False]
+    assert all(bool(value.isfinite().all()) for value in run.classifier.state_dict().values())
+
+
+class AlwaysBroken(SAT):
+    """SAT whose loss is never a number."""
+
+    def step_loss(self, *arguments: Any) -> StepLoss:
+        result = super().step_loss(*arguments)
+        return StepLoss(result.loss * float("nan"), result.scalars)
+
+
+@pytest.mark.parametrize("on_collapse", ["switch", "stop", "keep"])
+def test_training_that_never_works_is_an_error_with_a_hint(on_collapse: str) -> None:
     with pytest.raises(TrainingError) as caught:
-        trainer("sat", defence=BreaksOnce(3)).run()
+        trainer("sat", epochs=2, defence=AlwaysBroken(), on_collapse=on_collapse).run()
     assert "--lr" in (caught.value.hint or "")
 
 

@@ -1,0 +1,78 @@
+"""What the training loop is told, whom it tells, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from harden.training.history import EpochRecord, History
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: clean images per step (the network sees as many adversarial ones besides).
+        lr: peak learning rate of Adam.
+        weight_decay: L2 penalty on the network's weights (not the discriminators').
+        lr_warmup, eps_ramp: shares of training (see `Schedule`).
+        eps: l_inf radius of the source attack on the [0, 1] scale.
+        ema: decay of the weight average.
+        augment: a key of `AUGMENTATIONS`.
+        source_attack: a key of `CRAFTERS`; None trains without adversarial examples and selects on clean accuracy.
+        on_collapse: "switch" (roll back and go on from N-FGSM), "stop" (end with the best epoch so far) or "keep".
+        max_clean_drop: largest loss of clean validation accuracy, against the start, that selection accepts; None: any.
+        freeze: patterns of parameter names (as in file names) that keep their values.
+        seed: of everything random.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    eps: float
+    source_attack: str | None
+    weight_decay: float = 0.0
+    lr_warmup: float = 0.05
+    eps_ramp: float = 0.15
+    ema: float = 0.998
+    augment: str = "none"
+    on_collapse: str = "switch"
+    max_clean_drop: float | None = None
+    freeze: tuple[str, ...] = ()
+    seed: int = 0
+
+
+Replan = Callable[[int, float], int]
+"""Called with the epochs done and the mean seconds of one; returns how many there shall be in all."""
+
+
+class Observer(Protocol):
+    """Hears what training does; the loop itself prints nothing."""
+
+    def step(self, done: int, total: int) -> None:
+        """Called after every step with the steps done and all there are."""
+
+    def epoch(self, record: EpochRecord, history: History) -> None:
+        """Called after every epoch, with the history so far."""
+
+    def note(self, text: str) -> None:
+        """Called with a sentence that a person should read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What training gives back; the classifier holds the chosen weights.
+
+    Attributes:
+        history: every epoch and the chosen one.
+        source_attacks: the crafters that were used, in order (more than one after a switch).
+        confirmation: worst case of the chosen epoch on the validation images under the selection and the confirmation
+            attack, in [0, 1]; None for training without adversarial examples.
+    """
+
+    history: History
+    source_attacks: tuple[str, ...]
+    confirmation: float | None
