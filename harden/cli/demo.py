@@ -35,7 +35,7 @@ def demo(
     def body(terminal: Terminal) -> None:
         from harden.workflows.demo import demo as workflow
 
-        with stoppable(terminal) as stop:
+        with stoppable() as stop:
             result = workflow(out=out, seed=seed, narrator=terminal, stop_requested=stop, command=typed_command())
         show_report(terminal, result.report, as_json=as_json, where=result.run.path)
         if not as_json:

@@ -205,7 +205,7 @@ def fit(
             "seed": seed,
             "device": device,
         }
-        with stoppable(terminal) as stop:
+        with stoppable() as stop:
             if resume is not None:
                 run = RunFolder(resume)
                 given = {**flags, "arch": None, "recipe": recipe, "out": out, "dry_run": dry_run or None}
@@ -248,6 +248,11 @@ def fit(
                 )
         if result.run is not None and result.report is not None:
             show_report(terminal, result.report, as_json=as_json, where=result.run.path)
+        elif as_json and result.plan is not None:
+            import json
+            from dataclasses import asdict
+
+            print(json.dumps({**asdict(result.plan), "seconds": result.plan.seconds}))
 
     run_command(body, quiet=quiet or as_json)
 

@@ -50,7 +50,7 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False) -> Non
 
 
 @contextmanager
-def stoppable(terminal: Terminal) -> Iterator[Callable[[], bool]]:
+def stoppable() -> Iterator[Callable[[], bool]]:
     """Let the first Ctrl-C or SIGTERM finish the current training step; a second one ends at once."""
     asked = False
     previous: dict[int, Any] = {}
@@ -60,7 +60,8 @@ def stoppable(terminal: Terminal) -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        terminal.warn("stopping after this step; again to end at once")
+        # Not through rich: a handler may run in the middle of its printing.
+        os.write(2, b"\nstopping after this step; again to end at once\n")
 
     for number in map(int, (signal.SIGINT, signal.SIGTERM)):
         previous[number] = signal.signal(number, on_signal)

@@ -21,6 +21,8 @@ from harden.models.normalisations import OWN_STATISTICS, apply, candidates
 from harden.tensors import as_float_images
 
 _BATCH = 250
+NLL_TIE = 0.01
+"""Mean losses that differ by less than this many nats say nothing about which normalisation is right."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,10 @@ def _choose(results: list[tuple[Normalisation, CandidateScore]], count: int) -> 
     close = [(normalisation, row) for normalisation, row in results if row.accuracy >= best - error]
     normalisation, row = min(close, key=lambda pair: pair[1].nll)
     if normalisation.name == OWN_STATISTICS:
-        # The sample's own statistics are a noisy copy of what somebody published: prefer the published numbers.
-        near = [pair for pair in close if pair[0].name != OWN_STATISTICS and _alike(pair[0], normalisation)]
+        # The sample's own statistics are a noisy copy of what somebody published, and where a model is right anyway
+        # they make it surer by raising the contrast: prefer numbers that somebody would write down.
+        named = [pair for pair in close if pair[0].name != OWN_STATISTICS]
+        near = [pair for pair in named if _alike(pair[0], normalisation) or pair[1].nll <= row.nll + NLL_TIE]
         return min(near, key=lambda pair: pair[1].nll, default=(normalisation, row))
     return normalisation, row
 

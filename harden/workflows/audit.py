@@ -23,7 +23,7 @@ from harden.workflows.prepare import (
     ModelSpec,
     as_run,
     choose_device,
-    open_images,
+    images_for,
     open_model,
 )
 from harden.workflows.run_folder import RunFolder, unused
@@ -272,17 +272,7 @@ def _open(
         # --arch is about the model that the report is on; another run builds its own network.
         arch = settings.spec.arch if initial or spec == settings.spec.model else None
         classifier = folder.load_classifier(initial=initial, arch=arch)
-        size = classifier.input_size
-        names = {name: k for k, name in enumerate(classifier.classes)}
-        unknown = [name for name in source.classes if name not in names]
-        if unknown or len(names) != len(source.classes):
-            raise DataError(
-                f"the run {folder.path} knows other classes than the data"
-                + (f", for instance not {', '.join(unknown[:3])}" if unknown else ""),
-                hint="audit it on data with the classes it was trained on",
-            )
-        mapping = tuple(names[name] for name in source.classes)
-        images = open_images(source, channels=size[0], size=(size[1], size[2]), class_map=mapping)
+        images = images_for(classifier, source)
         name = f"{folder.path.name} (initial)" if initial else folder.path.name
         return _Opened(name, classifier, images, {} if initial else _exposures(folder, eps))
     listed = source.listings.get("train") or source.listings.get("val") or next(iter(source.listings.values()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from harden.randomness import stream
 from harden.registry import lookup
 from harden.workflows.audit import default_eps
 from harden.workflows.narrator import Narrator
-from harden.workflows.prepare import ModelSpec, as_run, open_images, open_model
+from harden.workflows.prepare import ModelSpec, as_run, images_for, open_model
 from harden.workflows.run_folder import RunFolder, describe
 
 PARITY_IMAGES = 256
@@ -63,7 +62,7 @@ class Exported:
 
 
 def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) -> tuple[Exported, ...]:
-    """Write the files, then prove that each gives the model's answers; a file that does not is removed.
+    """Write the files, then prove that each gives the model's answers; one that does not is set aside (`.rejected`).
 
     Raises:
         ExportError: a file cannot be written or does not agree.
@@ -80,13 +79,14 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
     results = []
     for name in dict.fromkeys(settings.formats):
         path = folder / EXPORTERS[name]
+        unproven = folder / f"unproven-{path.name}"  # what is at `path` already stays until the new file is proven
         narrator.heading(f"Export to {name}")
         if name == "safetensors":
-            save_weights(classifier.module.state_dict(), path, metadata)
-            parities = _prove_safetensors(classifier, path, sets)
+            save_weights(classifier.module.state_dict(), unproven, metadata)
+            parities = _prove_safetensors(classifier, unproven, sets)
         else:
-            save_onnx(classifier, path, metadata, opset=settings.opset)
-            scorer = OnnxScorer(path)
+            save_onnx(classifier, unproven, metadata, opset=settings.opset)
+            scorer = OnnxScorer(unproven)
             narrator.note(f"onnxruntime runs it on {', '.join(scorer.providers)}")
             parities = _prove(classifier, scorer, sets, settings.tolerance)
         narrator.table(
@@ -99,8 +99,9 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         try:
             require(parities, path.name)
         except ExportError:
-            os.replace(path, path.with_name(path.name + ".rejected"))
+            unproven.rename(path.with_name(path.name + ".rejected"))
             raise
+        unproven.replace(path)
         narrator.note(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
         results.append(Exported(name, path, parities))
     write_whole(folder / "config.json", json.dumps(metadata, indent=1) + "\n")
@@ -114,8 +115,7 @@ def _from_run(
     classifier = run.load_classifier(arch=settings.spec.arch)
     training = run.read_json(run.config).get("training", {})
     source = open_data(settings.data or training["data"])
-    size = classifier.input_size
-    images = open_images(source, channels=size[0], size=(size[1], size[2]), class_map=None)
+    images = images_for(classifier, source)
     splits = SplitPlan.from_json(run.read_json(run.splits))
     entries = splits.val if settings.data is None else _some(source.listings)
     chosen = images.sample(entries, PARITY_IMAGES, 0, "parity")

@@ -27,6 +27,7 @@ from harden.workflows.audit import Subject, audit_subjects, run_facts, write_rep
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
 from harden.workflows.job import Job, StopRequested, prepare_job, selection_entries
 from harden.workflows.narrator import Narrator
+from harden.workflows.plan import Plan
 from harden.workflows.prepare import choose_device, open_images
 from harden.workflows.run_folder import RunFolder, classifier_from, describe, keep_architecture, new_run
 from harden.workflows.settings import FitSettings, as_recipe
@@ -34,10 +35,17 @@ from harden.workflows.settings import FitSettings, as_recipe
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """What a fit leaves behind: the run folder and, unless it was a dry run, the before/after report."""
+    """What a fit leaves behind.
+
+    Attributes:
+        run: the run folder; None for a dry run.
+        report: before and after; None for a dry run.
+        plan: of a dry run.
+    """
 
     run: RunFolder | None
     report: Report | None
+    plan: Plan | None = None
 
 
 def fit(
@@ -76,7 +84,7 @@ def fit(
         defence, layer = build_defence(job)
         plan = plan_run(job, defence, layer, spent=time.monotonic() - began)
         tell_plan(job, plan)
-        return FitResult(None, None)
+        return FitResult(None, None, plan)
     run = new_run(out, name=f"{Path(settings.data).name}-{settings.method}")
     try:
         keep_architecture(run, job.classifier)

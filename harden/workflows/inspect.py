@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harden.data import open_data
-from harden.errors import ModelError, UsageError
+from harden.errors import ModelError, PreflightError, UsageError
 from harden.models import expected_channels, load_model, output_classes
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.split import DefaultSplit, SplitPoint, default_split, split_points
 from harden.workflows.narrator import Narrator
-from harden.workflows.prepare import FALLBACK_SIZE, ModelSpec, as_run, open_model
+from harden.workflows.prepare import FALLBACK_SIZE, ModelSpec, as_run, classifier_of, load_candidate, open_model
 
 ASSUMED_CLASSES = 1000
 
@@ -47,7 +47,13 @@ def inspect(spec: ModelSpec, *, data: str | None, narrator: Narrator) -> Inspect
     elif data is not None:
         source = open_data(data)
         listed = source.listings.get("train") or next(iter(source.listings.values()))
-        classifier, _ = open_model(spec, source, listed, narrator)
+        try:
+            classifier, _ = open_model(spec, source, listed, narrator)
+        except PreflightError as error:
+            narrator.warn(f"{error.message}. {error.hint or ''}")
+            candidate = load_candidate(spec, source, narrator)
+            channels = candidate.images.image_format.channels
+            classifier = classifier_of(candidate, Normalisation("none", (0.0,) * channels, (1.0,) * channels))
     else:
         classifier = _without_data(spec, narrator)
     parameters = sum(p.numel() for p in classifier.module.parameters())

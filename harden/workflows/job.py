@@ -25,8 +25,8 @@ from harden.workflows.prepare import (
     choose_device,
     classifier_of,
     find_normalisation,
+    images_for,
     load_candidate,
-    open_images,
     rows_for_preflight,
 )
 from harden.workflows.settings import DEFAULT_PRETRAIN, FitSettings
@@ -86,14 +86,7 @@ def prepare_job(
     )
     if earlier is not None:
         classifier = earlier.load_classifier(arch=settings.arch)
-        size = classifier.input_size
-        images = open_images(source, channels=size[0], size=(size[1], size[2]), class_map=settings.class_map)
-        if images.classes != classifier.classes:
-            raise ModelError(
-                f"the run {earlier.path} knows the classes {', '.join(classifier.classes[:8])}; "
-                f"the data has {', '.join(images.classes[:8])}",
-                hint="harden it on data with the same classes",
-            )
+        images = images_for(classifier, source)
         train, val = _decode(images, splits, settings, narrator)
         pretrain = settings.pretrain or 0
         narrator.note(f"hardening further from the run {earlier.path}")
@@ -131,6 +124,7 @@ def prepare_job(
         eps=eps,
         augment=augment,
         batch_size=batch_size,
+        class_map=images.mapping if images.mapping != tuple(range(len(images.mapping))) else None,
         lr=settings.lr or default_lr(classifier.module),
         pretrain=pretrain,
         data=str(Path(settings.data).resolve()) if Path(settings.data).exists() else settings.data,

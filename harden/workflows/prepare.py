@@ -165,6 +165,25 @@ def open_images(
     return Images(source, Format(channels or probe.channels, chosen), classes, mapping)
 
 
+def images_for(classifier: Classifier, source: DataSource) -> Images:
+    """Return how the images of `source` are decoded for a model whose classes are known by name.
+
+    Raises:
+        DataError: the classes of the data are not those of the model.
+    """
+    outputs = {name: k for k, name in enumerate(classifier.classes)}
+    unknown = [name for name in source.classes if name not in outputs]
+    if unknown or len(outputs) != len(source.classes):
+        raise DataError(
+            f"the model knows {len(outputs)} classes and the data has {len(source.classes)}"
+            + (f", among them some that the model does not know: {', '.join(unknown[:3])}" if unknown else ""),
+            hint="use data with the classes that the model was trained on",
+        )
+    channels, height, width = classifier.input_size
+    mapping = tuple(outputs[name] for name in source.classes)
+    return open_images(source, channels=channels, size=(height, width), class_map=mapping)
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """A model as loaded, and the images in the format that it takes; its normalisation is not known yet."""

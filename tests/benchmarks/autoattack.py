@@ -17,7 +17,7 @@ import torch
 from harden.audit.metrics import wilson
 from harden.data import SplitPlan, open_data
 from harden.workflows.narrator import Silent
-from harden.workflows.prepare import open_images
+from harden.workflows.prepare import images_for
 from harden.workflows.run_folder import RunFolder
 
 
@@ -33,8 +33,7 @@ def main() -> None:
     run = RunFolder(arguments.run)
     training = run.read_json(run.config)["training"]
     classifier = run.load_classifier(arch=arguments.arch).eval()
-    channels, height, width = classifier.input_size
-    images = open_images(open_data(training["data"]), channels=channels, size=(height, width), class_map=None)
+    images = images_for(classifier, open_data(training["data"]))
     plan = SplitPlan.from_json(run.read_json(run.splits))
     chosen = images.sample(plan.test, arguments.samples, 0, "autoattack")
     x, y = images.decode(chosen, Silent(), "test images").batch(slice(None))
@@ -49,7 +48,9 @@ def main() -> None:
         standing = int((classifier(adversarial).argmax(dim=1) == y).sum())
     largest = float((adversarial - x).abs().max())
     robust = wilson(standing, len(y))
-    print(f"{arguments.run}: AutoAttack at eps {eps:.6g} on {len(y)} test images in {time.perf_counter() - began:.0f} s")
+    print(
+        f"{arguments.run}: AutoAttack at eps {eps:.6g} on {len(y)} test images in {time.perf_counter() - began:.0f} s"
+    )
     print(f"robust {robust.value:.1%} [{robust.low:.1%}, {robust.high:.1%}], clean {clean / len(y):.1%}")
     print(f"largest perturbation {largest:.6f}; attacks {', '.join(attack.attacks_to_run)}")
 
