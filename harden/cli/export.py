@@ -49,16 +49,15 @@ def export(
     def body(terminal: Terminal) -> None:
         from harden.workflows.export import ExportSettings
         from harden.workflows.export import export as workflow
-        from harden.workflows.prepare import ModelSpec
 
         settings = ExportSettings(
-            spec=ModelSpec(
-                model=model,
+            spec=options.model_spec(
+                model,
                 arch=arch,
                 trust_pickle=trust_pickle,
-                class_map=options.integers(class_map, "--class-map"),
-                mean=options.numbers(mean, "--mean"),
-                std=options.numbers(std, "--std"),
+                class_map=class_map,
+                mean=mean,
+                std=std,
                 image_size=image_size,
             ),
             formats=tuple(to or ("safetensors", "onnx")),

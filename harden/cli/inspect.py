@@ -36,16 +36,15 @@ def inspect(
 
     def body(terminal: Terminal) -> None:
         from harden.workflows.inspect import inspect as workflow
-        from harden.workflows.prepare import ModelSpec
 
         found = workflow(
-            ModelSpec(
-                model=model,
+            options.model_spec(
+                model,
                 arch=arch,
                 trust_pickle=trust_pickle,
-                class_map=options.integers(class_map, "--class-map"),
-                mean=options.numbers(mean, "--mean"),
-                std=options.numbers(std, "--std"),
+                class_map=class_map,
+                mean=mean,
+                std=std,
                 image_size=image_size,
             ),
             data=data,

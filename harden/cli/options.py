@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from harden.workflows.prepare import ModelSpec
 
 MODEL_HELP = "A weights file or pickled module, timm:NAME, torchvision:NAME, file.py:callable, or a run folder."
 DATA_HELP = "A folder of images, DIR/CLASS/* or DIR/{train,val,test}/CLASS/*; or sklearn:digits."
@@ -52,33 +55,49 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and th
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.", rich_help_panel="Run")]
 
 
-def numbers(text: str | None, flag: str) -> tuple[float, ...] | None:
-    """Return the numbers in "0.1,0.2,0.3".
+Number = TypeVar("Number", int, float)
+
+
+def numbers(text: str | None, flag: str, kind: type[Number]) -> tuple[Number, ...] | None:
+    """Return the numbers in "0.1,0.2,0.3", or None for None.
 
     Raises:
-        UsageError: something in it is no number.
+        UsageError: something in it is no such number.
     """
     from harden.errors import UsageError
 
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"{flag} {text!r} is no list of numbers", hint=f"write {flag} 0.485,0.456,0.406") from None
+        what, example = ("integers", "3,0,1,2") if kind is int else ("numbers", "0.485,0.456,0.406")
+        raise UsageError(f"{flag} {text!r} is no list of {what}", hint=f"write {flag} {example}") from None
 
 
-def integers(text: str | None, flag: str) -> tuple[int, ...] | None:
-    """Return the integers in "3,0,1,2".
+def model_spec(
+    model: str,
+    *,
+    arch: str | None,
+    trust_pickle: bool,
+    class_map: str | None,
+    mean: str | None,
+    std: str | None,
+    image_size: int | None,
+) -> ModelSpec:
+    """Return the model that these flags describe.
 
     Raises:
-        UsageError: something in it is no integer.
+        UsageError: a list of numbers is none.
     """
-    from harden.errors import UsageError
+    from harden.workflows.prepare import ModelSpec
 
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{flag} {text!r} is no list of integers", hint=f"write {flag} 3,0,1,2") from None
+    return ModelSpec(
+        model=model,
+        arch=arch,
+        trust_pickle=trust_pickle,
+        class_map=numbers(class_map, "--class-map", int),
+        mean=numbers(mean, "--mean", float),
+        std=numbers(std, "--std", float),
+        image_size=image_size,
+    )

@@ -66,16 +66,15 @@ def report(
         from harden.recipe import parse_eps
         from harden.workflows.audit import ReportSettings
         from harden.workflows.audit import report as workflow
-        from harden.workflows.prepare import ModelSpec
 
         settings = ReportSettings(
-            spec=ModelSpec(
-                model=model,
+            spec=options.model_spec(
+                model,
                 arch=arch,
                 trust_pickle=trust_pickle,
-                class_map=options.integers(class_map, "--class-map"),
-                mean=options.numbers(mean, "--mean"),
-                std=options.numbers(std, "--std"),
+                class_map=class_map,
+                mean=mean,
+                std=std,
                 image_size=image_size,
             ),
             data=data,
