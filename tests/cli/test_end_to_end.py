@@ -108,7 +108,9 @@ def test_report_does_not_destroy_the_before_and_after_of_the_run(
     assert (desk / "run" / "report.json").read_bytes() == before
 
 
-def test_export_and_serve_without_us(fitted: subprocess.CompletedProcess[str], desk: Path) -> None:
+def test_export_and_serve_without_us(
+    fitted: subprocess.CompletedProcess[str], desk: Path, workshop: Workshop
+) -> None:
     done = harden("export", "run", "--to", "safetensors", "--to", "onnx", "--json", cwd=desk)
     decent(done)
     assert done.stderr == ""
@@ -117,6 +119,17 @@ def test_export_and_serve_without_us(fitted: subprocess.CompletedProcess[str], d
     assert all(p["holds"] and p["kind"] in ("clean", "adversarial") for row in rows for p in row["parity"])
     folder = desk / "run" / "export"
     assert {entry.name for entry in folder.iterdir()} == {"model.safetensors", "model.onnx", "config.json"}
+    examples = Path(__file__).parents[2] / "examples"
+    pictures = sorted((workshop.data / "test").rglob("*.png"))[:3]
+    for script, arguments, lines in (
+        ("serve_onnx.py", pictures, len(pictures)),
+        ("load_safetensors.py", workshop.arch.rsplit(":", 1), 1),
+    ):
+        line = [sys.executable, str(examples / script), str(folder), *map(str, arguments)]
+        shown = subprocess.run(line, capture_output=True, text=True, cwd=desk, env=environment(), timeout=120)
+        assert shown.returncode == 0, shown.stderr
+        assert len(shown.stdout.splitlines()) == lines
+        assert any(name in shown.stdout for name in ("a", "b", "c"))
 
 
 def test_inspect(workshop: Workshop, desk: Path) -> None:
