@@ -46,6 +46,6 @@ def _root(
 def main() -> None:
     """Run the command line."""
     # Threads that wait by spinning slow a run three to five times where anything else uses the processor; waiting
-    # passively costs nothing measurable where nothing does. It has to be said before torch is imported.
+    # passively costs little where nothing does. It has to be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
