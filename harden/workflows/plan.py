@@ -26,11 +26,11 @@ RESERVE = 0.07
 """Share of a budget kept back: timings on shared machines drift."""
 AUDIT_SHARE = 0.18
 """Share of a budget that the final audit may take before its sample is made smaller."""
-SMALLEST_AUDIT = 50
+SMALLEST_AUDIT = 100
 SELECTION_SHARE = 0.2
 """Time of an epoch's held-out measurements, as a share of its training steps, above which their sample shrinks."""
 CONFIRMATION_SHARE = 0.1
-SMALLEST_SELECTION = 50
+SMALLEST_SELECTION = 100
 SURVIVORS = 0.75
 """Share of images that stand through an attack on a hardened model, as the estimates assume."""
 EPOCH_PASSES, CONFIRMATION_PASSES = 20 + 10 // 2, 20 + 150
