@@ -38,6 +38,9 @@ SMALL_SELECTION = 200
 """The canary looks at every second validation image, or at all of them where there are no more than this."""
 MAX_ROLLBACKS = 3
 CHECKPOINT_SECONDS = 30.0
+DISCRIMINATOR_BETAS = (0.5, 0.999)
+"""Adam's for the discriminators: with the usual 0.9 their momentum answers an extractor that is no longer there, and the
+two circle each other; robust accuracy then falls by many points from one epoch to the next (recipes/README.md)."""
 
 
 class Trainer:
@@ -53,8 +56,8 @@ class Trainer:
         checkpoint: where to keep the state; None keeps none.
         observer: hears what happens.
         stop_requested: asked after every step; true writes a checkpoint and raises `Interrupted`.
-        replan: asked for the number of epochs after the first one and after a quarter of them, when their time is
-            known; None keeps `settings.epochs`. From then on the number is part of the checkpoint.
+        replan: asked for the number of epochs after the first one, after a quarter and after half of them, when their
+            time is known; None keeps `settings.epochs`. From then on the number is part of the checkpoint.
 
     Raises:
         UsageError: a freeze pattern matches nothing, or there is less than one batch of images.
@@ -98,7 +101,7 @@ class Trainer:
         groups: list[dict[str, Any]] = [{"params": trainable, "weight_decay": settings.weight_decay}]
         discriminators = list(self.defence.parameters())
         if discriminators:
-            groups.append({"params": discriminators, "weight_decay": 0.0})
+            groups.append({"params": discriminators, "weight_decay": 0.0, "betas": DISCRIMINATOR_BETAS})
         self.optimizer = torch.optim.Adam(groups, lr=settings.lr)
 
         self.epoch = 0
@@ -186,7 +189,7 @@ class Trainer:
 
     def _train_step(self, tapped: Tap, order: Tensor, i: int) -> dict[str, Tensor]:
         settings, classifier = self.settings, self.classifier
-        progress = (self.epoch + i / self.steps_per_epoch) / self.epochs
+        progress = (self.epoch + (i + 0.5) / self.steps_per_epoch) / self.epochs  # no step is lost to a rate of 0
         noise = stream(settings.seed, "step", self.epoch, i)
         self._train_mode()
         rows = order[i * self.batch_size : (i + 1) * self.batch_size]
@@ -268,7 +271,7 @@ class Trainer:
         if event:
             self.observer.note(f"epoch {record.epoch}: {event}")
         self.observer.epoch(record, History(tuple(self.records)))
-        if self.replan is not None and self.epoch in (1, max(2, self.settings.epochs // 4)):
+        if self.replan is not None and self.epoch in (1, max(2, self.epochs // 4), max(2, self.epochs // 2)):
             seconds = sum(record.seconds for record in self.records) / self.epoch
             self.epochs = max(self.epoch, self.replan(self.epoch, seconds))
             self._save()

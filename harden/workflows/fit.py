@@ -21,7 +21,7 @@ from harden.randomness import derive_seed
 from harden.report.report import Report
 from harden.training.freezing import frozen_names
 from harden.training.loop import CANARY_ATTACK
-from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK
+from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
 from harden.workflows.audit import Subject, audit_subjects, run_facts, write_reports
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
@@ -82,7 +82,7 @@ def fit(
     frozen_names(job.classifier.module, settings.freeze)
     if dry_run:
         defence, layer = build_defence(job)
-        plan = plan_run(job, defence, layer, spent=time.monotonic() - began)
+        plan = plan_run(job, defence, layer, pretrained=False)
         tell_plan(job, plan)
         return FitResult(None, None, plan)
     run = new_run(out, name=f"{Path(settings.data).name}-{settings.method}")
@@ -180,8 +180,8 @@ def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
     chosen = f"chose epoch {trained.history.chosen_epoch} of {len(trained.history.epochs)}"
     if trained.confirmation is not None:
         chosen += (
-            f": {trained.confirmation:.1%} of {len(job.val)} validation images withstand {SELECTION_ATTACK} and "
-            f"{CONFIRMATION_ATTACK}"
+            f": {trained.confirmation:.1%} of {len(job.val)} validation images withstand "
+            f"{ATTACKS[SELECTION_ATTACK](job.eps).name} and {confirmation_attack(job.eps).name}"
         )
     job.narrator.note(chosen)
 

@@ -19,7 +19,7 @@ from harden.training.loop import Trainer
 from harden.training.settings import Replan, Trained, TrainingSettings
 from harden.workflows.job import Job, default_batch_size, default_lr, eps_text, selection_entries
 from harden.workflows.narrator import Narrator
-from harden.workflows.plan import RESERVE, Plan, make_plan, measure
+from harden.workflows.plan import RESERVE, Plan, Timing, make_plan, time_attack_pass, time_step
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings, as_recipe
 
@@ -61,12 +61,38 @@ def training_settings(job: Job, epochs: int) -> TrainingSettings:
     )
 
 
-def plan_run(job: Job, defence: Defence, layer: str | None, *, spent: float) -> Plan:
-    """Time a few steps on copies and plan the run; `spent` seconds of a budget are gone already."""
+def clean_training(job: Job) -> tuple[Defence, TrainingSettings]:
+    """Return what the clean training before hardening needs."""
+    settings = replace(
+        training_settings(job, job.settings.pretrain or 0),
+        source_attack=None,
+        eps_ramp=0.0,
+        freeze=(),
+        max_clean_drop=None,
+    )
+    context = DefenceContext(len(job.classifier.classes), 0, stream(0, "none"))
+    return DEFENCES["nt"](context, DefenceSettings()), settings
+
+
+def plan_run(job: Job, defence: Defence, layer: str | None, *, pretrained: bool) -> Plan:
+    """Time a few steps on copies and plan the run.
+
+    Raises:
+        UsageError: the budget is too small.
+    """
     settings = job.settings
     epochs = settings.epochs if settings.epochs is not None or settings.budget is not None else DEFAULT_EPOCHS
     training = training_settings(job, epochs or 1000)
-    timing = measure(job.classifier, defence, layer, job.train, training)
+    timing = Timing(
+        time_step(job.classifier, defence, layer, job.train, training),
+        time_attack_pass(job.classifier, job.train, job.eps),
+    )
+    pretraining = 0.0
+    if settings.pretrain and not pretrained:
+        clean_defence, clean_settings = clean_training(job)
+        step = time_step(job.classifier, clean_defence, None, job.train, clean_settings)
+        pretraining = step * settings.pretrain * max(1, len(job.train) // clean_settings.batch_size)
+    spent = time.monotonic() - job.began
     return make_plan(
         timing,
         train_images=len(job.train),
@@ -77,6 +103,7 @@ def plan_run(job: Job, defence: Defence, layer: str | None, *, spent: float) -> 
         epochs=epochs,
         budget=None if settings.budget is None or settings.epochs is not None else settings.budget - spent,
         audit_samples=settings.audit_samples,
+        pretraining=pretraining,
     )
 
 
@@ -92,6 +119,7 @@ def tell_plan(job: Job, plan: Plan) -> None:
             ("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}"),
             ("epochs", f"{plan.epochs} of {plan.steps_per_epoch} steps of {settings.batch_size} images"),
             ("passes per step", cost + " (F forward, B backward, b backward to the input)"),
+            *([("clean pre-training", _duration(plan.pretraining))] if plan.pretraining else []),
             ("time per step", f"{plan.timing.step * 1000:.1f} ms"),
             ("time per epoch", f"{plan.epoch_seconds:.1f} s with its held-out measurements"),
             ("selection", f"on {plan.selection_samples} validation images"),
@@ -158,13 +186,15 @@ def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
     Returns:
         The job with its plan settled, its classifier holding the chosen weights; and what training says of itself.
     """
-    pretrain(run, job)
     defence, layer = build_defence(job)
     fresh = not run.checkpoint.exists()
+    if job.settings.pretrain and not (run.initial_weights.exists() or run.pretraining.exists()):
+        plan_run(job, defence, layer, pretrained=False)  # a budget that is too small is told before anything is trained
+    pretrain(run, job)
     replan = None
     if fresh:
         budget = job.settings.budget
-        plan = plan_run(job, defence, layer, spent=time.monotonic() - job.began)
+        plan = plan_run(job, defence, layer, pretrained=True)
         tell_plan(job, plan)
         job = _settle(run, job, plan)
         if budget is not None:
@@ -205,7 +235,7 @@ def _replan(run: RunFolder, job: Job, plan: Plan, *, deadline: float) -> Replan:
     """Correct the number of epochs once real ones have been timed: the few steps timed before may have been unlucky."""
 
     def replan(done: int, seconds: float) -> int:
-        drift = min(2.0, max(0.5, seconds / plan.epoch_seconds))
+        drift = time_attack_pass(job.classifier, job.train, job.eps) / plan.timing.attack_pass
         reserve = RESERVE * (deadline - job.began)
         left = deadline - reserve - time.monotonic() - plan.finish_seconds * drift
         epochs = done + max(0, int(left / seconds))
@@ -222,14 +252,7 @@ def pretrain(run: RunFolder, job: Job) -> None:
         return
     if job.settings.pretrain:
         job.narrator.heading("Clean pre-training")
-        settings = replace(
-            training_settings(job, job.settings.pretrain),
-            source_attack=None,
-            eps_ramp=0.0,
-            freeze=(),
-            max_clean_drop=None,
-        )
-        defence = DEFENCES["nt"](DefenceContext(len(job.classifier.classes), 0, stream(0, "none")), DefenceSettings())
+        defence, settings = clean_training(job)
         Trainer(
             classifier=job.classifier,
             defence=defence,

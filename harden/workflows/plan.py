@@ -33,8 +33,8 @@ CONFIRMATION_SHARE = 0.1
 SMALLEST_SELECTION = 100
 SURVIVORS = 0.75
 """Share of images that stand through an attack on a hardened model, as the estimates assume."""
-EPOCH_PASSES, CONFIRMATION_PASSES = 20 + 10 // 2, 20 + 150
-"""Gradient passes per selection image: PGD-20, and PGD-10 on half of them; then PGD-20 and three times PGD-50."""
+EPOCH_PASSES, CONFIRMATION_PASSES = 20 + 10 // 2, 50
+"""Gradient passes per selection image: PGD-20, and PGD-10 on half of them, every epoch; PGD-50 per candidate."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Plan:
     """What the run will do and how long each part should take.
 
     Attributes:
+        pretraining: seconds of clean training before.
         epochs: of hardening.
         steps_per_epoch: training steps.
         selection_samples: validation images that the canary and selection use.
@@ -64,6 +65,7 @@ class Plan:
         timing: what this rests on.
     """
 
+    pretraining: float
     epochs: int
     steps_per_epoch: int
     selection_samples: int
@@ -75,7 +77,7 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Of everything that is left to do."""
-        return self.epochs * self.epoch_seconds + self.finish_seconds
+        return self.pretraining + self.epochs * self.epoch_seconds + self.finish_seconds
 
 
 class _Deaf:
@@ -86,10 +88,10 @@ class _Deaf:
     def note(self, text: str) -> None: ...
 
 
-def measure(
+def time_step(
     classifier: Classifier, defence: Defence, layer: str | None, train: ImageSet, settings: TrainingSettings
-) -> Timing:
-    """Time training steps and attack passes on copies; the classifier and the defence stay as they are."""
+) -> float:
+    """Return seconds of one training step, timed on copies; the classifier and the defence stay as they are."""
     trainer = Trainer(
         classifier=copy.deepcopy(classifier),
         defence=copy.deepcopy(defence),
@@ -100,17 +102,21 @@ def measure(
         checkpoint=None,
         observer=_Deaf(),
     )
-    step = trainer.time_steps(TIMED_STEPS, TIMED_SECONDS)
+    return trainer.time_steps(TIMED_STEPS, TIMED_SECONDS)
+
+
+def time_attack_pass(classifier: Classifier, train: ImageSet, eps: float) -> float:
+    """Return seconds of one forward and backward pass of one image in eval mode."""
     images, labels = train.batch(torch.arange(min(BATCH, len(train))))
     images, labels = images.to(classifier.device), labels.to(classifier.device)
-    attack = ATTACKS["fgsm"](settings.eps)
+    attack = ATTACKS["fgsm"](eps)
     seconds: list[float] = []
     while len(seconds) < 2 or (len(seconds) < TIMED_STEPS and sum(seconds) < TIMED_SECONDS / 2):
         began = time.perf_counter()
-        run_attack(attack, trainer.classifier, images, labels, generator=stream(0, "timing"), drop_fooled=False)
+        run_attack(attack, classifier, images, labels, generator=stream(0, "timing"), drop_fooled=False)
         seconds.append(time.perf_counter() - began)
     # FGSM is a forward and a backward pass, and a forward to score the example: four thirds of a gradient pass.
-    return Timing(step, sum(seconds[1:]) / len(seconds[1:]) / len(images) * 3 / 4)
+    return sum(seconds[1:]) / len(seconds[1:]) / len(images) * 3 / 4
 
 
 def make_plan(
@@ -124,6 +130,7 @@ def make_plan(
     epochs: int | None,
     budget: float | None,
     audit_samples: int | None,
+    pretraining: float = 0.0,
 ) -> Plan:
     """Return the plan for a number of epochs, or for the seconds that are left of a budget.
 
@@ -135,9 +142,10 @@ def make_plan(
         epochs: wanted, or None to let the budget decide.
         budget: seconds left, or None.
         audit_samples: images wanted for the audit, or None for all test images or as many as the budget allows.
+        pretraining: seconds of the budget that clean training will take first.
 
     Raises:
-        UsageError: the budget does not even hold one epoch and a small audit.
+        UsageError: the budget does not even hold the pre-training, one epoch and a small audit.
     """
     batch = min(settings.batch_size, train_images)
     steps = train_images // batch
@@ -147,7 +155,7 @@ def make_plan(
     gradients = sum(ATTACKS[name](settings.eps).steps * ATTACKS[name](settings.eps).restarts for name in attacks)
     per_image = gradient * gradients + timing.attack_pass * 8 * len(attacks)
     selected, audited = val_images, min(audit_samples or test_images, test_images)
-    usable = (budget or 0.0) * (1 - RESERVE)
+    usable = max(0.0, (budget or 0.0) * (1 - RESERVE) - pretraining)
     if budget is not None and settings.source_attack is not None:
         affordable = min(
             SELECTION_SHARE * training / (gradient * EPOCH_PASSES),
@@ -164,12 +172,13 @@ def make_plan(
     if budget is not None:
         epochs = int((usable - finish) / per_epoch)
         if epochs < 1:
-            needed = (finish + per_epoch) / (1 - RESERVE)
+            needed = (pretraining + finish + per_epoch) / (1 - RESERVE)
+            parts = "the clean pre-training, one epoch" if pretraining else "one epoch"
             raise UsageError(
-                f"the budget does not hold one epoch: {budget:.0f} s are left; one epoch and the audit need "
+                f"the budget does not hold one epoch: {budget:.0f} s are left; {parts} and the audit need "
                 f"{needed:.0f} s here",
                 hint="give a longer --budget, a smaller --image-size, or fewer --attacks (fast)",
             )
     if epochs is None:
         raise ValueError("make_plan needs epochs or a budget")
-    return Plan(epochs, steps, selected, audited, per_epoch, finish, timing)
+    return Plan(pretraining, epochs, steps, selected, audited, per_epoch, finish, timing)

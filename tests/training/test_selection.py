@@ -13,7 +13,7 @@ from harden.data import ImageSet
 from harden.models.classifier import Classifier
 from harden.training import selection as module
 from harden.training.evaluate import predictions, standing_after
-from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, Selection
+from harden.training.selection import SELECTION_ATTACK, Selection, confirmation_attack
 
 from .test_loop import EPS, VAL, net, trainer
 
@@ -103,7 +103,7 @@ def test_a_real_choice_is_the_best_under_both_attacks() -> None:
         classifier = net()
         classifier.load_state_dict(candidate["weights"])
         standing = predictions(classifier.eval(), VAL) == VAL.labels
-        for name in (SELECTION_ATTACK, CONFIRMATION_ATTACK):
-            standing = standing_after(classifier, VAL, ATTACKS[name](EPS), standing=standing, seed=0)
+        for attack in (ATTACKS[SELECTION_ATTACK](EPS), confirmation_attack(EPS)):
+            standing = standing_after(classifier, VAL, attack, standing=standing, seed=0)
         worst[candidate["epoch"]] = float(standing.float().mean())
     assert trained.confirmation == max(worst.values()) == worst[trained.history.chosen_epoch]  # type: ignore[index]
