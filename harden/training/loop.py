@@ -39,8 +39,8 @@ SMALL_SELECTION = 200
 MAX_ROLLBACKS = 3
 CHECKPOINT_SECONDS = 30.0
 DISCRIMINATOR_BETAS = (0.5, 0.999)
-"""Adam's for the discriminators: with the usual 0.9 their momentum answers an extractor that is no longer there, and the
-two circle each other; robust accuracy then falls by many points from one epoch to the next (recipes/README.md)."""
+"""Adam's for the discriminators. With the usual 0.9 their momentum answers an extractor that is no longer there, and the
+two circle each other: less robustness, and falls by many points within an epoch (recipes/README.md)."""
 
 
 class Trainer:

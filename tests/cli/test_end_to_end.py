@@ -108,9 +108,7 @@ def test_report_does_not_destroy_the_before_and_after_of_the_run(
     assert (desk / "run" / "report.json").read_bytes() == before
 
 
-def test_export_and_serve_without_us(
-    fitted: subprocess.CompletedProcess[str], desk: Path, workshop: Workshop
-) -> None:
+def test_export_and_serve_without_us(fitted: subprocess.CompletedProcess[str], desk: Path, workshop: Workshop) -> None:
     done = harden("export", "run", "--to", "safetensors", "--to", "onnx", "--json", cwd=desk)
     decent(done)
     assert done.stderr == ""

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harden.errors import DataError, HardenError, Interrupted, ModelError, PreflightError, RunFolderError
+from harden.errors import DataError, HardenError, Interrupted, ModelError, PreflightError, RunFolderError, UsageError
 from harden.recipe import read_recipe, resolve
 from harden.workflows.fit import FitResult, fit, resume
 from harden.workflows.job import default_batch_size
@@ -287,6 +287,17 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(
     assert "2F+2B" in plan["passes per step"]
     assert "1F+1b" in plan["passes per step"]
     assert "eps 0.03" in notebook.text
+
+
+def test_a_budget_that_cannot_hold_the_pre_training_is_told_before_anything_is_trained(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    notebook = Notebook()
+    wanted = settings(workshop, model=workshop.arch, epochs=None, pretrain=500, budget=5.0)
+    with pytest.raises(UsageError, match="clean pre-training, one epoch and the audit need"):
+        run(wanted, tmp_path / "run", notebook)
+    assert "Clean pre-training" not in notebook.lines
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("images", "size"), [(50, 32), (2000, 32), (2560, 64), (6000, 128), (54_000, 256)])
