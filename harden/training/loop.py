@@ -39,8 +39,8 @@ SMALL_SELECTION = 200
 MAX_ROLLBACKS = 3
 CHECKPOINT_SECONDS = 30.0
 DISCRIMINATOR_BETAS = (0.5, 0.999)
-"""Adam's for the discriminators. With the usual 0.9 their momentum answers an extractor that is no longer there, and the
-two circle each other: less robustness, and falls by many points within an epoch (recipes/README.md)."""
+"""Adam's for the discriminators. With the usual 0.9 their momentum answers an extractor that is no longer there, the
+two circle each other, and robustness is lower and may fall by many points within an epoch (recipes/README.md)."""
 
 
 class Trainer:

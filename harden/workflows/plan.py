@@ -175,7 +175,7 @@ def make_plan(
             needed = (pretraining + finish + per_epoch) / (1 - RESERVE)
             parts = "the clean pre-training, one epoch" if pretraining else "one epoch"
             raise UsageError(
-                f"the budget does not hold one epoch: {budget:.0f} s are left; {parts} and the audit need "
+                f"the budget does not hold one epoch: {max(0.0, budget):.0f} s are left; {parts} and the audit need "
                 f"{needed:.0f} s here",
                 hint="give a longer --budget, a smaller --image-size, or fewer --attacks (fast)",
             )

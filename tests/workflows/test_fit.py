@@ -293,7 +293,8 @@ def test_a_budget_that_cannot_hold_the_pre_training_is_told_before_anything_is_t
     workshop: Workshop, tmp_path: Path
 ) -> None:
     notebook = Notebook()
-    wanted = settings(workshop, model=workshop.arch, epochs=None, pretrain=500, budget=5.0)
+    # A million epochs: too many for five seconds on any machine, whatever a step takes there.
+    wanted = settings(workshop, model=workshop.arch, epochs=None, pretrain=1_000_000, budget=5.0)
     with pytest.raises(UsageError, match="clean pre-training, one epoch and the audit need"):
         run(wanted, tmp_path / "run", notebook)
     assert "Clean pre-training" not in notebook.lines
