@@ -36,11 +36,15 @@ class Vitals:
 def diagnose(now: Vitals, best: Vitals | None, *, classes: int, samples: int, full_eps: bool) -> Collapse:
     """Return what has collapsed, if anything.
 
-    Catastrophic overfitting (Wong et al., 2020): within an epoch the multi-step accuracy falls to less than two thirds
-    of its best and by more than ten points and four standard errors, while the accuracy under the single-step source
-    attack has not fallen with it; or, once the eps ramp is over, the multi-step accuracy is below a third of the
-    single-step one and more than 20 points below it, however it got there. A fall to chance of the *clean* accuracy
-    means that the discriminators or the learning rate won.
+    Catastrophic overfitting (Wong et al., 2020) is a fall of the multi-step accuracy from its best by more than ten
+    points and four standard errors while the accuracy under the single-step source attack
+
+    - has risen (it may creep over many epochs: the gradient at the clean image stops telling the truth), or
+    - has not fallen by half as much, and the multi-step accuracy is below two thirds of its best;
+
+    or, once the eps ramp is over, a multi-step accuracy below a third of the single-step one and more than 20 points
+    below it, however it got there. A fall to chance of the *clean* accuracy means that the discriminators or the
+    learning rate won.
 
     Args:
         now: this epoch.
@@ -60,6 +64,8 @@ def diagnose(now: Vitals, best: Vitals | None, *, classes: int, samples: int, fu
     if now.clean < chance + noise / 2 and best.clean > chance + noise:
         return Collapse.TO_CHANCE
     fall = best.canary - now.canary
-    if now.canary < best.canary * 2 / 3 and fall > max(0.10, noise) and best.source - now.source < fall / 2:
+    crept = now.source > best.source
+    dropped = now.canary < best.canary * 2 / 3 and best.source - now.source < fall / 2
+    if fall > max(0.10, noise) and (crept or dropped):
         return Collapse.CATASTROPHIC_OVERFITTING
     return Collapse.NONE
