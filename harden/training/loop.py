@@ -27,7 +27,7 @@ from harden.training.averaging import WeightAverage
 from harden.training.canary import Collapse, Vitals, diagnose
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
 from harden.training.evaluate import predictions, share, source_accuracy, standing_after
-from harden.training.freezing import frozen_names
+from harden.training.freezing import frozen_names, resting_modules
 from harden.training.history import EpochRecord, History
 from harden.training.schedule import Schedule
 from harden.training.selection import Selection
@@ -217,20 +217,14 @@ class Trainer:
     def _train_mode(self) -> None:
         self.classifier.train()
         self.defence.train()
-        for module in self._frozen_modules:
-            module.eval()
+        for module in self._resting:
+            module.training = False
 
     def _freeze(self) -> None:
-        self._frozen_modules: list[nn.Module] = []
         module = self.classifier.module
         for name in frozen_names(module, self.settings.freeze):
             module.get_parameter(name).requires_grad_(False)
-        if self.settings.freeze:
-            self._frozen_modules = [
-                m
-                for m in module.modules()
-                if list(m.parameters(recurse=False)) and not any(p.requires_grad for p in m.parameters(recurse=False))
-            ]
+        self._resting = resting_modules(module)
 
     # -- the end of an epoch ------------------------------------------------------------------------------------------
 

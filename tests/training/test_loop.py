@@ -22,6 +22,7 @@ from harden.models.tap import Tap
 from harden.training import loop, selection
 from harden.training.canary import Vitals
 from harden.training.evaluate import predictions, source_accuracy, standing_after
+from harden.training.freezing import resting_modules
 from harden.training.history import EpochRecord, History
 from harden.training.loop import Trained, Trainer, TrainingSettings
 
@@ -289,6 +290,23 @@ def test_frozen_parameters_and_their_statistics_keep_their_bits(patterns: tuple[
     run.run()
     changed = {n for n, value in classifier.module.state_dict().items() if not torch.equal(value, before[n])}
     assert changed == {"6.weight", "6.bias", "8.weight", "8.bias"}
+
+
+def test_what_rests_is_each_frozen_leaf_and_never_a_container_that_trains_inside() -> None:
+    class Token(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1))
+            self.body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.Dropout())
+            self.stem = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False))
+
+    module = Token()
+    module.token.requires_grad_(False)
+    assert resting_modules(module) == ()
+    module.stem.requires_grad_(False)
+    assert set(resting_modules(module)) == {module.stem[0], module.stem[1]}
+    module.body[0].requires_grad_(False)
+    assert set(resting_modules(module)) == {*module.stem, *module.body}
 
 
 def test_freezing_nothing_or_everything_is_an_error() -> None:
