@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harden.models.tap import MAX_WEIGHTS, NARROWEST_HIDDEN
+
 
 class ClasswiseDiscriminators(nn.Module):
     """K small perceptrons; a sample of class k goes only through the k-th (the paper's section 3.3).
@@ -93,10 +95,13 @@ def domain_accuracy(logits: Tensor, domains: Tensor) -> Tensor:
     return (guessed == domains).float().mean()
 
 
-def default_hidden(in_features: int) -> tuple[int, int]:
-    """Return the hidden widths for a representation of this width.
+def default_hidden(in_features: int, discriminators: int = 1) -> tuple[int, int]:
+    """Return the hidden widths for a representation of this width and a number of discriminators.
 
     A 1/16 of the input between 50 and 500, then 20: 50-20 for logits, 98-20 for the 1,568 features of the Fashion-MNIST
     network and 500-20 from 8,000 features on. The networks behind the paper's tables have 50-20, 100-20 and 500-20.
+    Narrower again where all discriminators' first layers would have more than `MAX_WEIGHTS` weights: a hundred classes
+    and 12,288 features (the paper's CIFAR-100 network) get 54-20.
     """
-    return min(500, max(50, in_features // 16)), 20
+    affordable = MAX_WEIGHTS // (in_features * discriminators)
+    return max(NARROWEST_HIDDEN, min(500, in_features // 16, affordable)), 20

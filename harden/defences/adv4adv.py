@@ -56,13 +56,17 @@ class Adv4Adv(Defence):
         self.warmup = warmup
         self.clean_loss = clean_loss
         self.uses_features = beta > 0
+        self._limit = context.feature_limit
         self._progress = 1.0
         self._strength = 1.0
         groups = context.classes if classwise else 1
 
         def discriminators(width: int) -> ClasswiseDiscriminators:
             return ClasswiseDiscriminators(
-                classes=groups, in_features=width, hidden=default_hidden(width), generator=context.generator
+                classes=groups,
+                in_features=width,
+                hidden=default_hidden(width, groups),
+                generator=context.generator,
             )
 
         self.on_features = discriminators(context.feature_width) if beta > 0 else None
@@ -105,7 +109,7 @@ class Adv4Adv(Defence):
         for space, discriminators, strength, values in spaces:
             if discriminators is None:
                 continue
-            reversed_values = reverse_gradient(as_representation(values), strength * self.reversal)
+            reversed_values = reverse_gradient(as_representation(values, limit=self._limit), strength * self.reversal)
             guesses = discriminators(reversed_values, both)
             bce = domain_loss(guesses, domains)
             loss = loss + bce

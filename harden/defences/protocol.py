@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harden.models.classifier import Classifier
-from harden.models.tap import Tap
+from harden.models.tap import MAX_FEATURES, Tap
 
 Craft = Callable[[Classifier, Tensor, Tensor], Tensor]
 """Makes adversarial images (N, C, H, W) from a classifier, clean images in [0, 1] and labels (N,)."""
@@ -25,11 +25,13 @@ class DefenceContext:
         classes: K.
         feature_width: of the flattened representation at the split; 0 where nothing is tapped.
         generator: of initial weights.
+        feature_limit: widest representation, above which features are pooled; `feature_width` keeps to it.
     """
 
     classes: int
     feature_width: int
     generator: torch.Generator
+    feature_limit: int = MAX_FEATURES
 
 
 @dataclass(frozen=True, eq=False)

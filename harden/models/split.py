@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harden.errors import ModelError
 from harden.models.classifier import Classifier
-from harden.models.tap import MAX_FEATURES, as_representation, first_tensor
+from harden.models.tap import as_representation, first_tensor, widest_representation
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -23,7 +23,7 @@ class SplitPoint:
         layer: its name in `named_modules` of the user's module.
         kind: class name of the module.
         shape: of its output for one image.
-        width: of the representation that discriminators would get.
+        width: of the representation that class-wise discriminators would get.
         head: whether it is part of the head (the last layer that computes the class scores, and what follows it).
     """
 
@@ -58,12 +58,13 @@ def split_points(classifier: Classifier) -> tuple[SplitPoint, ...]:
     """
     calls = [call for call in _trace(classifier) if call.name and not isinstance(call.module, _DROPOUT)]
     head = _head_index(calls, len(classifier.classes))
+    limit = widest_representation(len(classifier.classes))
     return tuple(
         SplitPoint(
             layer=call.name,
             kind=type(call.module).__name__,
             shape=tuple(call.output.shape[1:]),
-            width=as_representation(call.output).shape[1],
+            width=as_representation(call.output, limit=limit).shape[1],
             head=i >= head,
         )
         for i, call in enumerate(calls)
@@ -90,7 +91,7 @@ def default_split(classifier: Classifier) -> DefaultSplit:
         )
     point = _last_map(body)
     if point is not None:
-        pooled = math.prod(point.shape) > MAX_FEATURES
+        pooled = math.prod(point.shape) > point.width
         how = f"average-pooled to {point.width:,} features" if pooled else f"{point.width:,} features"
         return DefaultSplit(point, f"the last feature map before the classification head ({how})")
     last = body[-1]

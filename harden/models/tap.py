@@ -24,6 +24,10 @@ from harden.registry import did_you_mean
 
 MAX_FEATURES = 16_384
 """Widest representation that discriminators are given; larger feature maps are pooled (see `as_representation`)."""
+MAX_WEIGHTS = 2**26
+"""Most weights of all discriminators' first layers together: 256 MiB, and three times that with Adam."""
+NARROWEST_HIDDEN = 50
+"""Fewest units of that layer (the paper's logit discriminators have 50)."""
 
 
 class Tap:
@@ -109,6 +113,11 @@ def first_tensor(output: object) -> Tensor | None:
         if found is not None:
             return found
     return None
+
+
+def widest_representation(discriminators: int) -> int:
+    """Return how many features each of a number of discriminators may be given, so that `MAX_WEIGHTS` is kept."""
+    return min(MAX_FEATURES, max(1, MAX_WEIGHTS // (NARROWEST_HIDDEN * discriminators)))
 
 
 def as_representation(features: Tensor, *, limit: int = MAX_FEATURES) -> Tensor:

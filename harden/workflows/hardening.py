@@ -12,7 +12,7 @@ from harden.attacks import CRAFTERS, attack_names, frozen
 from harden.defences import DEFENCES, FEATURE_DEFENCES, Defence, DefenceContext, DefenceSettings
 from harden.errors import RunFolderError
 from harden.files import write_whole
-from harden.models.tap import Tap, as_representation
+from harden.models.tap import Tap, as_representation, widest_representation
 from harden.randomness import stream
 from harden.training.history import EpochRecord, History
 from harden.training.loop import Trainer
@@ -28,12 +28,13 @@ def build_defence(job: Job) -> tuple[Defence, str | None]:
     """Build the defence for the split, and return the layer that it taps."""
     settings, classifier = job.settings, job.classifier
     layer = settings.split if settings.method in FEATURE_DEFENCES and settings.beta > 0 else None
-    width = 0
+    discriminators = len(classifier.classes) if settings.classwise else 1
+    limit, width = widest_representation(discriminators), 0
     if layer is not None:
         with frozen(classifier), Tap(classifier, layer) as tapped, torch.no_grad():
             features, _ = tapped(torch.full((2, *classifier.input_size), 0.5, device=classifier.device))
-        width = as_representation(features).shape[1]
-    context = DefenceContext(len(classifier.classes), width, stream(settings.seed, "discriminators"))
+        width = as_representation(features, limit=limit).shape[1]
+    context = DefenceContext(len(classifier.classes), width, stream(settings.seed, "discriminators"), limit)
     knobs = DefenceSettings(
         beta=settings.beta, gamma=settings.gamma, classwise=settings.classwise, grl_warmup=settings.grl_warmup
     )

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harden.adaptation import ClasswiseDiscriminators, default_hidden, domain_accuracy, domain_loss
+from harden.models.tap import MAX_WEIGHTS, widest_representation
 
 
 def make(classes=4, in_features=5, hidden=(7, 3), domains=2, seed=0, double=True):
@@ -177,6 +178,14 @@ def test_bce_of_extreme_logits_is_finite():
 )
 def test_hidden_widths_follow_the_paper(width, hidden):
     assert default_hidden(width) == hidden
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 100, 1000, 21_843])
+@pytest.mark.parametrize("width", [10, 512, 12_288, 16_384])
+def test_their_first_layers_keep_to_a_bounded_size(classes, width):
+    width = min(width, widest_representation(classes))
+    assert classes * width * default_hidden(width, classes)[0] <= MAX_WEIGHTS
+    assert default_hidden(width, classes)[0] >= 50
 
 
 def test_they_can_learn_to_tell_two_domains_apart():
