@@ -82,7 +82,7 @@ def fit(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Peak learning rate of Adam. [0.01; 0.005 with BatchNorm, 0.0005 with LayerNorm]",
+            help="Peak learning rate of Adam. [0.005; 0.0005 with LayerNorm]",
             rich_help_panel=TRAIN,
         ),
     ] = None,
