@@ -20,6 +20,8 @@ FORMATS: dict[str, Callable[[Report, Path], Path]] = {
 def write_report(report: Report, folder: Path, formats: Sequence[str] = ("json", "html", "md")) -> dict[str, Path]:
     """Write `report.<format>` into `folder` for each of the formats and return where they are.
 
+    The JSON is written last: a run folder that has it is finished.
+
     Raises:
         UsageError: there is no such format.
         RunFolderError: a file cannot be written; those written before it stay.
@@ -27,4 +29,5 @@ def write_report(report: Report, folder: Path, formats: Sequence[str] = ("json",
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise UsageError(f"no report format {', '.join(unknown)}", hint=f"choose from {', '.join(FORMATS)}")
-    return {name: FORMATS[name](report, folder / f"report.{name}") for name in formats}
+    in_order = sorted(formats, key=lambda name: name == "json")
+    return {name: FORMATS[name](report, folder / f"report.{name}") for name in in_order}

@@ -11,6 +11,7 @@ import pytest
 
 from harden.errors import RunFolderError, UsageError
 from harden.report import FORMATS, write_report
+from harden.report.report import Report
 
 from .builders import build_report
 
@@ -23,6 +24,19 @@ def test_every_format_is_written_under_its_name(tmp_path: Path) -> None:
         "report.json",
         "report.md",
     ]
+
+
+@pytest.mark.parametrize("failing", ["html", "md"])
+def test_the_json_comes_last_because_it_says_that_a_run_is_finished(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(report: Report, path: Path) -> Path:
+        raise RunFolderError("no space")
+
+    monkeypatch.setitem(FORMATS, failing, full)
+    with pytest.raises(RunFolderError):
+        write_report(build_report(images=30), tmp_path)
+    assert not (tmp_path / "report.json").exists()
 
 
 def test_only_the_formats_asked_for_are_written(tmp_path: Path) -> None:
