@@ -10,7 +10,7 @@ from harden.data.cache import cache_root, decode_cached
 from harden.data.dataset import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable
 from harden.data.digits import open_digits
 from harden.data.folder import open_folder
-from harden.data.splits import SplitPlan, duplicate_files, plan_splits, stratified_sample
+from harden.data.splits import SplitPlan, continue_splits, duplicate_files, plan_splits, stratified_sample
 from harden.registry import lookup
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "SplitPlan",
     "Unreadable",
     "cache_root",
+    "continue_splits",
     "decode_cached",
     "duplicate_files",
     "open_data",

@@ -132,6 +132,32 @@ def plan_splits(
     )
 
 
+def continue_splits(earlier: SplitPlan, source: DataSource) -> SplitPlan:
+    """Return the splits of an earlier run on the same data, so that nothing it was fitted to is tested on.
+
+    Images that came since join train, or val and test where they lie in such a folder.
+
+    Args:
+        earlier: its splits; every file is listed in `source`.
+        source: the data.
+    """
+    known = {entry.file for entries in (earlier.train, earlier.val, earlier.test) for entry in entries}
+    new = {
+        split: tuple(entry for entry in entries if entry.file not in known)
+        for split, entries in source.listings.items()
+    }
+    train = _ordered((*earlier.train, *new.get("all", ()), *new.get("train", ())))
+    val = _ordered((*earlier.val, *new.get("val", ())))
+    test = _ordered((*earlier.test, *new.get("test", ())))
+    came = sum(map(len, new.values()))
+    since = f", {came} of which came since" if came else ""
+    how = (
+        f"the splits are those of the earlier run, drawn with seed {earlier.seed}: "
+        f"{len(train)} train, {len(val)} val and {len(test)} test images{since}."
+    )
+    return SplitPlan(train, val, test, earlier.seed, how)
+
+
 def stratified_sample(labels: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
     """Return the sorted indices of a random sample with the class proportions of `labels`.
 

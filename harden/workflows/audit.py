@@ -11,7 +11,7 @@ from harden import __version__
 from harden.attacks import ATTACKS, CRAFTERS, attack_names
 from harden.audit.result import Exposure
 from harden.audit.runner import audit, exposures_of
-from harden.data import DataSource, Entry, ImageSet, SplitPlan, duplicate_files, open_data
+from harden.data import DataSource, Entry, ImageSet, duplicate_files, open_data
 from harden.errors import DataError, Interrupted, UsageError
 from harden.models.classifier import Classifier
 from harden.report import write_report
@@ -195,7 +195,9 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
     if data is None:
         raise UsageError("which images?", hint="give --data DIR; only a finished run folder knows its own")
     source = open_data(data)
-    entries, which = _entries(source, run, data)
+    entries, which, left_out = _entries(source, _runs(settings, run))
+    for caveat in left_out:
+        narrator.warn(caveat)
     narrator.heading("Model")
     eps = settings.eps
     if eps is None and run is not None:
@@ -228,6 +230,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
         title=f"Audit of {subject.name}",
         history=history,
         facts=(("command", command), ("images", which), ("seed", str(settings.seed)), ("harden", __version__)),
+        caveats=left_out,
     )
     stem = Path(settings.spec.model).stem.replace(":", "-")
     folder = out or unused(run.path / "audit" if run else Path(f"{stem}-report"))
@@ -240,18 +243,43 @@ def default_eps(shape: tuple[int, int, int]) -> float:
     return 0.1 if shape[0] == 1 and max(shape[1:]) <= 32 else 4 / 255
 
 
-def _entries(source: DataSource, run: RunFolder | None, data: str) -> tuple[tuple[Entry, ...], str]:
-    """Return what to audit on: the run's test images, the test folder, or else everything there is."""
-    if run is not None and run.splits.exists():
-        plan = SplitPlan.from_json(run.read_json(run.splits))
-        listed = {entry.file for entries in source.listings.values() for entry in entries}
-        if all(entry.file in listed for entry in plan.test):
-            return plan.test, "test images of the run"
+def _runs(settings: ReportSettings, run: RunFolder | None) -> list[RunFolder]:
+    """Return the run folders among the models, the one that the report is on first."""
+    others = (as_run(spec) for spec in settings.against if spec != "initial")
+    return [folder for folder in (run, *others) if folder is not None]
+
+
+def _entries(source: DataSource, runs: Sequence[RunFolder]) -> tuple[tuple[Entry, ...], str, tuple[str, ...]]:
+    """Return what to audit on, what it is, and what must be said of it.
+
+    These are the test images that all of the runs have in common, where they used these data; else the test folder, or
+    else everything there is.
+
+    Raises:
+        DataError: the runs have no test image in common.
+    """
+    plans = [(run.path.name, plan) for run in runs if (plan := run.splits_of(source)) is not None]
+    if plans:
+        (first, plan), *rest = plans
+        everyone = ", ".join(name for name, _ in plans)
+        common = set(plan.test).intersection(*(other.test for _, other in rest))
+        if not common:
+            raise DataError(
+                f"{everyone} have no test image in common: each held out others of {source.location}",
+                hint="audit them one by one, or on images that none of them has seen: --data DIR",
+            )
+        left_out = len(plan.test) - len(common)
+        caveat = (
+            f"{left_out} of the {len(plan.test)} test images of {first} are left out, because "
+            f"{' or '.join(name for name, _ in rest)} did not hold them out for testing."
+        )
+        which = f"test images that {everyone} have in common" if rest else "test images of the run"
+        return tuple(entry for entry in plan.test if entry in common), which, (caveat,) if left_out else ()
     for split, name in (("test", "test images"), ("val", "validation images (there is no test folder)")):
         if split in source.listings:
-            return tuple(source.listings[split]), name
+            return tuple(source.listings[split]), name, ()
     split, entries = next(iter(source.listings.items()))
-    return tuple(entries), "images (the data has no test folder: some may have been trained on)"
+    return tuple(entries), "images (the data has no test folder: some may have been trained on)", ()
 
 
 def _open(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harden import __version__
 from harden.attacks import ATTACKS, frozen, run_attack
-from harden.data import ImageSet, SplitPlan, open_data
+from harden.data import ImageSet, open_data
 from harden.errors import ExportError, UsageError
 from harden.export import EXPORTERS
 from harden.export.parity import TOLERANCE, Parity, compare, require
@@ -116,7 +116,7 @@ def _from_run(
     training = run.read_json(run.config).get("training", {})
     source = open_data(settings.data or training["data"])
     images = images_for(classifier, source)
-    splits = SplitPlan.from_json(run.read_json(run.splits))
+    splits = run.read_splits()
     entries = splits.val if settings.data is None else _some(source.listings)
     chosen = images.sample(entries, PARITY_IMAGES, 0, "parity")
     return classifier, images.decode(chosen, narrator, "images for the comparison"), float(training["eps"])

@@ -13,7 +13,7 @@ import torch
 from harden.attacks import ATTACKS, CRAFTERS, attack_names
 from harden.audit.result import Exposure
 from harden.audit.runner import exposures_of
-from harden.data import SplitPlan, open_data, plan_splits
+from harden.data import open_data
 from harden.errors import HardenError, Interrupted, RunFolderError
 from harden.export.to_safetensors import load_weights
 from harden.files import write_whole
@@ -25,7 +25,7 @@ from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, con
 from harden.training.settings import Trained
 from harden.workflows.audit import Subject, audit_subjects, run_facts, write_reports
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
-from harden.workflows.job import Job, StopRequested, prepare_job, selection_entries
+from harden.workflows.job import Job, StopRequested, choose_splits, prepare_job, selection_entries
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import Plan
 from harden.workflows.prepare import choose_device, open_images
@@ -73,10 +73,9 @@ def fit(
     """
     began = time.monotonic()
     source = open_data(settings.data)
-    splits = plan_splits(source, seed=settings.seed)
     narrator.heading("Data")
     narrator.note(f"{len(source.classes)} classes in {source.location}")
-    narrator.note(splits.how)
+    splits = choose_splits(settings, source, narrator)
     job = prepare_job(settings, splits, narrator, stop_requested, began, command)
     settings = job.settings
     frozen_names(job.classifier.module, settings.freeze)
@@ -125,7 +124,7 @@ def resume(
     if (run.path / "report.json").exists():
         raise RunFolderError(f"{run.path} is finished", hint=f"audit it again with: harden report {run.path}")
     config = run.read_json(run.config)
-    splits = SplitPlan.from_json(run.read_json(run.splits))
+    splits = run.read_splits()
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         classifier = classifier_from(config, run.skeleton, arch=arch)

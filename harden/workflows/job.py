@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from harden.data import Entry, ImageSet, SplitPlan, open_data
+from harden.data import DataSource, Entry, ImageSet, SplitPlan, continue_splits, open_data, plan_splits
 from harden.defences import FEATURE_DEFENCES
 from harden.errors import ModelError
 from harden.models.classifier import Classifier
@@ -132,6 +132,17 @@ def prepare_job(
         split=_layer(settings, classifier, narrator),
     )
     return Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command)
+
+
+def choose_splits(settings: FitSettings, source: DataSource, narrator: Narrator) -> SplitPlan:
+    """Return what is trained, selected and tested on: as in the run that is hardened further, or else drawn anew."""
+    earlier = as_run(settings.model)
+    inherited = earlier.splits_of(source) if earlier is not None else None
+    if earlier is not None and inherited is None:
+        narrator.note(f"{earlier.path} used other images, so the splits are drawn anew")
+    splits = plan_splits(source, seed=settings.seed) if inherited is None else continue_splits(inherited, source)
+    narrator.note(splits.how)
+    return splits
 
 
 def selection_entries(images: Images, splits: SplitPlan, settings: FitSettings) -> tuple[Entry, ...]:

@@ -6,10 +6,11 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harden.data import DataSource, SplitPlan
 from harden.errors import HardenError, RunFolderError
 from harden.export.to_safetensors import load_weights, save_weights
 from harden.files import write_whole
@@ -99,6 +100,33 @@ class RunFolder:
             ) from None
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{path} is damaged ({type(error).__name__})", hint="start the run again") from error
+
+    def read_splits(self) -> SplitPlan:
+        """Return which files the run trained on, selected on and tested on.
+
+        Raises:
+            RunFolderError, DataError: the list is missing or damaged.
+        """
+        return SplitPlan.from_json(self.read_json(self.splits))
+
+    def splits_of(self, source: DataSource) -> SplitPlan | None:
+        """Return the run's splits of `source`, without files that are gone; None if the run used other data.
+
+        The data are the run's where they lie at the same place, or hold every file that it used (they were moved).
+        """
+        if not self.splits.exists():
+            return None
+        plan = self.read_splits()
+        listed = {entry for entries in source.listings.values() for entry in entries}
+        train, val, test = (
+            tuple(entry for entry in entries if entry in listed) for entries in (plan.train, plan.val, plan.test)
+        )
+        kept = replace(plan, train=train, val=val, test=test)
+        data = self.read_json(self.config).get("training", {}).get("data")
+        moved = data is None or Path(data).resolve() != Path(source.location).resolve()
+        if (moved and kept != plan) or not (train and val and test):
+            return None
+        return kept
 
     def save_classifier(self, classifier: Classifier, path: Path) -> None:
         """Write the user's module's weights to `path`."""

@@ -19,6 +19,7 @@ from harden.data import (
     Progress,
     SplitPlan,
     Unreadable,
+    continue_splits,
     duplicate_files,
     plan_splits,
     stratified_sample,
@@ -147,6 +148,23 @@ def test_too_few_images_to_divide(layout: str) -> None:
 def test_impossible_fractions(fractions: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="between 0 and 1"):
         plan_splits(listed(all=[10, 10]), seed=0, **fractions)
+
+
+@pytest.mark.parametrize("layout", ["all", "train", "train+test"])
+def test_continued_splits_keep_every_image_where_it_was_and_new_ones_join_their_folder(layout: str) -> None:
+    first, *given_splits = layout.split("+")
+    before = listed(**{first: [20, 20]}, **{split: [4, 4] for split in given_splits})
+    after = listed(**{first: [22, 20]}, **{split: [4, 5] for split in given_splits})
+    plan = plan_splits(before, seed=3)
+    found = continue_splits(plan, after)
+    assert found.val == plan.val
+    assert set(found.test) - set(plan.test) == set(after.listings.get("test", ())) - set(plan.test)
+    assert len(found.train) == len(plan.train) + 2
+    assert set(found.train) > set(plan.train)
+    assert not set(found.train) & {*found.val, *found.test}
+    assert "seed 3" in found.how
+    assert f"{2 + len(given_splits)} of which came since" in found.how
+    assert "came since" not in continue_splits(plan, before).how
 
 
 def test_nothing_to_train_on() -> None:

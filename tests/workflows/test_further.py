@@ -1,0 +1,131 @@
+"""Runs that know of each other: one hardened further from another, and several on the same images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harden.errors import DataError
+from harden.workflows.audit import ReportSettings, report
+from harden.workflows.fit import fit
+from harden.workflows.prepare import ModelSpec
+from harden.workflows.run_folder import RunFolder
+from harden.workflows.settings import FitSettings
+from tests.conftest import MakeImages
+
+from .builders import Notebook, Workshop
+
+
+def quick(model: Path, data: Path, out: Path, notebook: Notebook | None = None, **changes: Any) -> RunFolder:
+    wanted = FitSettings(
+        model=str(model), data=str(data), epochs=1, eps=0.03, batch_size=30, attacks=("fgsm", "pgd-10"), method="sat"
+    )
+    fit(
+        replace(wanted, **changes),
+        out=out,
+        dry_run=False,
+        narrator=notebook or Notebook(),
+        stop_requested=lambda: False,
+        command="harden fit",
+    )
+    return RunFolder(out)
+
+
+def files(run: RunFolder) -> dict[str, set[str]]:
+    return {name: set(run.read_json(run.splits)[name]["files"]) for name in ("train", "val", "test")}
+
+
+@pytest.fixture(scope="module")
+def unsplit(workshop: Workshop, make_images: MakeImages) -> Path:
+    """Images without a test folder: each run holds out its own."""
+    return make_images(workshop.root / "unsplit", all=30, seed=5)
+
+
+@pytest.fixture(scope="module")
+def first(workshop: Workshop, unsplit: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return quick(workshop.pickled, unsplit, tmp_path_factory.mktemp("further") / "first")
+
+
+@pytest.fixture(scope="module")
+def second(workshop: Workshop, unsplit: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return quick(workshop.pickled, unsplit, tmp_path_factory.mktemp("further") / "second", seed=1)
+
+
+# -- whose test images -------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_compared_on_images_that_none_of_them_trained_on(
+    first: RunFolder, second: RunFolder, tmp_path: Path
+) -> None:
+    settings = ReportSettings(spec=ModelSpec(model=str(first.path)), against=(str(second.path),), attacks=("fgsm",))
+    found, _ = report(settings, out=tmp_path / "report", narrator=Notebook(), command="")
+    common = files(first)["test"] & files(second)["test"]
+    assert 0 < len(common) < len(files(first)["test"]), "the seeds hold out different images"
+    assert all(set(result.files) == common for result in found.results)
+    left_out = len(files(first)["test"]) - len(common)
+    assert any(caveat.startswith(f"{left_out} of the 14 test images of first are left out") for caveat in found.caveats)
+    assert dict(found.facts)["images"] == "test images that first, second have in common"
+
+
+def test_a_model_beside_a_run_is_audited_on_the_test_images_of_the_run(
+    first: RunFolder, workshop: Workshop, unsplit: Path, tmp_path: Path
+) -> None:
+    settings = ReportSettings(
+        spec=ModelSpec(model=str(workshop.pickled)), data=str(unsplit), against=(str(first.path),), attacks=("fgsm",)
+    )
+    found, _ = report(settings, out=tmp_path / "report", narrator=Notebook(), command="")
+    assert set(found.subject.files) == files(first)["test"]
+
+
+def test_runs_without_a_common_test_image_cannot_stand_side_by_side(
+    first: RunFolder, second: RunFolder, tmp_path: Path
+) -> None:
+    other = RunFolder(tmp_path / "other")
+    shutil.copytree(second.path, other.path)
+    plan = second.read_splits()
+    held_out = set(first.read_splits().test)
+    kept = tuple(entry for entry in plan.test if entry not in held_out)
+    rest = tuple(entry for entry in plan.test if entry in held_out)
+    other.write_json(other.splits, replace(plan, test=kept, train=(*plan.train, *rest)).to_json())
+    settings = ReportSettings(spec=ModelSpec(model=str(first.path)), against=(str(other.path),), attacks=("fgsm",))
+    with pytest.raises(DataError, match="no test image in common") as caught:
+        report(settings, out=tmp_path / "report", narrator=Notebook(), command="")
+    assert "one by one" in (caught.value.hint or "")
+
+
+def test_a_test_image_that_is_gone_does_not_let_training_images_in(
+    workshop: Workshop, make_images: MakeImages, tmp_path: Path
+) -> None:
+    data = make_images(tmp_path / "imgs", all=30)
+    run = quick(workshop.pickled, data, tmp_path / "run")
+    gone = sorted(files(run)["test"])[0]
+    (data / gone).unlink()
+    settings = ReportSettings(spec=ModelSpec(model=str(run.path)), attacks=("fgsm",))
+    found, _ = report(settings, out=tmp_path / "report", narrator=Notebook(), command="")
+    assert set(found.subject.files) == files(run)["test"] - {gone}
+
+
+def test_a_run_that_is_hardened_further_keeps_its_splits_whatever_the_seed(
+    first: RunFolder, unsplit: Path, tmp_path: Path
+) -> None:
+    notebook = Notebook()
+    further = quick(first.path, unsplit, tmp_path / "further", notebook, seed=1)
+    assert files(further) == files(first)
+    assert "the splits are those of the earlier run" in notebook.text
+    report_of_run = json.loads((further.path / "report.json").read_text())
+    assert "those of the earlier run" in dict(report_of_run["facts"])["splits"]
+
+
+def test_on_other_images_the_splits_are_drawn_anew(
+    first: RunFolder, make_images: MakeImages, tmp_path: Path
+) -> None:
+    data = make_images(tmp_path / "others", all=12, seed=7)
+    notebook = Notebook()
+    further = quick(first.path, data, tmp_path / "further", notebook)
+    assert sum(map(len, files(further).values())) == 36
+    assert "drawn anew" in notebook.text
