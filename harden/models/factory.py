@@ -20,7 +20,7 @@ from torch import nn
 
 from harden.errors import ModelError
 from harden.models.loaded import LoadedModel, one_line
-from harden.models.origin import Origin
+from harden.models.origin import Origin, require_sizes
 from harden.registry import did_you_mean
 
 _REFERENCE = re.compile(r"(?P<file>.+\.py)|(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*)", re.DOTALL)
@@ -71,7 +71,9 @@ def rebuild(origin: Origin) -> nn.Module:
 
     Raises:
         ModelError: as `build`; also if the file is not the one that `origin.code_sha256` describes.
+        UnsafeInputError: the origin has arguments that `build` never gives.
     """
+    require_sizes(origin, numbers=("num_classes", "in_channels", "in_chans"))
     path = locate(origin.reference)
     code = path.read_bytes()
     if hashlib.sha256(code).hexdigest() != origin.code_sha256:

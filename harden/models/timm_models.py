@@ -8,7 +8,7 @@ from torch import nn
 
 from harden.errors import ModelError
 from harden.models.loaded import LoadedModel, one_line
-from harden.models.origin import Origin
+from harden.models.origin import Origin, require_sizes
 from harden.models.trial import output_classes, refusal_of
 from harden.models.vision import import_timm
 from harden.registry import did_you_mean
@@ -54,7 +54,9 @@ def rebuild(origin: Origin) -> nn.Module:
 
     Raises:
         ModelError: this release of timm does not know the network.
+        UnsafeInputError: the origin has arguments that `build` never gives.
     """
+    require_sizes(origin, numbers=("num_classes", "in_chans"), pairs=("img_size",))
     timm = import_timm()
     name, _, tag = origin.reference.partition("@")
     _check_name(timm, name, tag)

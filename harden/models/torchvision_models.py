@@ -9,7 +9,7 @@ from torch import nn
 
 from harden.errors import ModelError
 from harden.models.loaded import LoadedModel, one_line
-from harden.models.origin import Origin
+from harden.models.origin import Origin, require_sizes
 from harden.models.trial import output_classes, refusal_of
 from harden.models.vision import import_torchvision
 from harden.registry import did_you_mean
@@ -44,7 +44,9 @@ def rebuild(origin: Origin) -> nn.Module:
 
     Raises:
         ModelError: this release of torchvision does not know the network.
+        UnsafeInputError: the origin has arguments that `build` never gives.
     """
+    require_sizes(origin, numbers=("num_classes", "image_size"))
     import_torchvision()
     _check_name(origin.reference)
     return _construct(origin.reference, origin.arguments)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from harden.cli.errors import EXIT_UNSAFE, exit_code
 from harden.errors import ModelError, UnsafeInputError
 from harden.models import factory, load_model, rebuild, trust
 from harden.models.origin import Origin
@@ -107,3 +108,32 @@ def test_an_override_of_another_kind_is_refused(code: Path, tmp_path: Path) -> N
     origin = factory.origin_of(f"{code}:net", {})
     with pytest.raises(ModelError, match="cannot stand for"):
         rebuild(origin, skeleton_dir=tmp_path, arch="timm:resnet18")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "field", "value"),
+    [
+        ("timm", "resnet10t", "checkpoint_path", "evil.pth"),
+        ("timm", "resnet10t", "pretrained", True),
+        ("timm", "resnet10t", "pretrained_cfg", {"file": "evil.pth"}),
+        ("timm", "resnet10t", "num_classes", True),
+        ("timm", "resnet10t", "in_chans", "3"),
+        ("timm", "vit_tiny_patch16_224", "img_size", [64, "64"]),
+        ("timm", "vit_tiny_patch16_224", "img_size", 64),
+        ("torchvision", "resnet18", "weights", "DEFAULT"),
+        ("torchvision", "resnet18", "num_classes", 2.0),
+        ("factory", "nets.py:net", "checkpoint", "evil.pth"),
+    ],
+)
+def test_a_strangers_run_folder_gives_a_constructor_nothing_but_sizes(
+    kind: str, reference: str, field: str, value: object, code: Path, marker: Path, tmp_path: Path
+) -> None:
+    arguments = {"num_classes": 3, field: value}
+    origin = Origin(kind, reference, arguments)
+    if kind == "factory":  # the stranger knows a file that the user has named before
+        trust.remember(origin := factory.origin_of(f"{code}:net", arguments))
+    with pytest.raises(UnsafeInputError, match=rf"origin\.arguments\.{field} ") as caught:
+        rebuild(Origin.from_json(json.loads(json.dumps(origin.to_json()))), skeleton_dir=tmp_path)
+    assert "num_classes" in (caught.value.hint or "")
+    assert exit_code(caught.value) == EXIT_UNSAFE
+    assert not marker.exists()
