@@ -131,6 +131,12 @@ def test_flags_win_over_the_recipe_and_absent_flags_do_not() -> None:
     )
 
 
+def test_a_run_on_few_images_writes_a_recipe_that_reads_back() -> None:
+    """Settled counts are those of the images there are, which may be fewer than ten."""
+    settings = FitSettings(**BASE, epochs=1, selection_samples=8, audit_samples=3)
+    assert resolve(tomllib.loads(as_recipe(settings)), {}) == settings
+
+
 def test_epochs_and_budget_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="exclude"):
         resolve({**BASE, "epochs": 3}, {"budget": "15m"})
