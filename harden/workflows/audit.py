@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harden import __version__
-from harden.attacks import ATTACKS, CRAFTERS, attack_names
+from harden.attacks import ATTACKS, attack_names
 from harden.audit.result import Exposure
-from harden.audit.runner import audit, exposures_of
+from harden.audit.runner import audit
 from harden.data import DataSource, Entry, ImageSet, duplicate_files, open_data
 from harden.errors import DataError, Interrupted, UsageError
 from harden.models.classifier import Classifier
 from harden.report import write_report
 from harden.report.report import Report
 from harden.training.history import EpochRecord, History
+from harden.workflows.encounters import Encounters
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import (
     Images,
@@ -302,21 +303,13 @@ def _open(
         classifier = folder.load_classifier(initial=initial, arch=arch)
         images = images_for(classifier, source)
         name = f"{folder.path.name} (initial)" if initial else folder.path.name
-        return _Opened(name, classifier, images, {} if initial else _exposures(folder, eps))
+        config = folder.read_json(folder.config)
+        met = Encounters.from_json(config.get("earlier" if initial else "training"))
+        radius = eps if eps is not None else config.get("training", {}).get("eps", 0.0)
+        return _Opened(name, classifier, images, met.exposures(radius))
     listed = source.listings.get("train") or source.listings.get("val") or next(iter(source.listings.values()))
     classifier, images = open_model(replace(settings.spec, model=spec), source, listed, narrator)
     return _Opened(Path(spec).name, classifier, images, {})
-
-
-def _exposures(run: RunFolder, eps: float | None) -> Mapping[str, Exposure]:
-    training = run.read_json(run.config).get("training")
-    if not training:
-        return {}
-    radius = eps if eps is not None else training["eps"]
-    return exposures_of(
-        training=[CRAFTERS[name](radius).name for name in training["source_attacks"]],
-        selection=[ATTACKS[name](radius).name for name in training["selection_attacks"]],
-    )
 
 
 def _history(run: RunFolder | None) -> History | None:

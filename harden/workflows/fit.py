@@ -10,9 +10,7 @@ from pathlib import Path
 
 import torch
 
-from harden.attacks import ATTACKS, CRAFTERS, attack_names
-from harden.audit.result import Exposure
-from harden.audit.runner import exposures_of
+from harden.attacks import ATTACKS, attack_names
 from harden.data import open_data
 from harden.errors import HardenError, Interrupted, RunFolderError
 from harden.export.to_safetensors import load_weights
@@ -24,6 +22,7 @@ from harden.training.loop import CANARY_ATTACK
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
 from harden.workflows.audit import Subject, audit_subjects, run_facts, write_reports
+from harden.workflows.encounters import Encounters
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
 from harden.workflows.job import Job, StopRequested, choose_splits, prepare_job, selection_entries
 from harden.workflows.narrator import Narrator
@@ -90,7 +89,8 @@ def fit(
         run.save_classifier(job.classifier, run.starting_weights if settings.pretrain else run.initial_weights)
         write_whole(run.recipe, as_recipe(settings))
         run.write_json(run.splits, splits.to_json())
-        run.write_json(run.config, {**describe(job.classifier), "command": command})
+        described = {**describe(job.classifier), "command": command, "earlier": job.earlier.to_json()}
+        run.write_json(run.config, described)
         narrator.note(f"run folder: {run.path}")
         return _execute(run, job)
     except HardenError:
@@ -140,8 +140,22 @@ def resume(
     training_images = images.decode(splits.train, narrator, "training images")
     val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
     classifier.to(choose_device(settings.device))
+    earlier = Encounters.from_json(config.get("earlier"))
     return _execute(
-        run, Job(settings, images, splits, training_images, val, classifier, narrator, stop_requested, began, command)
+        run,
+        Job(
+            settings,
+            images,
+            splits,
+            training_images,
+            val,
+            classifier,
+            narrator,
+            stop_requested,
+            began,
+            command,
+            earlier,
+        ),
     )
 
 
@@ -161,7 +175,7 @@ def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
     config = run.read_json(run.config)
     config["training"] = {
         "method": settings.method,
-        "source_attacks": list(trained.source_attacks),
+        **_met(job, trained).to_json(),
         "norm": "linf",
         "eps": job.eps,
         "split": settings.split,
@@ -172,7 +186,6 @@ def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
         "validation_worst_case": trained.confirmation,
         "data": settings.data,
         "seed": settings.seed,
-        "selection_attacks": [CANARY_ATTACK, SELECTION_ATTACK, CONFIRMATION_ATTACK] if trained.source_attacks else [],
     }
     run.write_json(run.config, config)
     run.save_classifier(job.classifier, run.weights)  # last: a run that has them is complete but for its audit
@@ -197,8 +210,8 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     where = f"{settings.data}, {len(test)} of {len(job.splits.test)} test images"
     report = audit_subjects(
         [
-            Subject("before", before, test, {}),
-            Subject(settings.method, job.classifier, test, _exposures(job, trained)),
+            Subject("before", before, test, job.earlier.exposures(job.eps)),
+            Subject(settings.method, job.classifier, test, _met(job, trained).exposures(job.eps)),
         ],
         eps=job.eps,
         attacks=attack_names(settings.attacks),
@@ -220,10 +233,7 @@ def _title(settings: FitSettings, trained: Trained) -> str:
     return f"{Path(settings.data).name}: {settings.method} from {sources}"
 
 
-def _exposures(job: Job, trained: Trained) -> dict[str, Exposure]:
-    if not trained.source_attacks:
-        return {}
-    return exposures_of(
-        training=[CRAFTERS[name](job.eps).name for name in trained.source_attacks],
-        selection=[ATTACKS[name](job.eps).name for name in (CANARY_ATTACK, SELECTION_ATTACK, CONFIRMATION_ATTACK)],
-    )
+def _met(job: Job, trained: Trained) -> Encounters:
+    """Return what the model met in earlier runs and in this one."""
+    selection = (CANARY_ATTACK, SELECTION_ATTACK, CONFIRMATION_ATTACK) if trained.source_attacks else ()
+    return job.earlier.followed_by(Encounters(trained.source_attacks, selection))

@@ -17,6 +17,7 @@ from harden.models.split import default_split
 from harden.models.tap import Tap
 from harden.randomness import derive_seed
 from harden.workflows.audit import default_eps
+from harden.workflows.encounters import Encounters
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import (
     Images,
@@ -37,7 +38,7 @@ StopRequested = Callable[[], bool]
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Everything a run needs, whether it starts or continues."""
+    """Everything a run needs, whether it starts or continues; `earlier` is what the model met before."""
 
     settings: FitSettings
     images: Images
@@ -49,6 +50,7 @@ class Job:
     stop_requested: StopRequested
     began: float
     command: str
+    earlier: Encounters
 
     @property
     def eps(self) -> float:
@@ -88,9 +90,11 @@ def prepare_job(
         classifier = earlier.load_classifier(arch=settings.arch)
         images = images_for(classifier, source)
         train, val = _decode(images, splits, settings, narrator)
+        met = Encounters.from_json(earlier.read_json(earlier.config).get("training"))
         pretrain = settings.pretrain or 0
         narrator.note(f"hardening further from the run {earlier.path}")
     else:
+        met = Encounters()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(settings.seed, "weights"))
             candidate = load_candidate(spec, source, narrator)
@@ -131,7 +135,7 @@ def prepare_job(
         image_size=settings.image_size,
         split=_layer(settings, classifier, narrator),
     )
-    return Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command)
+    return Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command, met)
 
 
 def choose_splits(settings: FitSettings, source: DataSource, narrator: Narrator) -> SplitPlan:

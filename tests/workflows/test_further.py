@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from harden.errors import DataError
+from harden.recipe import read_recipe, resolve
 from harden.workflows.audit import ReportSettings, report
-from harden.workflows.fit import fit
+from harden.workflows.fit import fit, resume
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
@@ -129,3 +130,39 @@ def test_on_other_images_the_splits_are_drawn_anew(
     further = quick(first.path, data, tmp_path / "further", notebook)
     assert sum(map(len, files(further).values())) == 36
     assert "drawn anew" in notebook.text
+
+
+# -- what the model has met --------------------------------------------------------------------------------------------
+
+
+def labels(folder: Path, number: int) -> dict[str, str]:
+    result = json.loads((folder / "report.json").read_text())["results"][number]
+    return {outcome["name"]: outcome["exposure"] for outcome in result["outcomes"]}
+
+
+def test_what_an_earlier_run_met_stays_met(first: RunFolder, unsplit: Path, tmp_path: Path) -> None:
+    """Clean training after a run on FGSM examples does not make FGSM unseen, nor does a third run."""
+    second = quick(first.path, unsplit, tmp_path / "second", method="nt")
+    seen = {"FGSM": "seen in training", "PGD-10": "seen in selection"}
+    assert labels(first.path, 0) == dict.fromkeys(seen, "unseen")
+    assert labels(first.path, 1) == labels(second.path, 0) == labels(second.path, 1) == seen
+    third = quick(second.path, unsplit, tmp_path / "third", source_attack="rfgsm")
+    assert labels(third.path, 0) == labels(third.path, 1) == seen
+    assert third.read_json(third.config)["training"]["source_attacks"] == ["fgsm", "rfgsm"]
+    settings = ReportSettings(spec=ModelSpec(model=str(third.path)), against=("initial",), attacks=("fgsm", "pgd-10"))
+    report(settings, out=tmp_path / "report", narrator=Notebook(), command="")
+    assert labels(tmp_path / "report", 0) == seen
+
+
+def test_a_resumed_run_still_knows_what_the_earlier_one_met(first: RunFolder, unsplit: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        quick(first.path, unsplit, tmp_path / "run", Notebook(dies_at="epoch 1"), method="nt")
+    run = RunFolder(tmp_path / "run")
+    resume(
+        run,
+        resolve(read_recipe(run.recipe), {}),
+        narrator=Notebook(),
+        stop_requested=lambda: False,
+        command="",
+    )
+    assert labels(run.path, 0) == labels(run.path, 1) == {"FGSM": "seen in training", "PGD-10": "seen in selection"}
