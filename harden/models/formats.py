@@ -9,6 +9,8 @@ from pathlib import Path
 
 from harden.errors import ModelError
 
+ZIP_MAGIC = b"PK\x03\x04"
+"""How torch tells a zip archive; what stands at the end of the file, where other readers look, does not count."""
 _TEXT_PICKLE = re.compile(rb"c[\w.]+\n[\w.]+\n|\([dl]p")
 """How the old text protocol of pickle begins: with a global, a dictionary or a list."""
 
@@ -37,7 +39,7 @@ def kind_of(path: Path) -> FileKind:
         raise ModelError(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from error
     if not head:
         raise ModelError(f"{path} is empty", hint="download or copy the file again")
-    if head[:4] == b"PK\x03\x04":
+    if head.startswith(ZIP_MAGIC):
         return _kind_of_zip(path)
     if head[0] == 0x80 or _TEXT_PICKLE.match(head):
         return FileKind.PICKLE

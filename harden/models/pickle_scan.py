@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,14 @@ from typing import IO
 
 from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 
+from harden.models.formats import ZIP_MAGIC
+
 COMPUTED = "something computed"
 """Stands among the calls for a callee that is not named by the pickle itself."""
+
+
+_END_RECORD = struct.Struct("<4s16xH")
+"""What a zip archive ends in: a magic number, and the length of the comment that would follow."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +37,25 @@ class PickleScan:
 def scan(path: Path) -> PickleScan:
     """Read every pickle in a torch.save file (zip or legacy) or a plain pickle.
 
+    The first bytes decide which of them it is, as they do for torch: zip archives are otherwise found by their end, and
+    a file can be a pickle at the front and an archive at the back.
+
     Raises:
-        ValueError: the opcodes cannot be read; the file is damaged.
+        ValueError: the opcodes cannot be read, or the file is two files in one; it is damaged or made to deceive.
     """
     imports: set[str] = set()
     calls: set[str] = set()
-    if zipfile.is_zipfile(path):
+    with path.open("rb") as file:
+        zipped = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    if zipped:
+        _require_one_archive(path)
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith("data.pkl"):
-                    _scan_stream(io.BytesIO(archive.read(name)), imports, calls)
+            for entry in archive.infolist():
+                if entry.filename.endswith("data.pkl"):
+                    _scan_stream(io.BytesIO(archive.read(entry)), imports, calls)
         return PickleScan(frozenset(imports), frozenset(calls))
+    if zipfile.is_zipfile(path):
+        raise ValueError("a pickle with a zip archive behind it")
     with path.open("rb") as file:
         _scan_stream(file, imports, calls)
         try:
@@ -50,6 +65,22 @@ def scan(path: Path) -> PickleScan:
         except ValueError:
             pass  # a plain pickle is one
     return PickleScan(frozenset(imports), frozenset(calls))
+
+
+def _require_one_archive(path: Path) -> None:
+    """Raise unless every reader finds the same entries: one archive from the first byte to the last, no name twice."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    if min((entry.header_offset for entry in entries), default=0) != 0:
+        raise ValueError("a zip archive behind other data")
+    if len(set(names)) != len(names):
+        raise ValueError("a zip archive with two entries of one name")
+    with path.open("rb") as file:
+        file.seek(-_END_RECORD.size, io.SEEK_END)
+        magic, comment = _END_RECORD.unpack(file.read())
+    if magic != b"PK\x05\x06" or comment:
+        raise ValueError("a zip archive with other data behind it")
 
 
 @dataclass(frozen=True)

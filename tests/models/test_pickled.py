@@ -1,6 +1,7 @@
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,40 @@ def test_code_in_a_file_does_not_run(
     with pytest.raises(ModelError):  # it runs, and holds no network
         load_pickled(path, trust=True)
     assert marker.exists()
+
+
+def behind(front: bytes, archive: Path, path: Path) -> None:
+    path.write_bytes(front + archive.read_bytes())
+
+
+def test_a_file_is_scanned_as_what_torch_will_read(tmp_path: Path) -> None:
+    """The last bytes make these a harmless archive for `zipfile`; torch goes by the first ones."""
+    harmless, path, marker = tmp_path / "harmless.pt", tmp_path / "evil.pt", tmp_path / "marker"
+    torch.save({"w": torch.ones(1)}, harmless)
+    assert not scan(harmless).calls - {"torch._utils._rebuild_tensor_v2", "collections.OrderedDict"}
+    for write in (plain, old):
+        write(Payload(marker), path)
+        behind(path.read_bytes(), harmless, path)
+        with pytest.raises(ModelError, match="a pickle with a zip archive behind it"):
+            load_model(str(path), classes=2, in_channels=1, image_size=(4, 4))
+    evil = tmp_path / "payload.pt"
+    torch.save(Payload(marker), evil)
+    behind(evil.read_bytes(), harmless, path)
+    with pytest.raises(ModelError, match="a zip archive behind other data"):
+        read_pickle(path, trust=False)
+    path.write_bytes(harmless.read_bytes() + b"more")
+    with pytest.raises(ModelError):
+        read_pickle(path, trust=False)
+    for comment, message in ((b"x" * 30, "other data behind it"), (b"", "two entries of one name")):
+        path.write_bytes(evil.read_bytes())
+        with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it says that the name is there already
+            archive.comment = comment
+            if not comment:
+                archive.writestr("payload/data.pkl", zipfile.ZipFile(harmless).read("harmless/data.pkl"))
+        with pytest.raises(ModelError, match=message):
+            read_pickle(path, trust=False)
+    assert not marker.exists()
 
 
 class Calls:
