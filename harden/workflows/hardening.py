@@ -105,6 +105,7 @@ def plan_run(job: Job, defence: Defence, layer: str | None, *, pretrained: bool)
         budget=None if settings.budget is None or settings.epochs is not None else settings.budget - spent,
         audit_samples=settings.audit_samples,
         pretraining=pretraining,
+        hardened=bool(job.earlier.source_attacks),
     )
 
 

@@ -131,6 +131,7 @@ def make_plan(
     budget: float | None,
     audit_samples: int | None,
     pretraining: float = 0.0,
+    hardened: bool = False,
 ) -> Plan:
     """Return the plan for a number of epochs, or for the seconds that are left of a budget.
 
@@ -143,6 +144,7 @@ def make_plan(
         budget: seconds left, or None.
         audit_samples: images wanted for the audit, or None for all test images or as many as the budget allows.
         pretraining: seconds of the budget that clean training will take first.
+        hardened: the model before withstands attacks too, so that they take as long on it.
 
     Raises:
         UsageError: the budget does not even hold the pre-training, one epoch and a small audit.
@@ -151,9 +153,10 @@ def make_plan(
     steps = train_images // batch
     training = steps * timing.step
     gradient = timing.attack_pass * SURVIVORS
-    # The model before hardening falls in the first steps of each attack; a few passes per image and attack.
+    # A model that was never hardened falls in the first steps of each attack; a few passes per image and attack.
     gradients = sum(ATTACKS[name](settings.eps).steps * ATTACKS[name](settings.eps).restarts for name in attacks)
-    per_image = gradient * gradients + timing.attack_pass * 8 * len(attacks)
+    before = gradient * gradients if hardened else timing.attack_pass * 8 * len(attacks)
+    per_image = before + gradient * gradients
     selected, audited = val_images, min(audit_samples or test_images, test_images)
     usable = max(0.0, (budget or 0.0) * (1 - RESERVE) - pretraining)
     if budget is not None and settings.source_attack is not None:

@@ -12,6 +12,7 @@ import pytest
 
 from harden.errors import DataError
 from harden.recipe import read_recipe, resolve
+from harden.workflows import hardening
 from harden.workflows.audit import ReportSettings, report
 from harden.workflows.fit import fit, resume
 from harden.workflows.prepare import ModelSpec
@@ -166,3 +167,19 @@ def test_a_resumed_run_still_knows_what_the_earlier_one_met(first: RunFolder, un
         command="",
     )
     assert labels(run.path, 0) == labels(run.path, 1) == {"FGSM": "seen in training", "PGD-10": "seen in selection"}
+
+
+def test_the_plan_of_a_further_run_reckons_with_a_model_that_withstands_attacks(
+    first: RunFolder, workshop: Workshop, unsplit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The times are made up so that the two plans compare."""
+    monkeypatch.setattr(hardening, "time_step", lambda *arguments: 0.01)
+    monkeypatch.setattr(hardening, "time_attack_pass", lambda *arguments: 0.01)
+
+    def finish(model: Path) -> float:
+        wanted = FitSettings(model=str(model), data=str(unsplit), epochs=1, batch_size=30)
+        found = fit(wanted, out=None, dry_run=True, narrator=Notebook(), stop_requested=lambda: False, command="")
+        assert found.plan is not None
+        return found.plan.finish_seconds
+
+    assert finish(first.path) > 1.3 * finish(workshop.pickled)

@@ -26,6 +26,7 @@ def plan(
     pretraining: float = 0.0,
     audit_samples: int | None = None,
     settings: TrainingSettings = SETTINGS,
+    hardened: bool = False,
 ) -> Plan:
     return make_plan(
         timing,
@@ -38,6 +39,7 @@ def plan(
         budget=budget,
         audit_samples=audit_samples,
         pretraining=pretraining,
+        hardened=hardened,
     )
 
 
@@ -88,6 +90,16 @@ def test_training_without_adversarial_examples_pays_for_no_attacks_but_those_of_
     clean = plan(timing, budget=None, epochs=3, settings=replace(SETTINGS, source_attack=None))
     assert clean.epoch_seconds == pytest.approx(100 * timing.step)
     assert clean.finish_seconds < plan(timing, budget=None, epochs=3).finish_seconds
+
+
+def test_a_model_that_was_hardened_before_is_audited_at_full_length_twice() -> None:
+    timing = Timing(step=0.05, attack_pass=1e-3)
+    once = plan(timing, budget=None, epochs=3)
+    twice = plan(timing, budget=None, epochs=3, hardened=True)
+    # PGD-40 and the rest of "full" take over 300 gradient passes, of which three quarters of the images pay.
+    assert twice.finish_seconds - once.finish_seconds > 100 * timing.attack_pass * once.audit_samples
+    assert plan(timing, budget=900.0, hardened=True).audit_samples < plan(timing, budget=900.0).audit_samples
+    assert plan(timing, budget=900.0, hardened=True).seconds <= 900.0
 
 
 def test_an_audit_of_a_stated_size_is_kept_whatever_the_budget() -> None:
