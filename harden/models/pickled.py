@@ -14,6 +14,7 @@ import functools
 import importlib
 import inspect
 import pickle
+import re
 import sys
 import warnings
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ from harden.models.loaded import one_line
 from harden.models.pickle_scan import scan
 from harden.models.vision import import_timm, import_torchvision
 
+_EMA = re.compile(r"(?<![a-z0-9])ema(?![a-z0-9])")
 _MODULES = (
     "torch.nn.modules.",
     "torch.nn.parallel.data_parallel.",
@@ -78,15 +80,19 @@ def load_pickled(path: Path, *, trust: bool) -> nn.Module:
 def module_in(content: object) -> nn.Module | None:
     """Return the network that a file's content is or, as a training checkpoint, has under a customary key.
 
-    A DataParallel around it is taken off.
+    Averaged (EMA) networks go before raw ones. A DataParallel around it is taken off.
     """
     if isinstance(content, dict):
-        content = next(
-            (content[key] for key in ("ema", "model", "net", "network", "module") if _holds(content, key)), None
-        )
+        keys = (*(key for key in content if is_averaged(key)), "model", "net", "network", "module")
+        content = next((content[key] for key in keys if _holds(content, key)), None)
     while isinstance(content, nn.DataParallel):
         content = content.module
     return content if isinstance(content, nn.Module) else None
+
+
+def is_averaged(key: object) -> bool:
+    """Return whether a key has the word "ema" in it, as what is averaged over training has."""
+    return _EMA.search(str(key).lower()) is not None
 
 
 def save_skeleton(module: nn.Module, path: Path) -> None:
@@ -225,7 +231,7 @@ def _may_be_called(name: str, allowed: dict[str, Any]) -> bool:
     return isinstance(found, type) and issubclass(found, (enum.Enum, np.dtype))
 
 
-def _holds(content: dict[Any, Any], key: str) -> bool:
+def _holds(content: dict[Any, Any], key: Any) -> bool:
     return isinstance(content.get(key), nn.Module)
 
 

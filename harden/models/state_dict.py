@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from harden.errors import ModelError
 from harden.models.formats import FileKind, kind_of
 from harden.models.loaded import one_line
-from harden.models.pickled import read_pickle
+from harden.models.pickled import is_averaged, read_pickle
 
-_EMA = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-_WRAPPERS = (*_EMA, "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights")
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights")
 _OTHER = ("optimizer", "optim", "scheduler", "scaler", "amp")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
 _IGNORED = ("num_batches_tracked", "total_ops", "total_params", "n_averaged", "relative_position_index", "attn_mask")
@@ -30,11 +29,20 @@ class Candidate:
         tensors: the state dict.
         wrapper: the keys that led to it in the file, "" if the file is the state dict itself.
         change: what was done to its keys, in words, "" if nothing.
+        taken: the prefix that the tensors' keys had in the wrapper, "" if none was taken off.
+        left: the prefixes of the keys that were left out when it was.
     """
 
     tensors: dict[str, Tensor]
     wrapper: str = ""
     change: str = ""
+    taken: str = ""
+    left: tuple[str, ...] = ()
+
+    @property
+    def averaged(self) -> bool:
+        """Whether a wrapper or a prefix says that these are averaged (EMA) weights."""
+        return any(is_averaged(part) for part in (*self.wrapper.split("."), *self.taken.split(".")))
 
 
 def read_state_dict(path: Path, *, trust: bool = False) -> list[Candidate]:
@@ -72,7 +80,8 @@ def candidates_in(content: object, path: Path) -> list[Candidate]:
 def fit_to(module: nn.Module, path: Path, *, trust: bool = False) -> tuple[str, ...]:
     """Load the weights in `path` into `module`, in place; return notes on what had to be done.
 
-    The first reading of the file (wrapper, prefix) that matches the module's keys and shapes exactly is taken.
+    The first reading of the file (wrapper, prefix) that matches the module's keys and shapes exactly is taken, averaged
+    (EMA) weights before raw ones.
 
     Raises:
         ModelError: none matches, the weights are not finite, or the file is damaged.
@@ -86,7 +95,7 @@ def fit_candidates(module: nn.Module, candidates: list[Candidate], path: Path) -
     expected = module.state_dict()
     best: _Mismatch | None = None
     for candidate in candidates:
-        for reading in _readings(candidate, expected):
+        for reading in sorted(_readings(candidate, expected), key=lambda reading: not reading.averaged):
             mismatch = _compare(reading.tensors, expected)
             if not mismatch.count:
                 _load(module, reading.tensors, expected, path)
@@ -132,7 +141,7 @@ def _unwrap(content: object, wrapper: str, *, depth: int) -> Iterator[Candidate]
     if tensors and not others:
         yield Candidate({key: _float32(value) for key, value in tensors.items()}, wrapper)
         return
-    known = [key for key in _WRAPPERS if key in content]
+    known = [*(key for key in content if is_averaged(key)), *(key for key in _WRAPPERS if key in content)]
     rest = [key for key in others if key not in known and not str(key).lower().startswith(_OTHER)]
     for key in (*known, *rest):
         yield from _unwrap(content[key], f"{wrapper}.{key}".lstrip("."), depth=depth - 1)
@@ -148,7 +157,7 @@ def _readings(candidate: Candidate, expected: Mapping[str, Tensor]) -> Iterator[
     """Yield the candidate, then with prefixes taken off (the longest common ones first), then with one put on."""
     yield candidate
     queue = [candidate]
-    seen = {frozenset(candidate.tensors)}
+    seen = {(candidate.averaged, frozenset(candidate.tensors))}
     while queue:
         current = queue.pop(0)
         firsts = {key.partition(".")[0] + "." for key in current.tensors if "." in key}
@@ -157,16 +166,23 @@ def _readings(candidate: Candidate, expected: Mapping[str, Tensor]) -> Iterator[
                 key.removeprefix(prefix): value for key, value in current.tensors.items() if key.startswith(prefix)
             }
             whole = all(key.startswith(prefix) or key.endswith(_IGNORED) for key in current.tensors)
-            if not inside or not (whole or prefix in _PREFIXES) or frozenset(inside) in seen or len(seen) > 32:
-                continue
-            seen.add(frozenset(inside))
             left = "" if whole else f" ({len(current.tensors) - len(inside)} others left out)"
-            reading = _changed(current, inside, f"the keys had the prefix {prefix!r}, which was taken off{left}")
+            reading = replace(
+                _changed(current, inside, f"the keys had the prefix {prefix!r}, which was taken off{left}"),
+                taken=current.taken + prefix,
+                left=(*current.left, *sorted(firsts - {prefix})),
+            )
+            # The raw and the averaged weights have the same keys once their prefixes are off.
+            found = (reading.averaged, frozenset(inside))
+            usual = whole or prefix in _PREFIXES or is_averaged(prefix)
+            if not inside or not usual or found in seen or len(seen) > 32:
+                continue
+            seen.add(found)
             yield reading
             queue.append(reading)
     for word in ("module", "_orig_mod"):
         inner = {".".join(p for p in key.split(".") if p != word): value for key, value in candidate.tensors.items()}
-        if frozenset(inner) not in seen and len(inner) == len(candidate.tensors):
+        if (candidate.averaged, frozenset(inner)) not in seen and len(inner) == len(candidate.tensors):
             yield _changed(candidate, inner, f"{word!r} was taken out of the keys")
     owners = {key.partition(".")[0] for key in expected}
     if len(owners) == 1:
@@ -208,21 +224,24 @@ def _notes(reading: Candidate, candidates: list[Candidate], mismatch: _Mismatch)
     notes = []
     if reading.wrapper:
         notes.append(f"the weights were under the key {reading.wrapper!r}")
-    averaged = [other for other in candidates if _is_ema(other)]
-    if _is_ema(reading) and len(averaged) < len(candidates):
-        raw = next(other.wrapper for other in candidates if not _is_ema(other))
+    others = [prefix for prefix in reading.left if (prefix in _PREFIXES if reading.averaged else is_averaged(prefix))]
+    others += [
+        other.wrapper or "the raw"
+        for other in candidates
+        if other.wrapper != reading.wrapper and other.averaged != reading.averaged
+    ]
+    if others and reading.averaged:
+        notes.append(f"the file has averaged (EMA) and raw weights; the averaged ones were taken, not {others[0]!r}")
+    elif others:
         notes.append(
-            f"the file has averaged (EMA) and raw weights; the averaged ones were taken, not {raw or 'the raw'!r}"
+            f"the file has averaged (EMA) weights too, under {others[0]!r}, but they do not fit the network as they "
+            "are; the raw ones were taken"
         )
     if reading.change:
         notes.append(reading.change)
     if mismatch.dropped:
         notes.append(f"{len(mismatch.dropped)} keys without trained weights were left out ({mismatch.dropped[0]}, ...)")
     return tuple(notes)
-
-
-def _is_ema(candidate: Candidate) -> bool:
-    return any(part in _EMA for part in candidate.wrapper.split("."))
 
 
 def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> ModelError:

@@ -217,6 +217,12 @@ def test_a_skeleton_rebuilds_what_was_loaded(tmp_path: Path) -> None:
         save_skeleton(net, tmp_path / "bad.pt")
 
 
+def test_an_averaged_network_is_preferred(tmp_path: Path) -> None:
+    raw, averaged = (nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for _ in range(2))
+    torch.save({"model": raw, "model_ema": averaged}, tmp_path / "m.pt")
+    assert torch.equal(load_pickled(tmp_path / "m.pt", trust=False)[1].weight, averaged[1].weight)
+
+
 def test_functions_that_layers_keep_are_allowed(tmp_path: Path) -> None:
     for activation in (nn.functional.relu, nn.functional.gelu):
         layer = nn.TransformerEncoderLayer(8, 2, 16, activation=activation, batch_first=True)

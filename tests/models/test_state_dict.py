@@ -81,6 +81,33 @@ def test_averaged_weights_are_preferred_and_told(source: nn.Module, tmp_path: Pa
     assert any("averaged" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    "averaged", ["state_dict_ema", "model_ema", "ema", "model_ema_state_dict", "ema_model", "params_ema", "EMA"]
+)
+@pytest.mark.parametrize("raw", ["model", "state_dict", "params"])
+def test_whatever_has_ema_in_its_name_is_preferred(source: nn.Module, averaged: str, raw: str, tmp_path: Path) -> None:
+    weights = source.state_dict()
+    other = {key: value + 1 if value.is_floating_point() else value for key, value in weights.items()}
+    notes = fits(source, {raw: other, averaged: weights}, tmp_path / "both.pt")
+    assert any("averaged ones were taken" in note and repr(raw) in note for note in notes)
+    assert not any("averaged" in note for note in fits(source, {"cinema": weights}, tmp_path / "word.pt"))
+
+
+def test_averaged_weights_under_a_prefix(source: nn.Module, tmp_path: Path) -> None:
+    weights = source.state_dict()
+    raw = {f"model.{key}": value + 1 if value.is_floating_point() else value for key, value in weights.items()}
+    for prefix in ("model_ema.", "ema_model.module."):
+        averaged = {prefix + key: value for key, value in weights.items()}
+        notes = fits(source, {"state_dict": raw | averaged}, tmp_path / "lightning.ckpt")
+        assert any("averaged ones were taken, not 'model.'" in note for note in notes)
+    flat = {"model_ema." + key.replace(".", ""): value for key, value in weights.items()}
+    torch.save({"state_dict": raw | flat}, tmp_path / "flat.ckpt")
+    target = net()
+    notes = fit_to(target, tmp_path / "flat.ckpt")
+    assert torch.equal(target.state_dict()["2.weight"], raw["model.2.weight"])
+    assert any("averaged (EMA) weights too, under 'model_ema.'" in note for note in notes)
+
+
 def test_safetensors_legacy_and_a_misleading_name(source: nn.Module, tmp_path: Path) -> None:
     save_file(source.state_dict(), tmp_path / "w.pth")
     torch.save(source.state_dict(), tmp_path / "w.safetensors", _use_new_zipfile_serialization=False)
