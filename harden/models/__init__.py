@@ -16,6 +16,7 @@ from torch import nn
 from harden.errors import ModelError
 from harden.models import factory, timm_models, torchvision_models, trust
 from harden.models.formats import FileKind, kind_of
+from harden.models.frozen import keep_frozen
 from harden.models.loaded import LoadedModel
 from harden.models.origin import Origin
 from harden.models.pickled import load_pickled, module_in, read_pickle
@@ -166,8 +167,8 @@ def _load_file(path: Path, *, arch: str | None, build: Callable[[str], LoadedMod
     module = module_in(content)
     if module is not None and arch is None:
         origin = Origin("pickled", path.name, weights=str(path))
-        notes = (*trusted, f"the file holds the whole network ({type(module).__name__})")
-        return LoadedModel(module.float().requires_grad_(True), origin, has_weights=True, notes=notes)
+        notes = (*trusted, f"the file holds the whole network ({type(module).__name__})", *keep_frozen(module.float()))
+        return LoadedModel(module, origin, has_weights=True, notes=notes)
     candidates = candidates_in(content, path)
     if arch is None:
         raise _needs_arch(path)

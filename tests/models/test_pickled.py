@@ -223,6 +223,34 @@ def test_an_averaged_network_is_preferred(tmp_path: Path) -> None:
     assert torch.equal(load_pickled(tmp_path / "m.pt", trust=False)[1].weight, averaged[1].weight)
 
 
+def with_norms() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 2), nn.BatchNorm2d(2), nn.Flatten())
+
+
+def test_what_the_file_has_frozen_stays_frozen_and_is_told(tmp_path: Path) -> None:
+    module = with_norms()
+    module[0].requires_grad_(False)
+    module[3].eval()
+    torch.save(module, tmp_path / "m.pt")
+    loaded = load_model(str(tmp_path / "m.pt"), classes=2, in_channels=1, image_size=(4, 4))
+    kept = {name for name, p in loaded.module.named_parameters() if not p.requires_grad}
+    assert kept == {"0.weight", "0.bias"}
+    assert any("0.weight, 0.bias (43% of it)" in note for note in loaded.notes)
+    assert any("eval mode" in note and "--freeze 3)" in note for note in loaded.notes)
+    save_skeleton(loaded.module, tmp_path / loaded.origin.reference)
+    again = rebuild(loaded.origin, skeleton_dir=tmp_path)
+    assert {name for name, p in again.named_parameters() if not p.requires_grad} == kept
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_network_saved_for_inference_is_trained_as_a_whole(frozen: bool, tmp_path: Path) -> None:
+    torch.save(with_norms().eval().requires_grad_(not frozen), tmp_path / "m.pt")
+    loaded = load_model(str(tmp_path / "m.pt"), classes=2, in_channels=1, image_size=(4, 4))
+    assert all(p.requires_grad for p in loaded.module.parameters())
+    assert any("every layer is frozen" in note for note in loaded.notes) == frozen
+    assert not any("eval mode" in note for note in loaded.notes)
+
+
 def test_functions_that_layers_keep_are_allowed(tmp_path: Path) -> None:
     for activation in (nn.functional.relu, nn.functional.gelu):
         layer = nn.TransformerEncoderLayer(8, 2, 16, activation=activation, batch_first=True)
