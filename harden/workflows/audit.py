@@ -27,7 +27,7 @@ from harden.workflows.prepare import (
     images_for,
     open_model,
 )
-from harden.workflows.run_folder import RunFolder, unused
+from harden.workflows.run_folder import RunFolder, refuse_stated, unused
 from harden.workflows.settings import FitSettings
 
 FEW_IMAGES = 1000
@@ -192,6 +192,8 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
         HardenError: anything the user can repair.
     """
     run = as_run(settings.spec.model)
+    if run is not None and all(spec == "initial" or as_run(spec) is not None for spec in settings.against):
+        refuse_stated(run, settings.spec)
     data = settings.data or (run.read_json(run.config).get("training", {}).get("data") if run else None)
     if data is None:
         raise UsageError("which images?", hint="give --data DIR; only a finished run folder knows its own")

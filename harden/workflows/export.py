@@ -28,7 +28,7 @@ from harden.registry import lookup
 from harden.workflows.audit import default_eps
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import ModelSpec, as_run, images_for, open_model
-from harden.workflows.run_folder import RunFolder, describe
+from harden.workflows.run_folder import RunFolder, describe, refuse_stated
 
 PARITY_IMAGES = 256
 
@@ -112,6 +112,7 @@ def _from_run(
     run: RunFolder | None, settings: ExportSettings, narrator: Narrator
 ) -> tuple[Classifier, ImageSet, float]:
     assert run is not None
+    refuse_stated(run, settings.spec)
     classifier = run.load_classifier(arch=settings.spec.arch)
     training = run.read_json(run.config).get("training", {})
     source = open_data(settings.data or training["data"])

@@ -27,7 +27,7 @@ from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
 from harden.workflows.job import Job, StopRequested, choose_splits, prepare_job, selection_entries
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import Plan
-from harden.workflows.prepare import choose_device, open_images
+from harden.workflows.prepare import choose_device, images_for
 from harden.workflows.run_folder import RunFolder, classifier_from, describe, keep_architecture, new_run
 from harden.workflows.settings import FitSettings, as_recipe
 
@@ -132,10 +132,7 @@ def resume(
         classifier = run.load_classifier(initial=True, arch=arch)
     elif run.starting_weights.exists():
         classifier.module.load_state_dict(load_weights(run.starting_weights))
-    size = classifier.input_size
-    images = open_images(
-        open_data(settings.data), channels=size[0], size=(size[1], size[2]), class_map=settings.class_map
-    )
+    images = images_for(classifier, open_data(settings.data))
     narrator.heading(f"Resuming {run.path}")
     training_images = images.decode(splits.train, narrator, "training images")
     val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")

@@ -30,6 +30,7 @@ from harden.workflows.prepare import (
     load_candidate,
     rows_for_preflight,
 )
+from harden.workflows.run_folder import refuse_stated
 from harden.workflows.settings import DEFAULT_PRETRAIN, FitSettings
 
 StopRequested = Callable[[], bool]
@@ -87,6 +88,7 @@ def prepare_job(
         image_size=settings.image_size,
     )
     if earlier is not None:
+        refuse_stated(earlier, spec)
         classifier = earlier.load_classifier(arch=settings.arch)
         images = images_for(classifier, source)
         train, val = _decode(images, splits, settings, narrator)
@@ -128,7 +130,7 @@ def prepare_job(
         eps=eps,
         augment=augment,
         batch_size=batch_size,
-        class_map=images.mapping if images.mapping != tuple(range(len(images.mapping))) else None,
+        class_map=images.mapping if earlier is None and images.mapping != tuple(range(len(images.mapping))) else None,
         lr=settings.lr or default_lr(classifier.module),
         pretrain=pretrain,
         data=str(Path(settings.data).resolve()) if Path(settings.data).exists() else settings.data,

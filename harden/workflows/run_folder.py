@@ -8,16 +8,19 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harden.data import DataSource, SplitPlan
-from harden.errors import HardenError, RunFolderError
+from harden.errors import HardenError, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights, save_weights
 from harden.files import write_whole
 from harden.models import rebuild
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
 from harden.models.pickled import save_skeleton
+
+if TYPE_CHECKING:
+    from harden.workflows.prepare import ModelSpec
 
 CONFIG_VERSION = 1
 
@@ -165,6 +168,24 @@ class RunFolder:
 def is_run(path: Path) -> bool:
     """Whether a path is a run folder of ours."""
     return (path / "config.json").is_file() and (path / "recipe.toml").is_file()
+
+
+def refuse_stated(run: RunFolder, spec: ModelSpec) -> None:
+    """Refuse what would be ignored: a run's model keeps the classes, the normalisation and the size it was trained with.
+
+    Raises:
+        UsageError: naming every flag that was given.
+    """
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("class_map", "mean", "std", "image_size")
+        if getattr(spec, name) is not None
+    ]
+    if given:
+        raise UsageError(
+            f"{run.path} is a run folder, whose config.json settles what {', '.join(given)} would say",
+            hint=f"leave {', '.join(given)} out, or name the weights file that the run started from",
+        )
 
 
 def classifier_from(config: Mapping[str, Any], skeleton: Path, *, arch: str | None = None) -> Classifier:

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from harden.errors import DataError
+from harden.errors import DataError, UsageError
 from harden.recipe import read_recipe, resolve
 from harden.workflows import hardening
 from harden.workflows.audit import ReportSettings, report
+from harden.workflows.export import ExportSettings, export
 from harden.workflows.fit import fit, resume
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
 from tests.conftest import MakeImages
 
-from .builders import Notebook, Workshop
+from .builders import Notebook, Workshop, trained
 
 
 def quick(model: Path, data: Path, out: Path, notebook: Notebook | None = None, **changes: Any) -> RunFolder:
@@ -183,3 +185,51 @@ def test_the_plan_of_a_further_run_reckons_with_a_model_that_withstands_attacks(
         return found.plan.finish_seconds
 
     assert finish(first.path) > 1.3 * finish(workshop.pickled)
+
+
+# -- what a run folder settles -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["fit", "report", "export"])
+def test_what_a_run_settles_cannot_be_said_again(
+    command: str, first: RunFolder, unsplit: Path, tmp_path: Path
+) -> None:
+    stated: dict[str, Any] = {"mean": (0.5,), "std": (0.5,), "class_map": (2, 0, 1), "image_size": 32}
+    spec = ModelSpec(model=str(first.path), **stated)
+    with pytest.raises(UsageError, match="--class-map, --mean, --std, --image-size would say"):
+        if command == "fit":
+            quick(first.path, unsplit, tmp_path / "run", **stated)
+        elif command == "report":
+            report(ReportSettings(spec=spec), out=tmp_path / "report", narrator=Notebook(), command="")
+        else:
+            export(ExportSettings(spec=spec, formats=("safetensors",)), out=tmp_path / "files", narrator=Notebook())
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_said_of_the_model_beside_a_run_is_heard(
+    first: RunFolder, workshop: Workshop, tmp_path: Path
+) -> None:
+    spec = ModelSpec(model=str(first.path), mean=(0.0,), std=(1.0,))
+    settings = ReportSettings(spec=spec, against=(str(workshop.pickled),), attacks=("fgsm",))
+    notebook = Notebook()
+    report(settings, out=tmp_path / "report", narrator=notebook, command="")
+    assert "normalisation: given" in notebook.text
+
+
+def test_a_further_run_of_a_model_with_permuted_outputs_can_be_repeated_from_its_recipe(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    """Its classes come from the run before, so that the recipe has no class map to be refused."""
+    permuted = tmp_path / "permuted.pt"
+    torch.save(trained(workshop.data, (2, 0, 1)), permuted)
+    one = quick(permuted, workshop.data, tmp_path / "one", class_map=(2, 0, 1))
+    two = quick(one.path, workshop.data, tmp_path / "two")
+    fit(
+        resolve(read_recipe(two.recipe), {}),
+        out=tmp_path / "three",
+        dry_run=False,
+        narrator=Notebook(),
+        stop_requested=lambda: False,
+        command="",
+    )
+    assert (tmp_path / "three" / "model.safetensors").read_bytes() == two.weights.read_bytes()
