@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
@@ -20,11 +21,32 @@ from harden.models.frozen import keep_frozen
 from harden.models.loaded import LoadedModel
 from harden.models.origin import Origin
 from harden.models.pickled import load_pickled, module_in, read_pickle
-from harden.models.state_dict import candidates_in, fit_candidates, fit_to
-from harden.models.trial import expected_channels, output_classes
+from harden.models.state_dict import Candidate, candidates_in, fit_candidates, read_state_dict, sizes_in
+from harden.models.trial import GRAY, RGB, accepted_channels, expected_channels, output_classes
 from harden.registry import did_you_mean, lookup
 
-__all__ = ["SOURCES", "LoadedModel", "expected_channels", "load_model", "output_classes", "rebuild"]
+__all__ = [
+    "SOURCES",
+    "LoadedModel",
+    "accepted_channels",
+    "expected_channels",
+    "load_model",
+    "output_classes",
+    "rebuild",
+]
+
+LIBRARY_CLASSES = 1000
+"""Classes of a network of timm or torchvision where nobody says."""
+
+
+class Sizes(NamedTuple):
+    """What a network is built for; None leaves a number to the network."""
+
+    classes: int | None
+    in_channels: int | None
+
+
+Build = Callable[[str, Sizes], LoadedModel]
 
 
 def _rebuild_factory(origin: Origin, folder: Path) -> nn.Module:
@@ -49,8 +71,8 @@ def load_model(
     spec: str,
     *,
     arch: str | None = None,
-    classes: int,
-    in_channels: int,
+    classes: int | None,
+    in_channels: int | None,
     image_size: tuple[int, int],
     trust_pickle: bool = False,
 ) -> LoadedModel:
@@ -59,8 +81,9 @@ def load_model(
     Args:
         spec: `timm:NAME[@TAG]`, `torchvision:NAME`, `path/file.py:callable`, `pkg.mod:callable`, or a file.
         arch: what builds the network that a weights file belongs to; any of the first four forms.
-        classes: number of classes of the data; passed on where a network is built.
-        in_channels: channels of the images, 1 or 3.
+        classes: number of classes of the data; passed on where a network is built. None: the network's own number.
+        in_channels: channels of the images, 1 or 3; passed on where a network is built. A network whose weights or
+            code want the other number is returned too: ask `accepted_channels`. None: the network's own number.
         image_size: (height, width) in pixels.
         trust_pickle: let a pickle run the code that it brings along.
 
@@ -69,9 +92,10 @@ def load_model(
         UnsafeInputError: a file would run code, and `trust_pickle` is off.
     """
 
-    def build(what: str) -> LoadedModel:
-        return _build(what, classes=classes, in_channels=in_channels, image_size=image_size)
+    def build(what: str, sizes: Sizes) -> LoadedModel:
+        return _build(what, sizes, image_size)
 
+    sizes = Sizes(classes, in_channels)
     path = Path(spec).expanduser()
     if not path.exists() and _is_buildable(spec):
         if arch is not None:
@@ -79,11 +103,11 @@ def load_model(
                 f"{spec!r} builds a network by itself; --arch {arch} would build another",
                 hint="leave --arch out, or pass a weights file as the model",
             )
-        loaded = build(spec)
+        loaded = build(spec, sizes)
     else:
         _check_file(path, spec)
-        loaded = _load_file(path, arch=arch, build=build, trust_pickle=trust_pickle)
-    output_classes(loaded.module, in_channels, image_size)
+        loaded = _load_file(path, arch=arch, build=build, sizes=sizes, trust_pickle=trust_pickle)
+    accepted_channels(loaded.module, in_channels, image_size)
     return loaded
 
 
@@ -119,18 +143,21 @@ def _is_buildable(spec: str) -> bool:
     return spec.startswith(("timm:", "torchvision:")) or factory.is_reference(spec)
 
 
-def _build(what: str, *, classes: int, in_channels: int, image_size: tuple[int, int]) -> LoadedModel:
+def _build(what: str, sizes: Sizes, image_size: tuple[int, int]) -> LoadedModel:
     kind, _, reference = what.partition(":")
+    classes = sizes.classes or LIBRARY_CLASSES
     if kind == "timm":
-        return timm_models.build(reference, classes=classes, in_channels=in_channels, image_size=image_size)
+        return timm_models.build(
+            reference, classes=classes, in_channels=sizes.in_channels or RGB, image_size=image_size
+        )
     if kind == "torchvision":
-        return torchvision_models.build(reference, classes=classes, in_channels=in_channels, image_size=image_size)
+        return torchvision_models.build(reference, classes=classes, image_size=image_size)
     if not factory.is_reference(what):
         raise ModelError(
             f"--arch {what} names no network",
             hint="--arch takes path/file.py:callable, pkg.mod:callable, timm:NAME or torchvision:NAME",
         )
-    loaded = factory.build(what, classes=classes, in_channels=in_channels)
+    loaded = factory.build(what, classes=sizes.classes, in_channels=sizes.in_channels)
     if trust.remember(loaded.origin):
         return loaded
     note = f"could not write {trust.ledger_path()}; commands on the run folder will ask for --arch again"
@@ -149,7 +176,7 @@ def _check_file(path: Path, spec: str) -> None:
     )
 
 
-def _load_file(path: Path, *, arch: str | None, build: Callable[[str], LoadedModel], trust_pickle: bool) -> LoadedModel:
+def _load_file(path: Path, *, arch: str | None, build: Build, sizes: Sizes, trust_pickle: bool) -> LoadedModel:
     kind = kind_of(path)
     if kind in (FileKind.TORCHSCRIPT, FileKind.EXPORTED_PROGRAM, FileKind.ONNX):
         raise ModelError(
@@ -160,8 +187,7 @@ def _load_file(path: Path, *, arch: str | None, build: Callable[[str], LoadedMod
     if kind is FileKind.SAFETENSORS:
         if arch is None:
             raise _needs_arch(path)
-        loaded = build(arch)
-        return _with_weights(loaded, path, fit_to(loaded.module, path))
+        return _with_weights(path, read_state_dict(path), arch=arch, build=build, sizes=sizes)
     content = read_pickle(path, trust=trust_pickle)
     trusted = ("ran whatever code the file brings along (--trust-pickle)",) if trust_pickle else ()
     module = module_in(content)
@@ -172,14 +198,33 @@ def _load_file(path: Path, *, arch: str | None, build: Callable[[str], LoadedMod
     candidates = candidates_in(content, path)
     if arch is None:
         raise _needs_arch(path)
-    loaded = build(arch)
-    return _with_weights(loaded, path, (*trusted, *fit_candidates(loaded.module, candidates, path)))
+    loaded = _with_weights(path, candidates, arch=arch, build=build, sizes=sizes)
+    return replace(loaded, notes=(*trusted, *loaded.notes))
 
 
-def _with_weights(loaded: LoadedModel, path: Path, notes: tuple[str, ...]) -> LoadedModel:
-    ran = loaded.notes if loaded.origin.kind == "factory" else ()
-    origin = replace(loaded.origin, weights=str(path))
-    return LoadedModel(loaded.module, origin, has_weights=True, notes=(*ran, *notes))
+def _with_weights(path: Path, candidates: list[Candidate], *, arch: str, build: Build, sizes: Sizes) -> LoadedModel:
+    """Return the network with the weights; built again as the weights want it where they do not fit otherwise."""
+    refusal: ModelError | None = None
+    for tried in (sizes, _sizes_of(candidates[0], sizes)):
+        try:
+            loaded = build(arch, tried)
+            notes = fit_candidates(loaded.module, candidates, path)
+        except ModelError as error:
+            refusal = refusal or error
+            continue
+        ran = loaded.notes if loaded.origin.kind == "factory" else ()
+        origin = replace(loaded.origin, weights=str(path))
+        return LoadedModel(loaded.module, origin, has_weights=True, notes=(*ran, *notes))
+    assert refusal is not None
+    raise refusal
+
+
+def _sizes_of(candidate: Candidate, given: Sizes) -> Sizes:
+    """Return the sizes to try second. Of what is known only the channels may be otherwise: images can be converted."""
+    classes, channels = sizes_in(candidate)
+    if given.in_channels is not None:
+        channels = GRAY if given.in_channels == RGB else RGB
+    return Sizes(given.classes or classes, channels)
 
 
 def _needs_arch(path: Path) -> ModelError:

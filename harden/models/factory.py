@@ -26,6 +26,8 @@ from harden.registry import did_you_mean
 _REFERENCE = re.compile(r"(?P<file>.+\.py)|(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*)", re.DOTALL)
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
+_ASSUMED = {"num_classes": 1000, "in_channels": 3, "in_chans": 3}
+
 
 def is_reference(spec: str) -> bool:
     """Return whether `spec` has the form `path/file.py:callable` or `pkg.mod:callable`."""
@@ -35,10 +37,11 @@ def is_reference(spec: str) -> bool:
     return bool(colon and _REFERENCE.fullmatch(code) and _CALLABLE.fullmatch(name))
 
 
-def build(reference: str, *, classes: int, in_channels: int) -> LoadedModel:
+def build(reference: str, *, classes: int | None, in_channels: int | None) -> LoadedModel:
     """Import the callable that `reference` names, call it, and return the network that it built.
 
-    `num_classes` and `in_channels` (or `in_chans`) are passed if the callable's signature names them.
+    `num_classes` and `in_channels` (or `in_chans`) are passed if the callable's signature names them. Where they are
+    None the callable's own defaults hold, and 1,000 classes of RGB images where it has none.
 
     Raises:
         ModelError: no such file, module or callable, an exception in the user's code, or a result that is no module.
@@ -47,7 +50,13 @@ def build(reference: str, *, classes: int, in_channels: int) -> LoadedModel:
     code = path.read_bytes()
     function = _callable(reference, path, code)
     offered = {"num_classes": classes, "in_channels": in_channels, "in_chans": in_channels}
-    arguments = {name: offered[name] for name in _parameters(function) if name in offered}
+    arguments: dict[str, int] = {}
+    for parameter in _parameters(function):
+        value = offered.get(parameter.name)
+        if value is None and parameter.default is parameter.empty:
+            value = _ASSUMED.get(parameter.name)
+        if value is not None:
+            arguments[parameter.name] = value
     module = _call(function, arguments, reference, path)
     origin = Origin("factory", _absolute(reference, path), arguments, code_sha256=hashlib.sha256(code).hexdigest())
     passed = ", ".join(f"{name}={value}" for name, value in arguments.items())
@@ -161,13 +170,13 @@ def _run_file(path: Path, code: bytes) -> ModuleType:
     return module
 
 
-def _parameters(function: Callable[..., Any]) -> list[str]:
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some builtins have no signature
         return []
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [parameter.name for parameter in parameters if parameter.kind in by_name]
+    return [parameter for parameter in parameters if parameter.kind in by_name]
 
 
 def _call(function: Callable[..., Any], arguments: dict[str, Any], reference: str, path: Path) -> nn.Module:

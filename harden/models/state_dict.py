@@ -77,6 +77,16 @@ def candidates_in(content: object, path: Path) -> list[Candidate]:
     return found
 
 
+def sizes_in(candidate: Candidate) -> tuple[int | None, int | None]:
+    """Return what weights say of their network: classes (rows of the last matrix), channels (of the first convolution).
+
+    Both are guesses from the order of the keys; None where there is no such tensor.
+    """
+    heads = [tensor.shape[0] for tensor in candidate.tensors.values() if tensor.ndim in (2, 4)]
+    stems = [tensor.shape[1] for tensor in candidate.tensors.values() if tensor.ndim == 4]
+    return (heads[-1] if heads else None), (stems[0] if stems else None)
+
+
 def fit_to(module: nn.Module, path: Path, *, trust: bool = False) -> tuple[str, ...]:
     """Load the weights in `path` into `module`, in place; return notes on what had to be done.
 

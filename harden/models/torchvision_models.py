@@ -15,19 +15,14 @@ from harden.models.vision import import_torchvision
 from harden.registry import did_you_mean
 
 
-def build(reference: str, *, classes: int, in_channels: int, image_size: tuple[int, int]) -> LoadedModel:
+def build(reference: str, *, classes: int, image_size: tuple[int, int]) -> LoadedModel:
     """Return the torchvision classifier `reference` for RGB images (N, 3, *image_size) and `classes` classes.
 
     Raises:
-        ModelError: unknown name, images that are not RGB, or a size that the network cannot take.
+        ModelError: unknown name, or a size that the network cannot take.
     """
     import_torchvision()
     _check_name(reference)
-    if in_channels != 3:
-        raise ModelError(
-            f"torchvision's networks read RGB images; the data has {in_channels} channel(s)",
-            hint="read the data as RGB (--channels 3), or use a timm network, which takes any number",
-        )
     arguments: dict[str, Any] = {"num_classes": classes}
     module = _construct(reference, arguments)
     if isinstance(refusal_of(module, 3, image_size), Exception):

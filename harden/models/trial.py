@@ -10,17 +10,38 @@ from harden.models.classifier import scores_of
 from harden.models.loaded import one_line
 from harden.models.modes import evaluating
 
+GRAY, RGB = 1, 3
+
 
 def expected_channels(module: nn.Module) -> int | None:
     """Return the number of image channels that the first convolution reads; None if there is no convolution.
 
-    "First" is in the order of definition, which is the order of use in every network we know; a wrong guess is
-    corrected by the trial forward pass.
+    "First" is in the order of definition, which is the order of use in every network we know; `accepted_channels` does
+    not rely on it.
     """
     for part in module.modules():
         if isinstance(part, (nn.Conv2d, nn.LazyConv2d)):
             return part.in_channels or None
     return None
+
+
+def accepted_channels(module: nn.Module, preferred: int | None, image_size: tuple[int, int]) -> int:
+    """Return how many channels the images of the module must have, found by forward passes.
+
+    Args:
+        module: the network.
+        preferred: channels of the images at hand; taken if the module takes them. None: whatever it takes.
+        image_size: (height, width) in pixels.
+
+    Raises:
+        ModelError: it takes neither gray nor RGB images of that size, or returns something other than scores.
+    """
+    first = preferred or expected_channels(module) or RGB
+    for channels in (first, *(other for other in (RGB, GRAY) if other != first)):
+        if isinstance(refusal_of(module, channels, image_size), int):
+            return channels
+    output_classes(module, first, image_size)  # tells why not
+    return first
 
 
 def output_classes(module: nn.Module, in_channels: int, image_size: tuple[int, int]) -> int:
@@ -35,10 +56,9 @@ def output_classes(module: nn.Module, in_channels: int, image_size: tuple[int, i
     channels = expected_channels(module)
     size = f"{in_channels}x{image_size[0]}x{image_size[1]}"
     if channels is not None and channels != in_channels:
-        wanted = "gray" if channels == 1 else "RGB" if channels == 3 else f"{channels}-channel"
         raise ModelError(
             f"the model reads images of {channels} channel(s), the data has {in_channels}",
-            hint=f"read the data as {wanted} images (--channels {channels}), or give an --arch for {in_channels}",
+            hint="choose a model of gray or RGB images, or give an --arch that builds one",
         )
     raise ModelError(
         f"the model cannot take {size} images: {one_line(refusal)}",

@@ -19,7 +19,7 @@ from harden.data import (
     stratified_sample,
 )
 from harden.errors import DataError, UsageError
-from harden.models import expected_channels, load_model
+from harden.models import accepted_channels, load_model
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.loaded import LoadedModel
 from harden.models.normalisations import own_statistics
@@ -32,6 +32,7 @@ from harden.workflows.run_folder import RunFolder, is_run
 PREFLIGHT_IMAGES = 1000
 FALLBACK_SIZE = 224
 LISTED_FILES = 5
+COLOURS = {1: "gray", 3: "RGB"}
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -196,8 +197,7 @@ def load_candidate(spec: ModelSpec, source: DataSource, narrator: Narrator) -> C
     """Load a model that is no run folder, for the images of `source`, and say what was done.
 
     Raises:
-        DataError: the model takes images that are neither gray nor RGB.
-        ModelError, UnsafeInputError: the model cannot or must not be loaded.
+        ModelError, UnsafeInputError: the model cannot or must not be loaded, or takes neither gray nor RGB images.
     """
     size = (spec.image_size, spec.image_size) if spec.image_size else None
     images = open_images(source, channels=None, size=size, class_map=spec.class_map)
@@ -211,13 +211,12 @@ def load_candidate(spec: ModelSpec, source: DataSource, narrator: Narrator) -> C
     )
     for note in loaded.notes:
         narrator.note(note)
-    channels = expected_channels(loaded.module)
-    if channels is not None and channels != images.image_format.channels:
-        if channels not in (1, 3):
-            raise DataError(
-                f"the model takes images with {channels} channels; images here have 1 or 3",
-                hint="choose a model of gray or RGB images",
-            )
+    stored = images.image_format
+    channels = accepted_channels(loaded.module, stored.channels, stored.size)
+    if channels != stored.channels:
+        narrator.note(
+            f"the network reads {COLOURS[channels]} images: the {COLOURS[stored.channels]} ones are converted"
+        )
         images = open_images(source, channels=channels, size=size, class_map=spec.class_map)
     return Candidate(loaded, images)
 

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from harden.errors import ModelError
-from harden.models import LoadedModel, expected_channels, load_model, output_classes, rebuild
+from harden.models import (
+    LoadedModel,
+    accepted_channels,
+    expected_channels,
+    load_model,
+    output_classes,
+    rebuild,
+)
 from harden.models.origin import Origin
 
 CODE = """
@@ -97,8 +104,8 @@ def test_torchvision(tmp_path: Path) -> None:
     rebuild(loaded.origin, skeleton_dir=tmp_path).load_state_dict(loaded.module.state_dict())
     assert output_classes(loaded.module, 3, (64, 64)) == 5
     assert load("torchvision:vit_b_32", size=64).origin.arguments["image_size"] == 64
-    with pytest.raises(ModelError, match="RGB"):
-        load("torchvision:resnet18", channels=1)
+    gray = load("torchvision:squeezenet1_1", channels=1, size=64)
+    assert accepted_channels(gray.module, 1, (64, 64)) == 3  # the images will have to be converted
     with pytest.raises(ModelError, match="did you mean 'resnet18'"):
         load("torchvision:resnet-18")
     with pytest.raises(ModelError, match="pretrained weights cannot be named"):
@@ -183,7 +190,38 @@ def test_torchscript_cannot_be_fine_tuned(tmp_path: Path) -> None:
         load(str(tmp_path / "renamed.pth"), channels=1, size=4)
 
 
-def test_the_wrong_number_of_channels_is_told_as_such(code: Path, tmp_path: Path) -> None:
-    torch.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 5)), tmp_path / "gray.pt")
-    with pytest.raises(ModelError, match=r"reads images of 1 channel\(s\), the data has 3"):
-        load(str(tmp_path / "gray.pt"), size=4)
+def test_the_wrong_number_of_channels_is_told_as_such(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(8, 5)), tmp_path / "infrared.pt")
+    with pytest.raises(ModelError, match=r"reads images of 4 channel\(s\), the data has 3") as caught:
+        load(str(tmp_path / "infrared.pt"), size=4)
+    assert "--channels" not in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("wanted", "stored"), [(1, 3), (3, 1)])
+def test_a_network_of_the_other_number_of_channels_is_loaded_as_it_is(
+    wanted: int, stored: int, code: Path, tmp_path: Path
+) -> None:
+    conv = nn.Sequential(nn.Conv2d(wanted, 2, 3), nn.Flatten(), nn.Linear(8, 5))
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(16 * wanted, 5))
+    for module in (conv, flat):
+        torch.save(module, tmp_path / "m.pt")
+        loaded = load(str(tmp_path / "m.pt"), channels=stored, size=4)
+        assert accepted_channels(loaded.module, stored, (4, 4)) == wanted
+    scope = load(f"{code}:Net", channels=wanted, size=4)
+    torch.save(scope.module.state_dict(), tmp_path / "w.pt")
+    loaded = load(str(tmp_path / "w.pt"), arch=f"{code}:Net", channels=stored, size=4)
+    assert loaded.origin.arguments == {"num_classes": 5, "in_chans": wanted}
+    assert torch.equal(loaded.module.fc.weight, scope.module.fc.weight)
+
+
+def test_without_sizes_a_network_keeps_its_own(code: Path, tmp_path: Path) -> None:
+    def open_(spec: str, arch: str | None = None, size: int = 4) -> LoadedModel:
+        return load_model(spec, arch=arch, classes=None, in_channels=None, image_size=(size, size))
+
+    assert open_(f"{code}:Net").origin.arguments == {"num_classes": 1000}  # it has a default for the channels
+    for channels in (1, 3):
+        torch.save(load(f"{code}:Net", classes=7, channels=channels, size=4).module.state_dict(), tmp_path / "w.pt")
+        loaded = open_(str(tmp_path / "w.pt"), f"{code}:Net")
+        assert output_classes(loaded.module, channels, (4, 4)) == 7
+        assert accepted_channels(loaded.module, None, (4, 4)) == channels
+    assert output_classes(open_("torchvision:squeezenet1_1", size=64).module, 3, (64, 64)) == 1000
