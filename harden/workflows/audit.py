@@ -17,6 +17,7 @@ from harden.models.classifier import Classifier
 from harden.report import write_report
 from harden.report.report import Report
 from harden.training.history import EpochRecord, History
+from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import (
@@ -123,9 +124,12 @@ def write_reports(report: Report, folder: Path, narrator: Narrator) -> dict[str,
     return written
 
 
-def run_facts(settings: FitSettings, command: str, how: str, history: History) -> tuple[tuple[str, str], ...]:
+def run_facts(
+    settings: FitSettings, command: str, how: str, history: History, budget: Budget | None
+) -> tuple[tuple[str, str], ...]:
     """Return how a run's numbers came about, as (label, value) pairs."""
     seconds = sum(epoch.seconds for epoch in history.epochs)
+    chosen = "" if budget is None else f" (as many as fit into {budget.seconds:.0f} s)"
     return (
         ("command", command),
         ("method", f"{settings.method}, source attack {settings.source_attack}"),
@@ -133,7 +137,8 @@ def run_facts(settings: FitSettings, command: str, how: str, history: History) -
         ("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}"),
         (
             "schedule",
-            f"{settings.epochs} epochs, batch {settings.batch_size}, Adam {settings.lr:g}, EMA {settings.ema:g}",
+            f"{settings.epochs} epochs{chosen}, batch {settings.batch_size}, "
+            f"Adam {settings.lr:g}, EMA {settings.ema:g}",
         ),
         ("augmentation", settings.augment or "none"),
         ("training time", f"{seconds:.0f} s"),

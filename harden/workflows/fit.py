@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from harden.attacks import ATTACKS, attack_names
 from harden.data import open_data
-from harden.errors import HardenError, Interrupted, RunFolderError
+from harden.errors import HardenError, Interrupted, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights
 from harden.files import write_whole
 from harden.randomness import derive_seed
@@ -22,6 +22,7 @@ from harden.training.loop import CANARY_ATTACK
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
 from harden.workflows.audit import Subject, audit_subjects, run_facts, write_reports
+from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
 from harden.workflows.job import Job, StopRequested, choose_splits, prepare_job, selection_entries
@@ -91,6 +92,8 @@ def fit(
         run.write_json(run.splits, splits.to_json())
         described = {**describe(job.classifier), "command": command, "earlier": job.earlier.to_json()}
         run.write_json(run.config, described)
+        if settings.budget is not None and settings.epochs is None:
+            job = replace(job, budget=Budget(run.budget, settings.budget, began=began))
         narrator.note(f"run folder: {run.path}")
         return _execute(run, job)
     except HardenError:
@@ -120,9 +123,14 @@ def resume(
     Raises:
         RunFolderError: the run is finished, or damaged.
     """
-    began = time.monotonic()
+    began, budget = time.monotonic(), None
     if (run.path / "report.json").exists():
         raise RunFolderError(f"{run.path} is finished", hint=f"audit it again with: harden report {run.path}")
+    if run.budget.exists():
+        budget = Budget.read(run.budget, began=began)
+        began = budget.began
+        if not run.checkpoint.exists():
+            settings = replace(settings, epochs=None, budget=budget.seconds)
     config = run.read_json(run.config)
     splits = run.read_splits()
     with torch.random.fork_rng():
@@ -137,32 +145,41 @@ def resume(
     training_images = images.decode(splits.train, narrator, "training images")
     val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
     classifier.to(choose_device(settings.device))
-    earlier = Encounters.from_json(config.get("earlier"))
-    return _execute(
-        run,
-        Job(
-            settings,
-            images,
-            splits,
-            training_images,
-            val,
-            classifier,
-            narrator,
-            stop_requested,
-            began,
-            command,
-            earlier,
-        ),
+    job = Job(
+        settings=settings,
+        images=images,
+        splits=splits,
+        train=training_images,
+        val=val,
+        classifier=classifier,
+        narrator=narrator,
+        stop_requested=stop_requested,
+        began=began,
+        command=command,
+        earlier=Encounters.from_json(config.get("earlier")),
+        budget=budget,
     )
+    try:
+        return _execute(run, job)
+    except UsageError as error:
+        if budget is None:
+            raise
+        raise UsageError(
+            error.message, hint=f'write more "seconds" into {run.budget}, or start the run again in another folder'
+        ) from error
 
 
 def _execute(run: RunFolder, job: Job) -> FitResult:
     """Train, keep the weights, audit, report."""
+    if job.budget is not None:
+        job.budget.keep()
     try:
         job, trained = train(run, job)
         _keep(run, job, trained)
         return FitResult(run, _audit(run, job, trained))
     except Interrupted as stop:
+        if job.budget is not None:
+            job.budget.keep()
         raise Interrupted(stop.message, hint=f"continue with: harden fit --resume {run.path}") from None
 
 
@@ -179,6 +196,7 @@ def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
         "beta": settings.beta,
         "gamma": settings.gamma,
         "epochs": settings.epochs,
+        "budget": job.budget.seconds if job.budget is not None else None,
         "chosen_epoch": trained.history.chosen_epoch,
         "validation_worst_case": trained.confirmation,
         "data": settings.data,
@@ -217,7 +235,7 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
         narrator=job.narrator,
         title=_title(settings, trained),
         history=trained.history,
-        facts=run_facts(settings, job.command, job.splits.how, trained.history),
+        facts=run_facts(settings, job.command, job.splits.how, trained.history, job.budget),
         train=job.train,
         stop_requested=job.stop_requested,
     )

@@ -17,8 +17,8 @@ from harden.randomness import stream
 from harden.training.history import EpochRecord, History
 from harden.training.loop import Trainer
 from harden.training.settings import Replan, Trained, TrainingSettings
+from harden.workflows.budget import Budget
 from harden.workflows.job import Job, default_batch_size, default_lr, eps_text, selection_entries
-from harden.workflows.narrator import Narrator
 from harden.workflows.plan import RESERVE, Plan, Timing, make_plan, time_attack_pass, time_step
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings, as_recipe
@@ -147,17 +147,20 @@ LEAK = 0.01
 
 
 class _Watch:
-    """Hears the training loop: keeps metrics.jsonl, and passes progress on to the narrator."""
+    """Hears the training loop: keeps metrics.jsonl and the budget, and passes progress on to the narrator."""
 
-    def __init__(self, run: RunFolder | None, narrator: Narrator, task: str) -> None:
+    def __init__(self, run: RunFolder | None, job: Job, task: str) -> None:
         self.run = run
-        self.narrator = narrator
+        self.narrator = job.narrator
+        self.budget = job.budget
         self.task = task
         self.detail = ""
         self.leaking = False
 
     def step(self, done: int, total: int) -> None:
         self.narrator.progress(self.task, done, total, self.detail)
+        if self.budget is not None:
+            self.budget.tick()
 
     def epoch(self, record: EpochRecord, history: History) -> None:
         scalars = record.scalars
@@ -177,6 +180,8 @@ class _Watch:
         if self.run is not None:
             lines = "".join(json.dumps(epoch.to_json()) + "\n" for epoch in history.epochs)
             write_whole(self.run.metrics, lines)
+        if self.budget is not None:
+            self.budget.tick()
 
     def note(self, text: str) -> None:
         self.narrator.warn(text)
@@ -193,14 +198,10 @@ def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
     if job.settings.pretrain and not (run.initial_weights.exists() or run.pretraining.exists()):
         plan_run(job, defence, layer, pretrained=False)  # a budget that is too small is told before anything is trained
     pretrain(run, job)
-    replan = None
     if fresh:
-        budget = job.settings.budget
         plan = plan_run(job, defence, layer, pretrained=True)
         tell_plan(job, plan)
         job = _settle(run, job, plan)
-        if budget is not None:
-            replan = _replan(run, job, plan, deadline=job.began + budget)
     if job.settings.epochs is None:
         raise RunFolderError(f"{run.recipe} does not say how many epochs", hint="start the run again in another folder")
     job.narrator.heading("Hardening" if job.source_attack else "Training")
@@ -212,9 +213,9 @@ def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
         val=job.val,
         settings=training_settings(job, job.settings.epochs),
         checkpoint=run.checkpoint,
-        observer=_Watch(run, job.narrator, "hardening"),
+        observer=_Watch(run, job, "hardening"),
         stop_requested=job.stop_requested,
-        replan=replan,
+        replan=_replan(run, job, job.budget) if job.budget is not None else None,
     ).run(resume=not fresh)
     return replace(job, settings=replace(job.settings, epochs=len(trained.history.epochs))), trained
 
@@ -228,21 +229,29 @@ def _settle(run: RunFolder, job: Job, plan: Plan) -> Job:
         selection_samples=plan.selection_samples,
         audit_samples=plan.audit_samples,
     )
-    write_whole(run.recipe, as_recipe(settled))
+    if job.budget is not None:
+        job.budget.attack_pass, job.budget.finish_seconds = plan.timing.attack_pass, plan.finish_seconds
+        job.budget.keep()
+    write_whole(run.recipe, as_recipe(settled, comment=_chosen_by(job.budget)))
     val = job.images.decode(selection_entries(job.images, job.splits, settled), job.narrator, "validation images")
     return replace(job, settings=settled, val=val)
 
 
-def _replan(run: RunFolder, job: Job, plan: Plan, *, deadline: float) -> Replan:
+def _chosen_by(budget: Budget | None) -> str | None:
+    """Return what a recipe must say of the numbers that a budget chose."""
+    return None if budget is None else f"A budget of {_duration(budget.seconds)} chose the epochs and the samples."
+
+
+def _replan(run: RunFolder, job: Job, budget: Budget) -> Replan:
     """Correct the number of epochs once real ones have been timed: the few steps timed before may have been unlucky."""
 
     def replan(done: int, seconds: float) -> int:
-        drift = time_attack_pass(job.classifier, job.train, job.eps) / plan.timing.attack_pass
-        reserve = RESERVE * (deadline - job.began)
-        left = deadline - reserve - time.monotonic() - plan.finish_seconds * drift
+        drift = time_attack_pass(job.classifier, job.train, job.eps) / budget.attack_pass
+        left = budget.deadline - RESERVE * budget.seconds - time.monotonic() - budget.finish_seconds * drift
         epochs = done + max(0, int(left / seconds))
         job.narrator.note(f"{epochs} epochs fit into the budget, at {seconds:.1f} s each")
-        write_whole(run.recipe, as_recipe(replace(job.settings, epochs=max(1, epochs))))
+        settled = replace(job.settings, epochs=max(done, epochs))
+        write_whole(run.recipe, as_recipe(settled, comment=_chosen_by(budget)))
         return epochs
 
     return replan
@@ -263,7 +272,7 @@ def pretrain(run: RunFolder, job: Job) -> None:
             val=job.val,
             settings=settings,
             checkpoint=run.pretraining,
-            observer=_Watch(None, job.narrator, "pre-training"),
+            observer=_Watch(None, job, "pre-training"),
             stop_requested=job.stop_requested,
         ).run(resume=True)
     run.save_classifier(job.classifier, run.initial_weights)

@@ -17,6 +17,7 @@ from harden.models.split import default_split
 from harden.models.tap import Tap
 from harden.randomness import derive_seed
 from harden.workflows.audit import default_eps
+from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import (
@@ -39,7 +40,13 @@ StopRequested = Callable[[], bool]
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Everything a run needs, whether it starts or continues; `earlier` is what the model met before."""
+    """Everything a run needs, whether it starts or continues.
+
+    Attributes:
+        began: when it did, on the clock of `time.monotonic`; with a budget, as if the run had never paused.
+        earlier: which attacks the model met before this run.
+        budget: what is kept of the time budget; None without one, and before there is a run folder.
+    """
 
     settings: FitSettings
     images: Images
@@ -52,6 +59,7 @@ class Job:
     began: float
     command: str
     earlier: Encounters
+    budget: Budget | None = None
 
     @property
     def eps(self) -> float:
@@ -111,7 +119,7 @@ def prepare_job(
             )
         narrator.heading("Preflight")
         sample = train.subset(rows_for_preflight(train.labels, settings.seed))
-        normalisation = find_normalisation(spec, candidate, sample, narrator)
+        normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=not pretrain)
         if pretrain:
             narrator.note(f"trained cleanly for {pretrain} epochs before hardening")
         classifier = classifier_of(candidate, normalisation)

@@ -76,6 +76,11 @@ class RunFolder:
         return self.path / "checkpoint.pt"
 
     @property
+    def budget(self) -> Path:
+        """The time budget, where the run was given one, and what of it is spent."""
+        return self.path / "budget.json"
+
+    @property
     def pretraining(self) -> Path:
         """The state of clean pre-training."""
         return self.path / "pretraining.pt"
@@ -171,7 +176,7 @@ def is_run(path: Path) -> bool:
 
 
 def refuse_stated(run: RunFolder, spec: ModelSpec) -> None:
-    """Refuse what would be ignored: a run's model keeps the classes, the normalisation and the size it was trained with.
+    """Refuse what would be ignored: a run's model keeps its classes, its normalisation and the size of its images.
 
     Raises:
         UsageError: naming every flag that was given.

@@ -82,12 +82,12 @@ DEFAULT_EPOCHS = 20
 DEFAULT_PRETRAIN = 10
 
 
-def as_recipe(settings: FitSettings) -> str:
-    """Return the settings as TOML, in the form of a recipe."""
+def as_recipe(settings: FitSettings, *, comment: str | None = None) -> str:
+    """Return the settings as TOML, in the form of a recipe, below a comment of one line."""
     import tomli_w
 
     values = {key: value for key, value in asdict(settings).items() if value is not None}
     text: str = tomli_w.dumps(
         {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     )
-    return text
+    return f"# {comment}\n{text}" if comment else text

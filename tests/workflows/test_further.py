@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,7 @@ def test_a_run_that_is_hardened_further_keeps_its_splits_whatever_the_seed(
     assert "those of the earlier run" in dict(report_of_run["facts"])["splits"]
 
 
-def test_on_other_images_the_splits_are_drawn_anew(
-    first: RunFolder, make_images: MakeImages, tmp_path: Path
-) -> None:
+def test_on_other_images_the_splits_are_drawn_anew(first: RunFolder, make_images: MakeImages, tmp_path: Path) -> None:
     data = make_images(tmp_path / "others", all=12, seed=7)
     notebook = Notebook()
     further = quick(first.path, data, tmp_path / "further", notebook)
@@ -191,24 +190,20 @@ def test_the_plan_of_a_further_run_reckons_with_a_model_that_withstands_attacks(
 
 
 @pytest.mark.parametrize("command", ["fit", "report", "export"])
-def test_what_a_run_settles_cannot_be_said_again(
-    command: str, first: RunFolder, unsplit: Path, tmp_path: Path
-) -> None:
+def test_what_a_run_settles_cannot_be_said_again(command: str, first: RunFolder, unsplit: Path, tmp_path: Path) -> None:
     stated: dict[str, Any] = {"mean": (0.5,), "std": (0.5,), "class_map": (2, 0, 1), "image_size": 32}
     spec = ModelSpec(model=str(first.path), **stated)
+    calls: dict[str, Callable[[], object]] = {
+        "fit": lambda: quick(first.path, unsplit, tmp_path / "run", **stated),
+        "report": lambda: report(ReportSettings(spec=spec), out=tmp_path / "out", narrator=Notebook(), command=""),
+        "export": lambda: export(ExportSettings(spec=spec, formats=("onnx",)), out=tmp_path, narrator=Notebook()),
+    }
     with pytest.raises(UsageError, match="--class-map, --mean, --std, --image-size would say"):
-        if command == "fit":
-            quick(first.path, unsplit, tmp_path / "run", **stated)
-        elif command == "report":
-            report(ReportSettings(spec=spec), out=tmp_path / "report", narrator=Notebook(), command="")
-        else:
-            export(ExportSettings(spec=spec, formats=("safetensors",)), out=tmp_path / "files", narrator=Notebook())
+        calls[command]()
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_said_of_the_model_beside_a_run_is_heard(
-    first: RunFolder, workshop: Workshop, tmp_path: Path
-) -> None:
+def test_what_is_said_of_the_model_beside_a_run_is_heard(first: RunFolder, workshop: Workshop, tmp_path: Path) -> None:
     spec = ModelSpec(model=str(first.path), mean=(0.0,), std=(1.0,))
     settings = ReportSettings(spec=spec, against=(str(workshop.pickled),), attacks=("fgsm",))
     notebook = Notebook()

@@ -1,0 +1,78 @@
+"""A run's time budget: how much of it the run has spent, kept beside its checkpoint so that a resumed run knows."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from harden.errors import RunFolderError
+from harden.files import write_whole
+
+KEEP_SECONDS = 5.0
+"""How often the spent seconds are written down; what a killed process did since then is not counted."""
+
+
+class Budget:
+    """Seconds that a run may take, counted while it runs: the pause before a `--resume` costs nothing.
+
+    Args:
+        path: where to keep it.
+        seconds: for the whole run.
+        spent: by the processes that ran it before this one.
+        began: when this process did, on the clock of `time.monotonic`.
+        attack_pass, finish_seconds: what the plan measured (see `Timing` and `Plan`); 0 before there is one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        seconds: float,
+        *,
+        began: float,
+        spent: float = 0.0,
+        attack_pass: float = 0.0,
+        finish_seconds: float = 0.0,
+    ) -> None:
+        self.path = path
+        self.seconds = seconds
+        self.began = began - spent
+        self.attack_pass = attack_pass
+        self.finish_seconds = finish_seconds
+        self._kept = began
+
+    @classmethod
+    def read(cls, path: Path, *, began: float) -> Budget:
+        """Return what `keep` wrote, as of a process that began at `began`.
+
+        Raises:
+            RunFolderError: the file is missing or damaged.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            names = ("seconds", "spent", "attack_pass", "finish_seconds")
+            seconds, spent, attack_pass, finish_seconds = (float(data[name]) for name in names)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(f"{path} is damaged ({type(error).__name__})", hint="start the run again") from error
+        return cls(path, seconds, began=began, spent=spent, attack_pass=attack_pass, finish_seconds=finish_seconds)
+
+    @property
+    def deadline(self) -> float:
+        """When the budget is spent, on the clock of `time.monotonic`, if the run is not stopped until then."""
+        return self.began + self.seconds
+
+    def tick(self) -> None:
+        """Write down what is spent, if that was not done for a while."""
+        if time.monotonic() - self._kept >= KEEP_SECONDS:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write down what is spent."""
+        self._kept = time.monotonic()
+        values = {
+            "seconds": self.seconds,
+            "spent": round(self._kept - self.began, 3),
+            "attack_pass": self.attack_pass,
+            "finish_seconds": self.finish_seconds,
+        }
+        write_whole(self.path, json.dumps(values, indent=1) + "\n")
