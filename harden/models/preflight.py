@@ -43,16 +43,24 @@ class Preflight:
         rows: every normalisation that was tried.
         reason: why it was chosen, in a sentence.
         images: how many images were looked at.
+        problem: why the model does not know the images, where it need not.
     """
 
     chosen: Normalisation
     rows: tuple[CandidateScore, ...]
     reason: str
     images: int
+    problem: PreflightError | None = None
 
 
 def preflight(
-    module: nn.Module, *, images: Tensor, labels: Tensor, classes: tuple[str, ...], given: Normalisation | None
+    module: nn.Module,
+    *,
+    images: Tensor,
+    labels: Tensor,
+    classes: tuple[str, ...],
+    given: Normalisation | None,
+    must_know: bool = True,
 ) -> Preflight:
     """Find the normalisation under which `module` knows the images, or say why there is none.
 
@@ -62,10 +70,13 @@ def preflight(
         labels: (N,) int64 in [0, K), in the order of the model's outputs.
         classes: K class names.
         given: what the user says the normalisation is; then nothing else is tried.
+        must_know: whether a model that does not know the images is an error; one that is trained on them first, or
+            only looked at, need not.
 
     Raises:
-        PreflightError: the model has another number of classes, or is near chance under every normalisation, or
-            its classes are in another order (the message has the --class-map that repairs it).
+        PreflightError: the model has another number of classes; or, if it must know the images, it is near chance
+            under every normalisation, or its classes are in another order (the message has the --class-map that
+            repairs it).
         ModelError: scores that are not finite under every normalisation.
     """
     tried = (given,) if given is not None else candidates(as_float_images(images))
@@ -87,7 +98,9 @@ def preflight(
         )
     rows = tuple(row for _, row, _ in results)
     chosen, row = _choose([(normalisation, row) for normalisation, row, _ in results], len(labels))
-    _judge([(row.name, predictions) for _, row, predictions in results], rows, labels.cpu(), classes)
+    problem = _problem([(row.name, predictions) for _, row, predictions in results], rows, labels.cpu(), classes)
+    if problem is not None and must_know:
+        raise problem
     if given is not None:
         reason = f"given; {row.accuracy:.1%} of {len(labels)} images right"
     else:
@@ -96,7 +109,7 @@ def preflight(
         if row.accuracy < second:
             why = f"surer (lower loss) than others of nearly the same accuracy (up to {second:.1%})"
         reason = f"{row.name}: {why} of {len(rows)} normalisations, {row.accuracy:.1%} of {len(labels)} images right"
-    return Preflight(chosen, rows, reason, len(labels))
+    return Preflight(chosen, rows, reason, len(labels), problem)
 
 
 def _scores(module: nn.Module, normalisation: Normalisation, images: Tensor) -> Tensor:
@@ -133,13 +146,13 @@ def _alike(one: Normalisation, other: Normalisation) -> bool:
     return all(abs(m - n) < 0.05 * t and abs(s - t) < 0.05 * t for m, s, n, t in numbers)
 
 
-def _judge(
+def _problem(
     predictions: list[tuple[str, Tensor]],
     rows: tuple[CandidateScore, ...],
     labels: Tensor,
     classes: tuple[str, ...],
-) -> None:
-    """Raise if the best candidate is no better than guessing, or if another order of the classes explains more."""
+) -> PreflightError | None:
+    """Tell if the best candidate is no better than guessing, or if another order of the classes explains more."""
     count, known, best = len(labels), len(classes), max(row.accuracy for row in rows)
     # Always answering the commonest class is what guessing can reach; four standard errors above it is no accident
     # even for the best of a dozen candidates. A tiny sample cannot ask for more than half of what is left.
@@ -150,19 +163,20 @@ def _judge(
     gain = max(0.05, 5 * math.sqrt(0.25 / count))
     if mapping != list(range(known)) and explained > max(best + gain, floor):
         ordered = ", ".join(f"{classes[k]} -> output {output}" for k, output in enumerate(mapping[:4]))
-        raise PreflightError(
+        return PreflightError(
             f"the model knows these classes in another order: {best:.1%} of {count} images are right as they "
             f"are, {explained:.1%} after reordering (normalisation: {name}; {ordered}{', ...' if known > 4 else ''})",
             hint=f"--class-map {','.join(map(str, mapping))}",
         )
     if best < floor:
         listed = "\n".join(f"  {row.accuracy:6.1%}  {row.name}" for row in sorted(rows, key=lambda r: -r.accuracy))
-        raise PreflightError(
+        return PreflightError(
             f"the model does not know this data: at best {best:.1%} of {count} images are right, and always "
             f"answering one class gives {chance:.1%}\n{listed}",
             hint="give the normalisation it was trained with (--mean, --std), the right --arch or the data it was "
             "trained on; or train it on this data first (--pretrain N epochs)",
         )
+    return None
 
 
 def _permute(name: str, predictions: Tensor, labels: Tensor, known: int) -> tuple[str, list[int], float]:

@@ -229,16 +229,28 @@ def open_model(
     A network without weights gets the statistics of the images.
     """
     candidate = load_candidate(spec, source, narrator)
-    chosen = candidate.images.sample(entries, PREFLIGHT_IMAGES, 0, "preflight")
-    sample = candidate.images.decode(chosen, narrator, "images for the preflight")
+    sample = preflight_sample(candidate.images, entries, narrator)
     return classifier_of(candidate, find_normalisation(spec, candidate, sample, narrator)), candidate.images
 
 
-def find_normalisation(spec: ModelSpec, candidate: Candidate, sample: ImageSet, narrator: Narrator) -> Normalisation:
-    """Return the normalisation that is given, found by the preflight, or, without weights, the images' statistics."""
+def preflight_sample(images: Images, entries: Sequence[Entry], narrator: Narrator) -> ImageSet:
+    """Decode at most 1,000 of `entries`, stratified."""
+    chosen = images.sample(entries, PREFLIGHT_IMAGES, 0, "preflight")
+    return images.decode(chosen, narrator, "images for the preflight")
+
+
+def find_normalisation(
+    spec: ModelSpec, candidate: Candidate, sample: ImageSet, narrator: Narrator, *, must_know: bool = True
+) -> Normalisation:
+    """Return the normalisation that is given, found by the preflight, or, without weights, the images' statistics.
+
+    Raises:
+        PreflightError: the model and the images do not fit; see `run_preflight` for `must_know`.
+    """
     given = given_normalisation(spec.mean, spec.std, candidate.images.image_format.channels)
     if candidate.loaded.has_weights:
-        return run_preflight(candidate, sample, given, narrator).chosen
+        module, classes = candidate.loaded.module, candidate.images.classes
+        return run_preflight(module, classes, sample, given, narrator, must_know=must_know).chosen
     floats, _ = sample.batch(slice(None))
     normalisation = given or own_statistics(floats)
     narrator.note(f"the network has no trained weights yet; normalisation: {normalisation.name}")
@@ -278,16 +290,37 @@ def classifier_of(candidate: Candidate, normalisation: Normalisation) -> Classif
     )
 
 
-def run_preflight(candidate: Candidate, sample: ImageSet, given: Normalisation | None, narrator: Narrator) -> Preflight:
-    """Find the normalisation on labelled images, and say what was found and why."""
-    module: nn.Module = candidate.loaded.module
+def run_preflight(
+    module: nn.Module,
+    classes: tuple[str, ...],
+    sample: ImageSet,
+    given: Normalisation | None,
+    narrator: Narrator,
+    *,
+    must_know: bool = True,
+) -> Preflight:
+    """Find the normalisation on labelled images, and say what was found and why.
+
+    Args:
+        module: the user's network.
+        classes: names in the order of its outputs.
+        sample: the images.
+        given: what the normalisation is known to be; None: to be found.
+        narrator: hears what was found.
+        must_know: see `preflight`; a model that need not know the images is warned of.
+
+    Raises:
+        PreflightError: the model and the images do not fit.
+    """
     floats, labels = sample.batch(slice(None))
-    result = preflight(module, images=floats, labels=labels, classes=candidate.images.classes, given=given)
+    result = preflight(module, images=floats, labels=labels, classes=classes, given=given, must_know=must_know)
     narrator.table(
         ("normalisation", "accuracy", "mean loss"),
         [(row.name, f"{row.accuracy:.1%}", f"{row.nll:.3f}") for row in result.rows],
     )
     narrator.note(f"normalisation: {result.chosen.name}. {result.reason}")
+    if result.problem is not None:
+        narrator.warn(f"{result.problem.message}. {result.problem.hint or ''}")
     return result
 
 

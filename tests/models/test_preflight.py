@@ -122,6 +122,17 @@ def test_a_random_net_is_refused_with_the_list_of_what_was_tried() -> None:
     assert "--pretrain" in (caught.value.hint or "")
 
 
+def test_a_net_that_need_not_know_the_data_is_told_of_and_let_through(half: nn.Module) -> None:
+    images, labels = digits(1)
+    shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    for given in (None, by_name(1, "MNIST")):
+        found = preflight(half, images=images, labels=shuffled, classes=CLASSES, given=given, must_know=False)
+        assert found.problem is not None
+        assert "does not know this data" in found.problem.message
+        assert given is None or found.chosen is given
+    assert preflight(half, images=images, labels=labels, classes=CLASSES, given=None, must_know=False).problem is None
+
+
 def test_other_number_of_outputs_and_nan_scores(half: nn.Module) -> None:
     images, labels = digits(1)
     with pytest.raises(PreflightError, match="10 outputs, the data has 3 classes"):

@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from harden.data import open_data
+from harden.errors import PreflightError
+from harden.workflows.fit import fit
 from harden.workflows.prepare import ModelSpec, load_candidate
+from harden.workflows.settings import FitSettings
 from tests.conftest import MakeImages
 
-from .builders import Notebook
+from .builders import Notebook, Workshop, build
 
 
 @pytest.mark.parametrize(("gray", "wanted"), [(True, 3), (False, 1)])
@@ -27,3 +30,33 @@ def test_images_are_opened_as_the_network_wants_them(
     images = candidate.images.decode(source.listings["all"], notebook, "images").images
     assert images.shape == (6, wanted, 16, 16)
     assert "are converted" in notebook.text
+
+
+@pytest.mark.parametrize("pretrain", [None, 1])
+def test_the_repair_of_a_model_that_does_not_know_the_data_works(
+    pretrain: int | None, workshop: Workshop, tmp_path: Path
+) -> None:
+    """The preflight's hint says --pretrain; with it the preflight tells what it found and lets the run go on."""
+    torch.save(build().eval(), tmp_path / "untrained.pt")
+    notebook = Notebook()
+
+    def dry_run() -> None:
+        fit(
+            FitSettings(
+                model=str(tmp_path / "untrained.pt"), data=str(workshop.data), epochs=1, eps=0.03, pretrain=pretrain
+            ),
+            out=None,
+            dry_run=True,
+            narrator=notebook,
+            stop_requested=lambda: False,
+            command="harden fit",
+        )
+
+    if pretrain is None:
+        with pytest.raises(PreflightError, match="does not know this data") as caught:
+            dry_run()
+        assert "--pretrain" in (caught.value.hint or "")
+    else:
+        dry_run()
+        assert any("does not know this data" in warning for warning in notebook.warnings)
+        assert "normalisation: " in notebook.text
