@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from harden.data import open_data
-from harden.errors import ModelError, PreflightError, UsageError
-from harden.models import expected_channels, load_model, output_classes
+from harden.data import DataSource, Entry, open_data
+from harden.errors import ModelError, PreflightError
+from harden.models import accepted_channels, load_model, output_classes
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.split import DefaultSplit, SplitPoint, default_split, split_points
 from harden.workflows.narrator import Narrator
-from harden.workflows.prepare import FALLBACK_SIZE, ModelSpec, as_run, classifier_of, load_candidate, open_model
-
-ASSUMED_CLASSES = 1000
+from harden.workflows.prepare import (
+    FALLBACK_SIZE,
+    ModelSpec,
+    as_run,
+    classifier_of,
+    find_normalisation,
+    given_normalisation,
+    images_for,
+    load_candidate,
+    preflight_sample,
+    run_preflight,
+)
+from harden.workflows.run_folder import refuse_stated
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,24 +45,21 @@ class Inspection:
 
 
 def inspect(spec: ModelSpec, *, data: str | None, narrator: Narrator) -> Inspection:
-    """Load a model (without data: as a classifier of its own number of classes) and look at its layers.
+    """Load a model (without data: as its maker built it) and look at its layers; with data, run the preflight too.
+
+    A model that does not know the data is warned of, and its layers are shown all the same.
 
     Raises:
         HardenError: anything the user can repair.
     """
     run = as_run(spec.model)
     if run is not None:
+        refuse_stated(run, spec)
         classifier = run.load_classifier(initial=not run.weights.exists(), arch=spec.arch)
+        if data is not None:
+            _preflight_run(classifier, open_data(data), narrator)
     elif data is not None:
-        source = open_data(data)
-        listed = source.listings.get("train") or next(iter(source.listings.values()))
-        try:
-            classifier, _ = open_model(spec, source, listed, narrator)
-        except PreflightError as error:
-            narrator.warn(f"{error.message}. {error.hint or ''}")
-            candidate = load_candidate(spec, source, narrator)
-            channels = candidate.images.image_format.channels
-            classifier = classifier_of(candidate, Normalisation("none", (0.0,) * channels, (1.0,) * channels))
+        classifier = _with_data(spec, open_data(data), narrator)
     else:
         classifier = _without_data(spec, narrator)
     parameters = sum(p.numel() for p in classifier.module.parameters())
@@ -64,37 +70,58 @@ def inspect(spec: ModelSpec, *, data: str | None, narrator: Narrator) -> Inspect
         return Inspection(classifier, parameters, points, None, error.message)
 
 
+def _preflight_run(classifier: Classifier, source: DataSource, narrator: Narrator) -> None:
+    images = images_for(classifier, source)
+    sample = preflight_sample(images, _looked_at(source), narrator)
+    normalisation = classifier.normalisation
+    run_preflight(classifier.module, classifier.classes, sample, normalisation, narrator, must_know=False)
+
+
+def _with_data(spec: ModelSpec, source: DataSource, narrator: Narrator) -> Classifier:
+    candidate = load_candidate(spec, source, narrator)
+    sample = preflight_sample(candidate.images, _looked_at(source), narrator)
+    try:
+        normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=False)
+    except PreflightError as error:  # another number of classes
+        narrator.warn(f"{error.message}. {error.hint or ''}")
+        normalisation = _given_or_none(spec, candidate.images.image_format.channels)
+    return classifier_of(candidate, normalisation)
+
+
 def _without_data(spec: ModelSpec, narrator: Narrator) -> Classifier:
-    """Guess the input: the channels of the first convolution, and the size given or the usual ones until one fits."""
-    sizes = (spec.image_size,) if spec.image_size else (FALLBACK_SIZE, 32, 28)
+    """Guess the input: the channels that the network takes, and the size given or the usual ones until one fits."""
     failures = []
-    for channels in (3, 1):
-        for size in sizes:
-            try:
-                loaded = load_model(
-                    spec.model,
-                    arch=spec.arch,
-                    classes=ASSUMED_CLASSES,
-                    in_channels=channels,
-                    image_size=(size, size),
-                    trust_pickle=spec.trust_pickle,
-                )
-                classes = output_classes(loaded.module, channels, (size, size))
-            except ModelError as error:
-                failures.append(error)
-                continue
-            if expected_channels(loaded.module) not in (None, channels):
-                continue
-            for note in loaded.notes:
-                narrator.note(note)
-            narrator.note(f"images assumed {channels} x {size} x {size}; give --data or --image-size to be sure")
-            return Classifier(
-                loaded.module,
-                normalisation=Normalisation("none", (0.0,) * channels, (1.0,) * channels),
-                classes=tuple(f"output {k}" for k in range(classes)),
-                input_size=(channels, size, size),
-                origin=loaded.origin,
+    for size in (spec.image_size,) if spec.image_size else (FALLBACK_SIZE, 32, 28):
+        try:
+            loaded = load_model(
+                spec.model,
+                arch=spec.arch,
+                classes=None,
+                in_channels=None,
+                image_size=(size, size),
+                trust_pickle=spec.trust_pickle,
             )
-    if failures:
-        raise failures[0]
-    raise UsageError(f"cannot tell what images {Path(spec.model).name} takes", hint="give --data DIR")
+        except ModelError as error:
+            failures.append(error)
+            continue
+        channels = accepted_channels(loaded.module, None, (size, size))
+        for note in loaded.notes:
+            narrator.note(note)
+        narrator.note(f"images assumed {channels} x {size} x {size}; give --data or --image-size to be sure")
+        return Classifier(
+            loaded.module,
+            normalisation=_given_or_none(spec, channels),
+            classes=tuple(f"output {k}" for k in range(output_classes(loaded.module, channels, (size, size)))),
+            input_size=(channels, size, size),
+            origin=loaded.origin,
+        )
+    raise failures[0]
+
+
+def _looked_at(source: DataSource) -> tuple[Entry, ...]:
+    return source.listings.get("train") or next(iter(source.listings.values()))
+
+
+def _given_or_none(spec: ModelSpec, channels: int) -> Normalisation:
+    none = Normalisation("none", (0.0,) * channels, (1.0,) * channels)
+    return given_normalisation(spec.mean, spec.std, channels) or none
