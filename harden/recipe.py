@@ -28,7 +28,7 @@ _CHOICES: dict[str, Mapping[str, object]] = {
     "on_collapse": {"switch": 0, "stop": 0, "keep": 0},
     "device": {"auto": 0, "cpu": 0, "cuda": 0},
 }
-_RANGES: dict[str, tuple[float, float]] = {
+RANGES: dict[str, tuple[float, float]] = {
     "eps": (0.0, 1.0),
     "beta": (0.0, 1000.0),
     "gamma": (0.0, 1000.0),
@@ -48,6 +48,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "budget": (10.0, 30 * 86400.0),
     "seed": (0, 2**62),
 }
+"""By key of a recipe: the least and the largest value; the flags of other commands keep to them too."""
 
 
 def parse_eps(text: str) -> float:
@@ -164,7 +165,7 @@ def resolve(recipe: Mapping[str, Any], flags: Mapping[str, Any]) -> FitSettings:
     for name in named if isinstance(named, tuple) else ():
         if isinstance(name, str) and name not in ATTACKS and name not in PRESETS:
             problems.append(f"attacks: unknown attack {name!r}{did_you_mean(name, {**PRESETS, **ATTACKS})}")
-    for key, (low, high) in _RANGES.items():
+    for key, (low, high) in RANGES.items():
         value = values.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not low <= value <= high:
             problems.append(f"{key}: {value:g} lies outside [{low:g}, {high:g}]")

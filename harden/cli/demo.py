@@ -35,8 +35,9 @@ def demo(
     def body(terminal: Terminal) -> None:
         from harden.workflows.demo import demo as workflow
 
+        chosen = options.within(seed, "--seed", "seed") or 0
         with stoppable() as stop:
-            result = workflow(out=out, seed=seed, narrator=terminal, stop_requested=stop, command=typed_command())
+            result = workflow(out=out, seed=chosen, narrator=terminal, stop_requested=stop, command=typed_command())
         show_report(terminal, result.report, as_json=as_json, where=result.run.path)
         if not as_json:
             for name in ("report.html", "model.safetensors"):

@@ -222,7 +222,7 @@ def fit(
                     resolve(read_recipe(run.recipe), {}),
                     narrator=terminal,
                     stop_requested=stop,
-                    command=run.read_json(run.config).get("command", typed_command()),
+                    command=typed_command(),
                     arch=arch,
                 )
             else:

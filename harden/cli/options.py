@@ -75,6 +75,21 @@ def numbers(text: str | None, flag: str, kind: type[Number]) -> tuple[Number, ..
         raise UsageError(f"{flag} {text!r} is no list of {what}", hint=f"write {flag} {example}") from None
 
 
+def within(value: int | None, flag: str, key: str) -> int | None:
+    """Return `value`, if a recipe may say that of `key`.
+
+    Raises:
+        UsageError: it lies outside the range.
+    """
+    from harden.errors import UsageError
+    from harden.recipe import RANGES
+
+    low, high = RANGES[key]
+    if value is not None and not low <= value <= high:
+        raise UsageError(f"{flag} {value} lies outside [{low:g}, {high:g}]", hint=f"give {flag} a number from there")
+    return value
+
+
 def model_spec(
     model: str,
     *,
@@ -88,7 +103,7 @@ def model_spec(
     """Return the model that these flags describe.
 
     Raises:
-        UsageError: a list of numbers is none.
+        UsageError: a list of numbers is none, or an image size is impossible.
     """
     from harden.workflows.prepare import ModelSpec
 
@@ -99,5 +114,5 @@ def model_spec(
         class_map=numbers(class_map, "--class-map", int),
         mean=numbers(mean, "--mean", float),
         std=numbers(std, "--std", float),
-        image_size=image_size,
+        image_size=within(image_size, "--image-size", "image_size"),
     )

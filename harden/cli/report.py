@@ -81,8 +81,8 @@ def report(
             against=tuple(against or ()),
             eps=parse_eps(eps) if eps else None,
             attacks=tuple(part.strip() for part in attacks.split(",")) if attacks else ("full",),
-            samples=samples,
-            seed=seed,
+            samples=options.within(samples, "--samples", "audit_samples"),
+            seed=options.within(seed, "--seed", "seed") or 0,
             device=device or "auto",
         )
         found, folder = workflow(settings, out=out, narrator=terminal, command=typed_command())

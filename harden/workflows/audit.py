@@ -199,7 +199,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
     run = as_run(settings.spec.model)
     if run is not None and all(spec == "initial" or as_run(spec) is not None for spec in settings.against):
         refuse_stated(run, settings.spec)
-    data = settings.data or (run.read_json(run.config).get("training", {}).get("data") if run else None)
+    data = settings.data or (run.read_config().get("training", {}).get("data") if run else None)
     if data is None:
         raise UsageError("which images?", hint="give --data DIR; only a finished run folder knows its own")
     source = open_data(data)
@@ -209,7 +209,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
     narrator.heading("Model")
     eps = settings.eps
     if eps is None and run is not None:
-        eps = run.read_json(run.config).get("training", {}).get("eps")
+        eps = run.read_config().get("training", {}).get("eps")
     subject = _open(settings, settings.spec.model, source, eps, narrator)
     if eps is None:
         shape = subject.classifier.input_size
@@ -310,7 +310,7 @@ def _open(
         classifier = folder.load_classifier(initial=initial, arch=arch)
         images = images_for(classifier, source)
         name = f"{folder.path.name} (initial)" if initial else folder.path.name
-        config = folder.read_json(folder.config)
+        config = folder.read_config()
         met = Encounters.from_json(config.get("earlier" if initial else "training"))
         radius = eps if eps is not None else config.get("training", {}).get("eps", 0.0)
         return _Opened(name, classifier, images, met.exposures(radius))
@@ -324,4 +324,4 @@ def _history(run: RunFolder | None) -> History | None:
         return None
     lines = run.metrics.read_text(encoding="utf-8").splitlines()
     epochs = tuple(EpochRecord.from_json(json.loads(line)) for line in lines if line.strip())
-    return History(epochs, run.read_json(run.config).get("training", {}).get("chosen_epoch"))
+    return History(epochs, run.read_config().get("training", {}).get("chosen_epoch"))

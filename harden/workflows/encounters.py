@@ -46,4 +46,4 @@ class Encounters:
         """Read what `to_json` wrote, among other keys or not; None is a model that met no attack."""
         if not data:
             return cls()
-        return cls(tuple(data["source_attacks"]), tuple(data["selection_attacks"]))
+        return cls(tuple(data.get("source_attacks", ())), tuple(data.get("selection_attacks", ())))

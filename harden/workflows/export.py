@@ -114,7 +114,7 @@ def _from_run(
     assert run is not None
     refuse_stated(run, settings.spec)
     classifier = run.load_classifier(arch=settings.spec.arch)
-    training = run.read_json(run.config).get("training", {})
+    training = run.read_config().get("training", {})
     source = open_data(settings.data or training["data"])
     images = images_for(classifier, source)
     splits = run.read_splits()
@@ -168,7 +168,7 @@ def _prove_safetensors(classifier: Classifier, path: Path, sets: Sequence[tuple[
 def _metadata(classifier: Classifier, run: RunFolder | None) -> dict[str, Any]:
     """What another team needs to know to serve the file. Nothing here depends on where or when it was made."""
     described = describe(classifier)
-    training = run.read_json(run.config).get("training", {}) if run else {}
+    training = run.read_config().get("training", {}) if run else {}
     kept = ("method", "source_attacks", "norm", "eps", "split")
     return {
         "harden": __version__,

@@ -29,7 +29,7 @@ from harden.workflows.job import Job, StopRequested, choose_splits, prepare_job,
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import Plan
 from harden.workflows.prepare import choose_device, images_for
-from harden.workflows.run_folder import RunFolder, classifier_from, describe, keep_architecture, new_run
+from harden.workflows.run_folder import RunFolder, describe, keep_architecture, new_run
 from harden.workflows.settings import FitSettings, as_recipe
 
 
@@ -117,7 +117,8 @@ def resume(
     Args:
         run: the folder.
         settings: as its recipe.toml says.
-        narrator, stop_requested, command: as for `fit`.
+        narrator, stop_requested: as for `fit`.
+        command: for the record, where config.json has none.
         arch: code that builds the network, where the run's own may not be run.
 
     Raises:
@@ -131,15 +132,12 @@ def resume(
         began = budget.began
         if not run.checkpoint.exists():
             settings = replace(settings, epochs=None, budget=budget.seconds)
-    config = run.read_json(run.config)
+    config = run.read_config()
     splits = run.read_splits()
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(settings.seed, "weights"))
-        classifier = classifier_from(config, run.skeleton, arch=arch)
-    if run.initial_weights.exists():
-        classifier = run.load_classifier(initial=True, arch=arch)
-    elif run.starting_weights.exists():
-        classifier.module.load_state_dict(load_weights(run.starting_weights))
+        kept = (path for path in (run.initial_weights, run.starting_weights) if path.exists())
+        classifier = run.build_classifier(next(kept, None), arch=arch)
     images = images_for(classifier, open_data(settings.data))
     narrator.heading(f"Resuming {run.path}")
     training_images = images.decode(splits.train, narrator, "training images")
@@ -155,7 +153,7 @@ def resume(
         narrator=narrator,
         stop_requested=stop_requested,
         began=began,
-        command=command,
+        command=config.get("command", command),
         earlier=Encounters.from_json(config.get("earlier")),
         budget=budget,
     )
@@ -186,7 +184,7 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
 def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
     """Write the hardened weights, and what the run was into config.json."""
     settings = job.settings
-    config = run.read_json(run.config)
+    config = run.read_config()
     config["training"] = {
         "method": settings.method,
         **_met(job, trained).to_json(),

@@ -100,7 +100,7 @@ def prepare_job(
         classifier = earlier.load_classifier(arch=settings.arch)
         images = images_for(classifier, source)
         train, val = _decode(images, splits, settings, narrator)
-        met = Encounters.from_json(earlier.read_json(earlier.config).get("training"))
+        met = Encounters.from_json(earlier.read_config().get("training"))
         pretrain = settings.pretrain or 0
         narrator.note(f"hardening further from the run {earlier.path}")
     else:

@@ -109,6 +109,17 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{path} is damaged ({type(error).__name__})", hint="start the run again") from error
 
+    def read_config(self) -> dict[str, Any]:
+        """Return what config.json says.
+
+        Raises:
+            RunFolderError: missing or damaged.
+        """
+        config = self.read_json(self.config)
+        if not isinstance(config, dict) or not isinstance(config.get("training", {}), dict):
+            raise RunFolderError(f"{self.config} is damaged (an object was expected)", hint="start the run again")
+        return config
+
     def read_splits(self) -> SplitPlan:
         """Return which files the run trained on, selected on and tested on.
 
@@ -130,7 +141,7 @@ class RunFolder:
             tuple(entry for entry in entries if entry in listed) for entries in (plan.train, plan.val, plan.test)
         )
         kept = replace(plan, train=train, val=val, test=test)
-        data = self.read_json(self.config).get("training", {}).get("data")
+        data = self.read_config().get("training", {}).get("data")
         moved = data is None or Path(data).resolve() != Path(source.location).resolve()
         if (moved and kept != plan) or not (train and val and test):
             return None
@@ -150,16 +161,29 @@ class RunFolder:
         Raises:
             RunFolderError: the run has not got that far, or is damaged.
         """
-        config = self.read_json(self.config)
         weights = self.initial_weights if initial else self.weights
         if not weights.exists():
             raise RunFolderError(
                 f"{self.path} has no {weights.name}: the run has not finished",
                 hint=f"finish it with: harden fit --resume {self.path}",
             )
+        return self.build_classifier(weights, arch=arch)
+
+    def build_classifier(self, weights: Path | None, *, arch: str | None = None) -> Classifier:
+        """Return the model that config.json describes, in eval mode.
+
+        Args:
+            weights: the file to load; None leaves the network as it is built.
+            arch: as for `load_classifier`.
+
+        Raises:
+            RunFolderError: the run is damaged.
+        """
+        config = self.read_config()
         try:
             classifier = classifier_from(config, self.skeleton, arch=arch)
-            classifier.module.load_state_dict(load_weights(weights))
+            if weights is not None:
+                classifier.module.load_state_dict(load_weights(weights))
         except HardenError:
             raise
         except Exception as error:

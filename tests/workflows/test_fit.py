@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -358,6 +359,31 @@ def test_a_damaged_run_is_told_as_such(workshop: Workshop, finished: Path, tmp_p
     (out / "splits.json").write_text("{")
     with pytest.raises(RunFolderError, match="splits"):
         go_on(out)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda config: [],
+        lambda config: {"version": 1},
+        lambda config: {**config, "origin": {"kind": "pickled"}},
+        lambda config: {**config, "normalisation": None},
+        lambda config: {**config, "classes": 3},
+        lambda config: {**config, "training": "done"},
+    ],
+)
+def test_a_damaged_config_is_told_as_such(
+    damage: Callable[[Any], Any], workshop: Workshop, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "report.json").unlink()
+    (out / "config.json").write_text(json.dumps(damage(json.loads((out / "config.json").read_text()))))
+    with pytest.raises(RunFolderError) as caught:
+        go_on(out)
+    assert caught.value.hint
+    with pytest.raises(RunFolderError):
+        RunFolder(out).load_classifier()
 
 
 @pytest.mark.parametrize("method", ["nt", "sat", "adv4adv-star"])
