@@ -13,8 +13,10 @@ from harden.audit.result import Exposure
 from harden.audit.runner import audit
 from harden.data import DataSource, Entry, ImageSet, duplicate_files, open_data
 from harden.errors import DataError, Interrupted, UsageError
+from harden.files import write_whole
 from harden.models.classifier import Classifier
 from harden.report import write_report
+from harden.report.figures import counted
 from harden.report.report import Report
 from harden.training.history import EpochRecord, History
 from harden.workflows.budget import Budget
@@ -32,6 +34,7 @@ from harden.workflows.run_folder import RunFolder, refuse_stated, unused
 from harden.workflows.settings import FitSettings
 
 FEW_IMAGES = 1000
+UNREADABLE = "unreadable.txt"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +125,23 @@ def write_reports(report: Report, folder: Path, narrator: Narrator) -> dict[str,
     written = write_report(report, folder)
     narrator.note(f"report: {written['html']}")
     return written
+
+
+def write_unreadable(unreadable: Mapping[str, str], folder: Path, narrator: Narrator) -> tuple[str, ...]:
+    """List files that could not be read in `folder`, one a line with the reason; return what a report must say of it.
+
+    Args:
+        unreadable: file -> reason; nothing is written for none.
+        folder: of the report.
+        narrator: hears where the list is.
+    """
+    if not unreadable:
+        return ()
+    lines = (f"{file}: {reason}\n" for file, reason in sorted(unreadable.items()))
+    path = write_whole(folder / UNREADABLE, "".join(lines))
+    what = counted(len(unreadable), "unreadable image file")
+    narrator.note(f"{what} listed in {path}")
+    return (f"Left out: {what}, listed in {UNREADABLE}.",)
 
 
 def run_facts(
@@ -226,6 +246,9 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
             )
         images = opened.images.decode(chosen, narrator, "images to audit")
         subjects.append(Subject(opened.name, opened.classifier.to(device), images, opened.exposures))
+    stem = Path(settings.spec.model).stem.replace(":", "-")
+    folder = out or unused(run.path / "audit" if run else Path(f"{stem}-report"))
+    unreadable = {file: why for opened in (*others, subject) for file, why in opened.images.unreadable.items()}
     narrator.heading("Audit")
     history = _history(run)
     found = audit_subjects(
@@ -238,10 +261,8 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
         title=f"Audit of {subject.name}",
         history=history,
         facts=(("command", command), ("images", which), ("seed", str(settings.seed)), ("harden", __version__)),
-        caveats=left_out,
+        caveats=(*left_out, *write_unreadable(unreadable, folder, narrator)),
     )
-    stem = Path(settings.spec.model).stem.replace(":", "-")
-    folder = out or unused(run.path / "audit" if run else Path(f"{stem}-report"))
     write_reports(found, folder, narrator)
     return found, folder
 

@@ -21,7 +21,7 @@ from harden.training.freezing import frozen_names
 from harden.training.loop import CANARY_ATTACK
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
-from harden.workflows.audit import Subject, audit_subjects, run_facts, write_reports
+from harden.workflows.audit import Subject, audit_subjects, run_facts, write_reports, write_unreadable
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
@@ -95,6 +95,7 @@ def fit(
         if settings.budget is not None and settings.epochs is None:
             job = replace(job, budget=Budget(run.budget, settings.budget, began=began))
         narrator.note(f"run folder: {run.path}")
+        write_unreadable(job.images.unreadable, run.path, narrator)
         return _execute(run, job)
     except HardenError:
         pretrained = bool(settings.pretrain) and run.initial_weights.exists()
@@ -220,6 +221,7 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     # A copy, not built anew: the code that --arch names may have changed while the run went on.
     before = copy.deepcopy(job.classifier)
     before.module.load_state_dict(load_weights(run.initial_weights))
+    unread = write_unreadable(job.images.unreadable, run.path, job.narrator)
     where = f"{settings.data}, {len(test)} of {len(job.splits.test)} test images"
     report = audit_subjects(
         [
@@ -235,6 +237,7 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
         history=trained.history,
         facts=run_facts(settings, job.command, job.splits.how, trained.history, job.budget),
         train=job.train,
+        caveats=unread,
         stop_requested=job.stop_requested,
     )
     write_reports(report, run.path, job.narrator)

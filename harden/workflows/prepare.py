@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -107,12 +107,14 @@ class Images:
         image_format: channels and size.
         classes: names in the order of the model's outputs.
         mapping: the model's output for each class of the data.
+        unreadable: file -> why it could not be read, for all that was decoded so far.
     """
 
     source: DataSource
     image_format: Format
     classes: tuple[str, ...]
     mapping: tuple[int, ...]
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def decode(self, entries: Sequence[Entry], narrator: Narrator, what: str) -> ImageSet:
         """Decode `entries` through the cache, with labels as the model numbers them; unreadable files are told of.
@@ -125,6 +127,7 @@ class Images:
             narrator.progress(f"reading {what}", done, total)
 
         images, unreadable = decode_cached(self.source, entries, self.image_format, progress=progress)
+        self.unreadable.update((item.file, item.reason) for item in unreadable)
         tell_unreadable(unreadable, narrator, what)
         return images if self.mapping == tuple(range(len(self.mapping))) else images.relabelled(self.mapping)
 
@@ -319,6 +322,8 @@ def run_preflight(
         [(row.name, f"{row.accuracy:.1%}", f"{row.nll:.3f}") for row in result.rows],
     )
     narrator.note(f"normalisation: {result.chosen.name}. {result.reason}")
+    if result.doubt and result.problem is None:
+        narrator.warn(result.doubt)
     if result.problem is not None:
         narrator.warn(f"{result.problem.message}. {result.problem.hint or ''}")
     return result

@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 
 from harden.errors import DataError, HardenError, Interrupted, ModelError, PreflightError, RunFolderError, UsageError
 from harden.recipe import read_recipe, resolve
+from harden.workflows.audit import ReportSettings, report
 from harden.workflows.fit import FitResult, fit, resume
 from harden.workflows.job import default_batch_size
+from harden.workflows.prepare import ModelSpec
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
 from tests.conftest import MakeImages
@@ -250,9 +252,17 @@ def test_test_images_are_opened_for_the_final_audit_only(workshop: Workshop, mak
     assert (dry.run, dry.report) == (None, None)
 
 
-def test_unreadable_files_are_listed(workshop: Workshop, make_images: MakeImages) -> None:
+def listed(folder: Path) -> tuple[list[str], list[str]]:
+    lines = (folder / "unreadable.txt").read_text().splitlines()
+    files, reasons = zip(*(line.split(": ", 1) for line in lines), strict=True)
+    return list(files), list(reasons)
+
+
+def test_every_unreadable_file_is_listed(workshop: Workshop, make_images: MakeImages, tmp_path: Path) -> None:
     data = make_images(workshop.root / "damaged", train=40, test=4)
-    (data / "train" / "a" / "broken.png").write_bytes(b"no image")
+    for index in range(7):
+        (data / "train" / "a" / f"broken-{index}.png").write_bytes(b"no image")
+    (data / "test" / "b" / "broken.png").write_bytes(b"no image")
     notebook = Notebook()
     fit(
         settings(workshop, data=str(data)),
@@ -262,7 +272,23 @@ def test_unreadable_files_are_listed(workshop: Workshop, make_images: MakeImages
         stop_requested=lambda: False,
         command="",
     )
-    assert any("broken.png" in warning for warning in notebook.warnings)
+    assert any("broken-0.png" in warning and "and 2 more" in warning for warning in notebook.warnings)
+    notebook = Notebook()
+    result = run(settings(workshop, data=str(data), epochs=1, audit_samples=None), tmp_path / "run", notebook)
+    names, reasons = listed(tmp_path / "run")
+    assert names == ["test/b/broken.png", *(f"train/a/broken-{index}.png" for index in range(7))]
+    assert all(reasons)
+    assert str(tmp_path / "run" / "unreadable.txt") in notebook.text
+    assert result.report is not None
+    assert "Left out: 8 unreadable image files, listed in unreadable.txt." in result.report.caveats
+    found, folder = report(
+        ReportSettings(spec=ModelSpec(model=str(tmp_path / "run")), attacks=("fgsm",)),
+        out=None,
+        narrator=Notebook(),
+        command="",
+    )
+    assert listed(folder)[0] == names[:1]
+    assert "Left out: 1 unreadable image file, listed in unreadable.txt." in found.caveats
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(
