@@ -66,6 +66,7 @@ def audit_subjects(
     history: History | None = None,
     facts: Sequence[tuple[str, str]] = (),
     train: ImageSet | None = None,
+    samples_flag: str | None = None,
     caveats: Sequence[str] = (),
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Report:
@@ -80,6 +81,7 @@ def audit_subjects(
         narrator: hears how far it is.
         title, history, facts, caveats: for the report.
         train: training images, to look for copies of audited images among them.
+        samples_flag: what audits more images; None: there are no more.
         stop_requested: asked as often as the narrator hears something.
 
     Raises:
@@ -107,9 +109,8 @@ def audit_subjects(
         )
     found = list(caveats)
     if len(subjects[-1].images) < FEW_IMAGES:
-        found.append(
-            f"Only {len(subjects[-1].images)} images were audited; mind the intervals, and raise --samples for a claim."
-        )
+        repair = f", and raise {samples_flag} for a claim" if samples_flag else ""
+        found.append(f"Only {len(subjects[-1].images)} images were audited; mind the intervals{repair}.")
     if train is not None:
         copies = duplicate_files(train, subjects[-1].images)
         if copies:
@@ -261,6 +262,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
         title=f"Audit of {subject.name}",
         history=history,
         facts=(("command", command), ("images", which), ("seed", str(settings.seed)), ("harden", __version__)),
+        samples_flag="--samples" if len(chosen) < len(entries) else None,
         caveats=(*left_out, *write_unreadable(unreadable, folder, narrator)),
     )
     write_reports(found, folder, narrator)

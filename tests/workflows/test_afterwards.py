@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,17 @@ def test_reports_stand_beside_each_other_and_never_replace(
             narrator=Notebook(),
             command="",
         )
+
+
+def test_the_caution_about_few_images_names_the_flag_of_the_command(finished: Path, tmp_path: Path) -> None:
+    fitted = json.loads((finished / "report.json").read_text())["caveats"]
+    assert "Only 12 images were audited; mind the intervals, and raise --audit-samples for a claim." in fitted
+    spec = ModelSpec(model=str(finished))
+    few = ReportSettings(spec=spec, attacks=("fgsm",), samples=15)
+    found, _ = report(few, out=tmp_path / "few", narrator=Notebook(), command="")
+    assert "Only 15 images were audited; mind the intervals, and raise --samples for a claim." in found.caveats
+    found, _ = report(replace(few, samples=None), out=tmp_path / "all", narrator=Notebook(), command="")
+    assert "Only 36 images were audited; mind the intervals." in found.caveats
 
 
 def test_inspect_a_run_and_a_model_without_data(finished: Path, workshop: Workshop) -> None:
