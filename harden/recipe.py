@@ -49,6 +49,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**62),
 }
 """By key of a recipe: the least and the largest value; the flags of other commands keep to them too."""
+_OTHER_KEYS = {"single_discriminator": "classwise = false"}
+"""Flags whose key in a recipe has another name."""
 
 
 def parse_eps(text: str) -> float:
@@ -142,7 +144,13 @@ def resolve(recipe: Mapping[str, Any], flags: Mapping[str, Any]) -> FitSettings:
     """
     values = {**recipe, **{name: value for name, value in flags.items() if value is not None}}
     known = {field.name for field in dataclasses.fields(FitSettings)}
-    problems = [f"unknown key {key!r}{did_you_mean(key, known)}" for key in values if key not in known]
+    problems = [
+        f"unknown key {key!r}" + (f"; write {_OTHER_KEYS[key]}" if key in _OTHER_KEYS else did_you_mean(key, known))
+        for key in values
+        if key not in known
+    ]
+    if recipe.get("trust_pickle", False) is not False:
+        problems.append("trust_pickle: a recipe cannot say that a file's code may run; give the flag --trust-pickle")
     values = {key: value for key, value in values.items() if key in known}
     for key, parse in (("eps", parse_eps), ("budget", parse_duration)):
         if isinstance(values.get(key), str):

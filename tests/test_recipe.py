@@ -118,6 +118,22 @@ def test_what_a_recipe_must_not_say(values: dict[str, object]) -> None:
     assert next(iter(values)) in caught.value.message
 
 
+def test_trust_in_a_pickle_is_a_flag_and_nothing_else() -> None:
+    for said in (True, "yes"):
+        with pytest.raises(UsageError, match="--trust-pickle"):
+            resolve({**BASE, "trust_pickle": said}, {})
+        with pytest.raises(UsageError, match="--trust-pickle"):
+            resolve({**BASE, "trust_pickle": said}, {"trust_pickle": True})
+    settings = resolve({**BASE, "trust_pickle": False}, {"trust_pickle": True})
+    assert settings.trust_pickle
+    assert not resolve(tomllib.loads(as_recipe(settings)), {}).trust_pickle
+
+
+def test_a_flag_whose_key_has_another_name() -> None:
+    with pytest.raises(UsageError, match=r"'single_discriminator'; write classwise = false"):
+        resolve({**BASE, "single_discriminator": True}, {})
+
+
 def test_a_missing_model_is_named() -> None:
     with pytest.raises(UsageError, match="model"):
         resolve({"data": "d"}, {})
@@ -172,8 +188,8 @@ def test_every_setting_survives_the_file(tmp_path: Path) -> None:
     settings = FitSettings(model="ü.pt", data="d", mean=(0.5,), std=(0.2,), split="layer1", epochs=3, audit_samples=100)
     path.write_text(as_recipe(settings), encoding="utf-8")
     assert resolve(read_recipe(path), {}) == settings
-    given_keys = set(read_recipe(path))
-    assert {f.name for f in dataclasses.fields(settings) if getattr(settings, f.name) is not None} == given_keys
+    stated = {f.name for f in dataclasses.fields(settings) if getattr(settings, f.name) is not None}
+    assert stated - {"trust_pickle"} == set(read_recipe(path))
 
 
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def fit(
 
     def body(terminal: Terminal) -> None:
         from harden.errors import UsageError
+        from harden.models.factory import is_reference
         from harden.recipe import find_recipe, read_recipe, resolve
         from harden.workflows import fit as workflow
         from harden.workflows.run_folder import RunFolder
@@ -238,8 +239,12 @@ def fit(
                     values.pop("budget", None)
                 if budget is not None:
                     values.pop("epochs", None)
+                settings = resolve(values, flags)
+                for flag, named in ((model, settings.model), (arch, settings.arch)):
+                    if flag is None and named is not None and is_reference(named):
+                        terminal.warn(f"the recipe {recipe} names code that builds the network, and it runs: {named}")
                 result = workflow.fit(
-                    resolve(values, flags),
+                    settings,
                     out=out,
                     dry_run=dry_run,
                     narrator=terminal,

@@ -83,10 +83,13 @@ DEFAULT_PRETRAIN = 10
 
 
 def as_recipe(settings: FitSettings, *, comment: str | None = None) -> str:
-    """Return the settings as TOML, in the form of a recipe, below a comment of one line."""
+    """Return the settings as TOML, in the form of a recipe, below a comment of one line.
+
+    Trust in a pickle is left out: nobody shall run its code because a recipe says so.
+    """
     import tomli_w
 
-    values = {key: value for key, value in asdict(settings).items() if value is not None}
+    values = {key: value for key, value in asdict(settings).items() if value is not None and key != "trust_pickle"}
     text: str = tomli_w.dumps(
         {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
     )

@@ -152,6 +152,18 @@ def test_a_dry_run_says_what_would_happen_and_that_it_runs_code(workshop: Worksh
     assert list(tmp_path.iterdir()) == []
 
 
+def test_code_that_a_recipe_names_is_told_before_it_runs(workshop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(f'model = "{workshop.weights}"\narch = "{workshop.arch}"\nepochs = 1\n')
+    done = harden("fit", "--recipe", "r.toml", "--data", workshop.data, "--dry-run", cwd=tmp_path, COLUMNS="400")
+    decent(done)
+    told = f"the recipe r.toml names code that builds the network, and it runs: {workshop.arch}"
+    assert done.stderr.index(told) < done.stderr.index("ran the code in")
+    (tmp_path / "r.toml").write_text("trust_pickle = true\n")
+    done = harden("fit", workshop.pickled, "--recipe", "r.toml", "--data", workshop.data, cwd=tmp_path)
+    decent(done, code=2)
+    assert "--trust-pickle" in done.stderr
+
+
 def test_a_file_with_code_is_refused_and_not_run(workshop: Workshop, tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> tuple[object, ...]:
