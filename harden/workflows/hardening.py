@@ -41,12 +41,12 @@ def build_defence(job: Job) -> tuple[Defence, str | None]:
     return DEFENCES[settings.method](context, knobs), layer
 
 
-def training_settings(job: Job, epochs: int) -> TrainingSettings:
-    """Return what the training loop needs to know of the job's settings."""
+def training_settings(job: Job, epochs: int, batch_size: int | None = None) -> TrainingSettings:
+    """Return what the training loop needs to know of the job's settings; they may leave the batch size open."""
     s = job.settings
     return TrainingSettings(
         epochs=epochs,
-        batch_size=s.batch_size or default_batch_size(len(job.train)),
+        batch_size=batch_size or s.batch_size or default_batch_size(len(job.train)),
         lr=s.lr or default_lr(job.classifier.module),
         eps=job.eps,
         source_attack=job.source_attack,
@@ -76,14 +76,26 @@ def clean_training(job: Job) -> tuple[Defence, TrainingSettings]:
 
 
 def plan_run(job: Job, defence: Defence, layer: str | None, *, pretrained: bool) -> Plan:
-    """Time a few steps on copies and plan the run.
+    """Time a few steps on copies and plan the run; where its steps are few, with smaller batches.
 
     Raises:
         UsageError: the budget is too small.
     """
     settings = job.settings
     epochs = settings.epochs if settings.epochs is not None or settings.budget is not None else DEFAULT_EPOCHS
-    training = training_settings(job, epochs or 1000)
+    batch_size = settings.batch_size or default_batch_size(len(job.train), epochs)
+    plan = _plan(job, defence, layer, epochs, batch_size, pretrained=pretrained)
+    smaller = settings.batch_size or default_batch_size(len(job.train), plan.epochs)
+    if smaller == batch_size:
+        return plan
+    return _plan(job, defence, layer, epochs, smaller, pretrained=pretrained)
+
+
+def _plan(
+    job: Job, defence: Defence, layer: str | None, epochs: int | None, batch_size: int, *, pretrained: bool
+) -> Plan:
+    settings = job.settings
+    training = training_settings(job, epochs or 1000, batch_size)
     timing = Timing(
         time_step(job.classifier, defence, layer, job.train, training),
         time_attack_pass(job.classifier, job.train, job.eps),
@@ -119,7 +131,7 @@ def tell_plan(job: Job, plan: Plan) -> None:
         [
             ("method", f"{settings.method}, source attack {settings.source_attack}, eps {eps_text(job.eps)}"),
             ("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}"),
-            ("epochs", f"{plan.epochs} of {plan.steps_per_epoch} steps of {settings.batch_size} images"),
+            ("epochs", f"{plan.epochs} of {plan.steps_per_epoch} steps of {plan.batch_size} images"),
             ("passes per step", cost + " (F forward, B backward, b backward to the input)"),
             *([("clean pre-training", _duration(plan.pretraining))] if plan.pretraining else []),
             ("time per step", f"{plan.timing.step * 1000:.1f} ms"),
@@ -225,6 +237,7 @@ def _settle(run: RunFolder, job: Job, plan: Plan) -> Job:
     settled = replace(
         job.settings,
         epochs=plan.epochs,
+        batch_size=plan.batch_size,
         budget=None,
         selection_samples=plan.selection_samples,
         audit_samples=plan.audit_samples,

@@ -131,13 +131,11 @@ def prepare_job(
         narrator.note(f"eps {eps_text(eps)} (l_inf, on the [0, 1] scale; the default for these images, see --eps)")
     else:
         narrator.note(f"eps {eps_text(eps)} (l_inf, on the [0, 1] scale)")
-    batch_size = settings.batch_size or default_batch_size(len(train))
     augment = settings.augment or ("none" if shape[0] == 1 else "flip+shift")
     settings = replace(
         settings,
         eps=eps,
         augment=augment,
-        batch_size=batch_size,
         class_map=images.mapping if earlier is None and images.mapping != tuple(range(len(images.mapping))) else None,
         lr=settings.lr or default_lr(classifier.module),
         pretrain=pretrain,
@@ -184,10 +182,20 @@ def default_lr(module: nn.Module) -> float:
     return 5e-4 if any("LayerNorm" in kind or "RMSNorm" in kind for kind in kinds) else 5e-3
 
 
-def default_batch_size(images: int) -> int:
-    """Return 256, or the power of two from 32 on that makes at least 40 steps of an epoch on fewer images."""
+ENOUGH_STEPS = 2000
+"""A training of fewer steps gains from smaller batches (recipes/README.md)."""
+
+
+def default_batch_size(images: int, epochs: int | None = None) -> int:
+    """Return the number of images per step when nobody says.
+
+    256, or the power of two from 32 on that makes at least 40 steps of an epoch; and, where the number of epochs is
+    known, from 64 on, that makes at least `ENOUGH_STEPS` steps in all.
+    """
     size = 256
     while size > 32 and images // size < 40:
+        size //= 2
+    while epochs is not None and size > 64 and images // size * epochs < ENOUGH_STEPS:
         size //= 2
     return size
 

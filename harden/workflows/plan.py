@@ -58,6 +58,7 @@ class Plan:
         pretraining: seconds of clean training before.
         epochs: of hardening.
         steps_per_epoch: training steps.
+        batch_size: clean images per step.
         selection_samples: validation images that the canary and selection use.
         audit_samples: images of the final audit.
         epoch_seconds: of one epoch, its measurements included.
@@ -68,6 +69,7 @@ class Plan:
     pretraining: float
     epochs: int
     steps_per_epoch: int
+    batch_size: int
     selection_samples: int
     audit_samples: int
     epoch_seconds: float
@@ -184,4 +186,4 @@ def make_plan(
             )
     if epochs is None:
         raise ValueError("make_plan needs epochs or a budget")
-    return Plan(pretraining, epochs, steps, selected, audited, per_epoch, finish, timing)
+    return Plan(pretraining, epochs, steps, batch, selected, audited, per_epoch, finish, timing)

@@ -333,6 +333,13 @@ def test_the_default_batch_size(images: int, size: int) -> None:
     assert default_batch_size(images) == size
 
 
+@pytest.mark.parametrize(
+    ("images", "epochs", "size"), [(55_000, 30, 256), (45_000, 6, 128), (45_000, 2, 64), (3_000, 1, 64), (500, 1, 32)]
+)
+def test_short_trainings_take_smaller_batches(images: int, epochs: int, size: int) -> None:
+    assert default_batch_size(images, epochs) == size
+
+
 # -- the preflight -----------------------------------------------------------------------------------------------------
 
 
