@@ -304,7 +304,9 @@ def _entries(source: DataSource, runs: Sequence[RunFolder]) -> tuple[tuple[Entry
             f"{left_out} of the {len(plan.test)} test images of {first} are left out, because "
             f"{' or '.join(name for name, _ in rest)} did not hold them out for testing."
         )
-        which = f"test images that {everyone} have in common" if rest else "test images of the run"
+        which = "test images of the runs" if rest else "test images of the run"
+        if left_out:
+            which = f"test images that {everyone} have in common"
         return tuple(entry for entry in plan.test if entry in common), which, (caveat,) if left_out else ()
     for split, name in (("test", "test images"), ("val", "validation images (there is no test folder)")):
         if split in source.listings:
