@@ -1,8 +1,8 @@
 """Does this model know this data? The test before anything expensive, and the finder of an unwritten normalisation.
 
-Every usual normalisation is tried on a sample of labelled images. The right one is far more accurate than the rest,
-or as accurate and surer (lower loss). If none is better than guessing, the classes may be in another order: a
-permutation that explains the predictions is looked for, and told.
+Every usual normalisation is tried on a sample of labelled images, and the most plausible is chosen
+(`harden.models.choice`). If none is better than guessing, the classes may be in another order: a permutation that
+explains the predictions is looked for, and told.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from harden.errors import ModelError, PreflightError
+from harden.models.choice import Tried, choose
 from harden.models.classifier import Normalisation, scores_of
+from harden.models.first_norm import watching_first_norm
 from harden.models.modes import evaluating
-from harden.models.normalisations import OWN_STATISTICS, apply, candidates
+from harden.models.normalisations import apply, candidates
 from harden.tensors import as_float_images
 
 _BATCH = 250
-NLL_TIE = 0.01
-"""Mean losses that differ by less than this many nats say nothing about which normalisation is right."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Preflight:
         rows: every normalisation that was tried.
         reason: why it was chosen, in a sentence.
         images: how many images were looked at.
+        doubt: that really different normalisations do as well, and what to do about it; "" where none does.
         problem: why the model does not know the images, where it need not.
     """
 
@@ -50,6 +51,7 @@ class Preflight:
     rows: tuple[CandidateScore, ...]
     reason: str
     images: int
+    doubt: str = ""
     problem: PreflightError | None = None
 
 
@@ -79,37 +81,43 @@ def preflight(
             repairs it).
         ModelError: scores that are not finite under every normalisation.
     """
-    tried = (given,) if given is not None else candidates(as_float_images(images))
-    results: list[tuple[Normalisation, CandidateScore, Tensor]] = []
-    for normalisation in tried:
-        scores = _scores(module, normalisation, images)
+    labels = labels.cpu()
+    tried: list[Tried] = []
+    for normalisation in (given,) if given is not None else candidates(as_float_images(images)):
+        with watching_first_norm(module) as first_norm:
+            scores = _scores(module, normalisation, images)
         if scores.shape[1] != len(classes):
             raise _other_number(scores.shape[1], classes)
         if not bool(scores.isfinite().all()):
             continue
-        nll = nn.functional.cross_entropy(scores.double(), labels.cpu()).item()
-        predictions = scores.argmax(1)
-        accuracy = (predictions == labels.cpu()).double().mean().item()
-        results.append((normalisation, CandidateScore(normalisation.name, accuracy, nll), predictions))
-    if not results:
+        accuracy = (scores.argmax(1) == labels).double().mean().item()
+        tried.append(Tried(normalisation, scores, accuracy, first_norm.divergence()))
+    if not tried:
         raise ModelError(
             "the model's scores are NaN or infinite for ordinary images",
             hint="its weights are damaged or training had diverged; use an earlier checkpoint",
         )
-    rows = tuple(row for _, row, _ in results)
-    chosen, row = _choose([(normalisation, row) for normalisation, row, _ in results], len(labels))
-    problem = _problem([(row.name, predictions) for _, row, predictions in results], rows, labels.cpu(), classes)
+    rows = tuple(CandidateScore(t.normalisation.name, t.accuracy, _nll(t.scores, labels)) for t in tried)
+    problem = _problem([(t.normalisation.name, t.scores.argmax(1)) for t in tried], rows, labels, classes)
     if problem is not None and must_know:
         raise problem
     if given is not None:
-        reason = f"given; {row.accuracy:.1%} of {len(labels)} images right"
-    else:
-        second = max((other.accuracy for other in rows if other is not row), default=0.0)
-        why = "the most accurate" if row.accuracy > second else "as accurate as any, and the surest (lowest loss)"
-        if row.accuracy < second:
-            why = f"surer (lower loss) than others of nearly the same accuracy (up to {second:.1%})"
-        reason = f"{row.name}: {why} of {len(rows)} normalisations, {row.accuracy:.1%} of {len(labels)} images right"
-    return Preflight(chosen, rows, reason, len(labels), problem)
+        reason = f"given; {tried[0].accuracy:.1%} of {len(labels)} images right"
+        return Preflight(given, rows, reason, len(labels), problem=problem)
+    choice = choose(tried, labels)
+    chosen = choice.tried
+    reason = f"{choice.why[0].upper()}{choice.why[1:]}: {chosen.accuracy:.1%} of {len(labels)} images right"
+    doubt = ""
+    if choice.doubt:
+        doubt = (
+            f"the model does as well with other normalisations ({', '.join(choice.doubt)}) as with "
+            f"{chosen.normalisation.name!r}: give --mean and --std if you know what it was trained with"
+        )
+    return Preflight(chosen.normalisation, rows, reason, len(labels), doubt, problem)
+
+
+def _nll(scores: Tensor, labels: Tensor) -> float:
+    return nn.functional.cross_entropy(scores.double(), labels).item()
 
 
 def _scores(module: nn.Module, normalisation: Normalisation, images: Tensor) -> Tensor:
@@ -122,28 +130,6 @@ def _scores(module: nn.Module, normalisation: Normalisation, images: Tensor) -> 
                 for batch in torch.split(images, _BATCH)
             ]
         )
-
-
-def _choose(results: list[tuple[Normalisation, CandidateScore]], count: int) -> tuple[Normalisation, CandidateScore]:
-    best = max(row.accuracy for _, row in results)
-    error = math.sqrt(max(best * (1 - best), 1 / count) / count)
-    close = [(normalisation, row) for normalisation, row in results if row.accuracy >= best - error]
-    normalisation, row = min(close, key=lambda pair: pair[1].nll)
-    if normalisation.name == OWN_STATISTICS:
-        # The sample's own statistics are a noisy copy of what somebody published, and where a model is right anyway
-        # they make it surer by raising the contrast: prefer numbers that somebody would write down.
-        named = [pair for pair in close if pair[0].name != OWN_STATISTICS]
-        near = [pair for pair in named if _alike(pair[0], normalisation) or pair[1].nll <= row.nll + NLL_TIE]
-        return min(near, key=lambda pair: pair[1].nll, default=(normalisation, row))
-    return normalisation, row
-
-
-def _alike(one: Normalisation, other: Normalisation) -> bool:
-    """Whether two normalisations differ by less than samples of the same data do: 5 % of the deviation."""
-    if one.flip_channels != other.flip_channels:
-        return False
-    numbers = zip(one.mean, one.std, other.mean, other.std, strict=True)
-    return all(abs(m - n) < 0.05 * t and abs(s - t) < 0.05 * t for m, s, n, t in numbers)
 
 
 def _problem(

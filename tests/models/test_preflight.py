@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from harden.errors import ModelError, PreflightError
 from harden.models import load_model
+from harden.models.choice import fitted_losses
 from harden.models.classifier import Normalisation
 from harden.models.normalisations import CANDIDATES, apply
 from harden.models.preflight import preflight
@@ -34,14 +35,14 @@ def digits(channels: int) -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(data.target).long()
 
 
-def trained(normalisation: Normalisation, channels: int) -> nn.Module:
+def trained(normalisation: Normalisation, channels: int, *, epochs: int = 10) -> nn.Module:
     images, labels = digits(channels)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10))
         inputs = apply(normalisation, images)
         optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
-        for _ in range(10):
+        for _ in range(epochs):
             for batch in torch.randperm(len(labels)).split(128):
                 optimiser.zero_grad()
                 nn.functional.cross_entropy(net(inputs[batch]), labels[batch]).backward()
@@ -94,6 +95,55 @@ def test_own_statistics_win_only_where_no_published_ones_are_near() -> None:
     shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
     with pytest.raises(PreflightError, match="does not know this data"):
         preflight(net, images=images, labels=shuffled, classes=CLASSES, given=odd)
+
+
+def without_norm() -> nn.Module:
+    """Two classes that any contrast tells apart, so that every normalisation is right all the time."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2, bias=False))
+    images, labels = digits(1)
+    direction = images[labels == 0].mean(0) - images[labels == 1].mean(0)
+    with torch.no_grad():
+        net[1].weight.copy_(torch.stack([direction.flatten(), -direction.flatten()]))
+        net[1].weight.sub_(net[1].weight.mean(1, keepdim=True)).mul_(0.01)  # blind to brightness
+    return net
+
+
+def test_contrast_wins_nothing_where_every_normalisation_is_right() -> None:
+    """The plain loss is lowest with statistics of higher contrast; the first BatchNorm knows better."""
+    net = trained(by_name(1, "none"), 1, epochs=25)
+    images, labels = digits(1)
+    found = preflight(net, images=images, labels=labels, classes=CLASSES, given=None)
+    as_good = [row for row in found.rows if row.accuracy == 1.0]
+    assert len(as_good) > 1
+    assert min(as_good, key=lambda row: row.nll).name != "none"
+    assert found.chosen.name == "none"
+    assert "BatchNorm" in found.reason
+    assert not found.doubt
+
+
+def test_what_nothing_tells_apart_is_told() -> None:
+    images, labels = digits(1)
+    chosen = labels < 2
+    net = without_norm()
+    found = preflight(net, images=images[chosen], labels=labels[chosen], classes=("0", "1"), given=None)
+    assert min(found.rows, key=lambda row: row.nll).name == "0-255"
+    assert found.chosen.name == "none"
+    assert "plainest" in found.reason
+    assert "0-255" in found.doubt
+    assert "--mean" in found.doubt
+    assert "--std" in found.doubt
+    given = preflight(net, images=images[chosen], labels=labels[chosen], classes=("0", "1"), given=found.chosen)
+    assert not given.doubt
+
+
+def test_a_temperature_takes_contrast_out_of_the_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores, labels = torch.randn(200, 5, generator=generator), torch.randint(5, (200,), generator=generator)
+    scores[torch.arange(200), labels] += 1
+    losses = [fitted_losses(scores * contrast, labels).mean().item() for contrast in (0.1, 1.0, 255.0)]
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-4)
+    slow = min(nn.functional.cross_entropy(scores / t, labels).item() for t in torch.linspace(0.2, 5, 1000).tolist())
+    assert losses[1] == pytest.approx(slow, abs=1e-4)
 
 
 @pytest.mark.parametrize("order", [[3, 1, 0, 2, 4, 6, 5, 9, 7, 8], [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]])
