@@ -120,7 +120,7 @@ def choose(tried: list[Tried], labels: Tensor) -> Choice:
     elif len(known) == 1:
         why = f"{accurate}, and what the first BatchNorm was trained on"
     else:
-        why = f"{accurate}, and the lowest loss, contrast apart"
+        why = f"{accurate}, and its loss as low as any, contrast apart"
     return Choice(chosen, why, tuple(t.normalisation.name for t in others))
 
 
