@@ -87,7 +87,8 @@ def fit(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Clean images per step. [256, or fewer for few images]", rich_help_panel=TRAIN)
+        int | None,
+        typer.Option(help="Clean images per step. [256; fewer for few images or steps]", rich_help_panel=TRAIN),
     ] = None,
     augment: Annotated[
         str | None,

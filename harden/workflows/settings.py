@@ -27,7 +27,7 @@ class FitSettings:
         grl_warmup, lr_warmup, eps_ramp: shares of training over which beta and gamma, the learning rate and eps rise.
         epochs: passes over the training images; None: 20, or what fits into `budget`.
         budget: seconds that the whole run may take, selection and final audit included.
-        batch_size: clean images per step; None: 256, or fewer where an epoch would have less than 40 steps.
+        batch_size: clean images per step; None: see `default_batch_size`.
         lr: peak learning rate of Adam; None: see `default_lr`.
         weight_decay: of Adam.
         ema: decay of the weight average that is selected and shipped.
