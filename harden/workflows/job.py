@@ -174,9 +174,9 @@ def _decode(images: Images, splits: SplitPlan, settings: FitSettings, narrator: 
 def default_lr(module: nn.Module) -> float:
     """Return the peak learning rate when nobody says, from the kind of normalisation layers the network has.
 
-    0.005, half the paper's: chosen on validation images, where 0.003 ended robust to FGSM alone and 0.01 stopped gaining
-    half-way (recipes/README.md). 0.0005 with LayerNorm, as transformers are usually fine-tuned; that
-    one was not measured here.
+    0.005, half the paper's: chosen on validation images, where 0.003 ended robust to FGSM alone and 0.01 stopped
+    gaining half-way (recipes/README.md). 0.0005 with LayerNorm, as transformers are usually fine-tuned; that one was
+    not measured here.
     """
     kinds = {type(m).__name__ for m in module.modules()}
     return 5e-4 if any("LayerNorm" in kind or "RMSNorm" in kind for kind in kinds) else 5e-3
