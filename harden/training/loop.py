@@ -10,6 +10,7 @@ import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -38,6 +39,9 @@ SMALL_SELECTION = 200
 """The canary looks at every second validation image, or at all of them where there are no more than this."""
 MAX_ROLLBACKS = 3
 CHECKPOINT_SECONDS = 30.0
+REPLAN_AT = (0.25, 0.5, 0.75, 0.9)
+RECENT = 3
+"""An epoch is expected to take as long as the mean of all, or of this many last ones if they were slower."""
 DISCRIMINATOR_BETAS = (0.5, 0.999)
 """Adam's for the discriminators. With the usual 0.9 their momentum answers an extractor that is no longer there, the
 two circle each other, and robustness is lower and may fall by many points within an epoch (recipes/README.md)."""
@@ -56,7 +60,7 @@ class Trainer:
         checkpoint: where to keep the state; None keeps none.
         observer: hears what happens.
         stop_requested: asked after every step; true writes a checkpoint and raises `Interrupted`.
-        replan: asked for the number of epochs after the first one, after a quarter and after half of them, when their
+        replan: asked for the number of epochs after the first one and at the shares `REPLAN_AT` of them, when their
             time is known; None keeps `settings.epochs`. From then on the number is part of the checkpoint.
 
     Raises:
@@ -266,12 +270,15 @@ class Trainer:
         if event:
             self.observer.note(f"epoch {record.epoch}: {event}")
         self.observer.epoch(record, History(tuple(self.records)))
-        if self.replan is not None and self.epoch in (1, max(2, self.epochs // 4), max(2, self.epochs // 2)):
-            seconds = sum(record.seconds for record in self.records) / self.epoch
-            self.epochs = max(self.epoch, self.replan(self.epoch, seconds))
+        if self.replan is not None and self._time_to_replan():
+            seconds = [record.seconds for record in self.records]
+            self.epochs = max(self.epoch, self.replan(self.epoch, max(mean(seconds), mean(seconds[-RECENT:]))))
             self._save()
         if time.monotonic() - self._written > CHECKPOINT_SECONDS:
             self._save()
+
+    def _time_to_replan(self) -> bool:
+        return self.epoch == 1 or self.epoch in {max(2, int(self.epochs * share)) for share in REPLAN_AT}
 
     def _vitals(self, loss: float, source: str) -> Vitals:
         clean = predictions(self.classifier, self.canary) == self.canary.labels

@@ -279,6 +279,24 @@ def test_training_without_adversarial_examples_selects_on_clean_accuracy() -> No
     assert trained.history.epochs[trained.history.chosen_epoch - 1].scalars["val_clean"] == best  # type: ignore[operator]
 
 
+# -- the number of epochs -------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_epochs_is_asked_for_again_until_near_the_end() -> None:
+    asked: list[int] = []
+
+    def replan(done: int, seconds: float) -> int:
+        assert seconds > 0
+        asked.append(done)
+        return {1: 20, 15: 12}.get(done, 20)
+
+    run = trainer("nt", source_attack=None, epochs=3)
+    run.replan = replan
+    trained = run.run()
+    assert asked == [1, 5, 10, 15]
+    assert len(trained.history.epochs) == 15  # twelve would have been enough, but fifteen were done
+
+
 # -- freezing ------------------------------------------------------------------------------------------------------
 
 
