@@ -40,6 +40,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0.0, 10.0),
     "max_clean_drop": (0.0, 1.0),
     "epochs": (1, 100_000),
+    "epoch_parts": (1, 1000),
     "pretrain": (0, 100_000),
     "batch_size": (1, 1_000_000),
     "selection_samples": (1, 1_000_000),

@@ -95,7 +95,7 @@ class Trainer:
         self.epochs = settings.epochs
         self.schedule = Schedule(settings.lr, settings.lr_warmup, settings.eps, settings.eps_ramp)
         self.batch_size = min(settings.batch_size, len(train))
-        self.steps_per_epoch = len(train) // self.batch_size
+        self.steps_per_epoch = max(1, len(train) // self.batch_size // settings.epoch_parts)
         self._freeze()
         self.has_convolutions = any(isinstance(m, nn.Conv2d) for m in classifier.modules())
         if self.has_convolutions:
@@ -172,7 +172,10 @@ class Trainer:
         return sum(spent[1:]) / len(spent[1:])
 
     def _order(self, epoch: int) -> Tensor:
-        return torch.randperm(len(self.train), generator=stream(self.settings.seed, "order", epoch))
+        """Return the rows of an epoch, the next part of a shuffled pass."""
+        number, part = divmod(epoch, self.settings.epoch_parts)
+        order = torch.randperm(len(self.train), generator=stream(self.settings.seed, "order", number))
+        return order[part * self.steps_per_epoch * self.batch_size :]
 
     def _train_epoch(self, tapped: Tap) -> None:
         order = self._order(self.epoch)

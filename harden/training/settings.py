@@ -14,7 +14,7 @@ class TrainingSettings:
     """How to train.
 
     Attributes:
-        epochs: passes over the training images.
+        epochs: passes over the training images, or parts of one (see `epoch_parts`).
         batch_size: clean images per step (the network sees as many adversarial ones besides).
         lr: peak learning rate of Adam.
         weight_decay: L2 penalty on the network's weights (not the discriminators').
@@ -25,6 +25,7 @@ class TrainingSettings:
         source_attack: a key of `CRAFTERS`; None trains without adversarial examples and selects on clean accuracy.
         on_collapse: "switch" (roll back and go on from N-FGSM), "stop" (end with the best epoch so far) or "keep".
         max_clean_drop: largest loss of clean validation accuracy, against the start, that selection accepts; None: any.
+        epoch_parts: parts that a pass is cut into; each is an epoch of its own, with its canary and selection.
         freeze: patterns of parameter names (as in file names) that keep their values.
         seed: of everything random.
     """
@@ -41,6 +42,7 @@ class TrainingSettings:
     augment: str = "none"
     on_collapse: str = "switch"
     max_clean_drop: float | None = None
+    epoch_parts: int = 1
     freeze: tuple[str, ...] = ()
     seed: int = 0
 

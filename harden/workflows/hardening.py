@@ -19,7 +19,7 @@ from harden.training.loop import Trainer
 from harden.training.settings import Replan, Trained, TrainingSettings
 from harden.workflows.budget import Budget
 from harden.workflows.job import Job, default_batch_size, default_lr, eps_text, selection_entries
-from harden.workflows.plan import RESERVE, Plan, Timing, make_plan, time_attack_pass, time_step
+from harden.workflows.plan import RESERVE, Plan, Timing, best_parts, make_plan, time_attack_pass, time_step
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings, as_recipe
 
@@ -54,6 +54,7 @@ def training_settings(job: Job, epochs: int, batch_size: int | None = None) -> T
         lr_warmup=s.lr_warmup,
         eps_ramp=s.eps_ramp,
         ema=s.ema,
+        epoch_parts=s.epoch_parts or 1,
         augment=s.augment or "none",
         on_collapse=s.on_collapse,
         max_clean_drop=s.max_clean_drop,
@@ -67,6 +68,7 @@ def clean_training(job: Job) -> tuple[Defence, TrainingSettings]:
     settings = replace(
         training_settings(job, job.settings.pretrain or 0),
         source_attack=None,
+        epoch_parts=1,
         eps_ramp=0.0,
         freeze=(),
         max_clean_drop=None,
@@ -85,7 +87,7 @@ def plan_run(job: Job, defence: Defence, layer: str | None, *, pretrained: bool)
     epochs = settings.epochs if settings.epochs is not None or settings.budget is not None else DEFAULT_EPOCHS
     batch_size = settings.batch_size or default_batch_size(len(job.train), epochs)
     plan = _plan(job, defence, layer, epochs, batch_size, pretrained=pretrained)
-    smaller = settings.batch_size or default_batch_size(len(job.train), plan.epochs)
+    smaller = settings.batch_size or default_batch_size(len(job.train), plan.epochs / plan.epoch_parts)
     if smaller == batch_size:
         return plan
     return _plan(job, defence, layer, epochs, smaller, pretrained=pretrained)
@@ -105,20 +107,29 @@ def _plan(
         clean_defence, clean_settings = clean_training(job)
         step = time_step(job.classifier, clean_defence, None, job.train, clean_settings)
         pretraining = step * settings.pretrain * max(1, len(job.train) // clean_settings.batch_size)
-    spent = time.monotonic() - job.began
-    return make_plan(
-        timing,
-        train_images=len(job.train),
-        val_images=len(job.val),
-        test_images=len(job.splits.test),
-        settings=training,
-        attacks=attack_names(settings.attacks),
-        epochs=epochs,
-        budget=None if settings.budget is None or settings.epochs is not None else settings.budget - spent,
-        audit_samples=settings.audit_samples,
-        pretraining=pretraining,
-        hardened=bool(job.earlier.source_attacks),
-    )
+    budget = None
+    if settings.budget is not None and settings.epochs is None:
+        budget = settings.budget - (time.monotonic() - job.began)
+
+    def plan(parts: int) -> Plan:
+        return make_plan(
+            timing,
+            train_images=len(job.train),
+            val_images=len(job.val),
+            test_images=len(job.splits.test),
+            settings=training,
+            attacks=attack_names(settings.attacks),
+            epochs=epochs,
+            epoch_parts=parts,
+            budget=budget,
+            audit_samples=settings.audit_samples,
+            pretraining=pretraining,
+            hardened=bool(job.earlier.source_attacks),
+        )
+
+    if budget is None or settings.epoch_parts is not None:
+        return plan(settings.epoch_parts or 1)
+    return best_parts(plan, steps=len(job.train) // training.batch_size)
 
 
 def tell_plan(job: Job, plan: Plan) -> None:
@@ -131,7 +142,7 @@ def tell_plan(job: Job, plan: Plan) -> None:
         [
             ("method", f"{settings.method}, source attack {settings.source_attack}, eps {eps_text(job.eps)}"),
             ("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}"),
-            ("epochs", f"{plan.epochs} of {plan.steps_per_epoch} steps of {plan.batch_size} images"),
+            ("epochs", f"{plan.epochs} of {plan.steps_per_epoch} steps of {plan.batch_size} images{_share(plan)}"),
             ("passes per step", cost + " (F forward, B backward, b backward to the input)"),
             *([("clean pre-training", _duration(plan.pretraining))] if plan.pretraining else []),
             ("time per step", f"{plan.timing.step * 1000:.1f} ms"),
@@ -141,6 +152,10 @@ def tell_plan(job: Job, plan: Plan) -> None:
             ("estimated time", _duration(plan.seconds)),
         ],
     )
+
+
+def _share(plan: Plan) -> str:
+    return "" if plan.epoch_parts == 1 else f" (each 1/{plan.epoch_parts} of the training images)"
 
 
 def _crafting_passes(settings: FitSettings) -> str:
@@ -237,6 +252,7 @@ def _settle(run: RunFolder, job: Job, plan: Plan) -> Job:
     settled = replace(
         job.settings,
         epochs=plan.epochs,
+        epoch_parts=plan.epoch_parts,
         batch_size=plan.batch_size,
         budget=None,
         selection_samples=plan.selection_samples,

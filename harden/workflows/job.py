@@ -186,16 +186,16 @@ ENOUGH_STEPS = 2000
 """A training of fewer steps gains from smaller batches (recipes/README.md)."""
 
 
-def default_batch_size(images: int, epochs: int | None = None) -> int:
+def default_batch_size(images: int, passes: float | None = None) -> int:
     """Return the number of images per step when nobody says.
 
-    256, or the power of two from 32 on that makes at least 40 steps of an epoch; and, where the number of epochs is
-    known, from 64 on, that makes at least `ENOUGH_STEPS` steps in all.
+    256, or the power of two from 32 on that makes at least 40 steps of a pass over the images; and, where the number of
+    passes is known, from 64 on, that makes at least `ENOUGH_STEPS` steps in all.
     """
     size = 256
     while size > 32 and images // size < 40:
         size //= 2
-    while epochs is not None and size > 64 and images // size * epochs < ENOUGH_STEPS:
+    while passes is not None and size > 64 and images // size * passes < ENOUGH_STEPS:
         size //= 2
     return size
 

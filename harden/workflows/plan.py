@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,9 @@ SELECTION_SHARE = 0.2
 """Time of an epoch's held-out measurements, as a share of its training steps, above which their sample shrinks."""
 CONFIRMATION_SHARE = 0.1
 SMALLEST_SELECTION = 100
+EPOCH_PARTS = (1, 2, 4, 8)
+SHORTEST_EPOCH = 20
+"""Steps below which a part of a pass is no epoch."""
 SURVIVORS = 0.75
 """Share of images that stand through an attack on a hardened model, as the estimates assume."""
 EPOCH_PASSES, CONFIRMATION_PASSES = 20 + 10 // 2, 50
@@ -57,6 +61,7 @@ class Plan:
     Attributes:
         pretraining: seconds of clean training before.
         epochs: of hardening.
+        epoch_parts: parts of a pass over the training images that an epoch is one of.
         steps_per_epoch: training steps.
         batch_size: clean images per step.
         selection_samples: validation images that the canary and selection use.
@@ -68,6 +73,7 @@ class Plan:
 
     pretraining: float
     epochs: int
+    epoch_parts: int
     steps_per_epoch: int
     batch_size: int
     selection_samples: int
@@ -132,6 +138,7 @@ def make_plan(
     epochs: int | None,
     budget: float | None,
     audit_samples: int | None,
+    epoch_parts: int = 1,
     pretraining: float = 0.0,
     hardened: bool = False,
 ) -> Plan:
@@ -145,6 +152,7 @@ def make_plan(
         epochs: wanted, or None to let the budget decide.
         budget: seconds left, or None.
         audit_samples: images wanted for the audit, or None for all test images or as many as the budget allows.
+        epoch_parts: parts of a pass that an epoch is one of.
         pretraining: seconds of the budget that clean training will take first.
         hardened: the model before withstands attacks too, so that they take as long on it.
 
@@ -152,7 +160,7 @@ def make_plan(
         UsageError: the budget does not even hold the pre-training, one epoch and a small audit.
     """
     batch = min(settings.batch_size, train_images)
-    steps = train_images // batch
+    steps = max(1, train_images // batch // epoch_parts)
     training = steps * timing.step
     gradient = timing.attack_pass * SURVIVORS
     # A model that was never hardened falls in the first steps of each attack; a few passes per image and attack.
@@ -178,12 +186,39 @@ def make_plan(
         epochs = int((usable - finish) / per_epoch)
         if epochs < 1:
             needed = (pretraining + finish + per_epoch) / (1 - RESERVE)
-            parts = "the clean pre-training, one epoch" if pretraining else "one epoch"
+            what = "the clean pre-training, one epoch" if pretraining else "one epoch"
             raise UsageError(
-                f"the budget does not hold one epoch: {max(0.0, budget):.0f} s are left; {parts} and the audit need "
+                f"the budget does not hold one epoch: {max(0.0, budget):.0f} s are left; {what} and the audit need "
                 f"{needed:.0f} s here",
                 hint="give a longer --budget, a smaller --image-size, or fewer --attacks (fast)",
             )
     if epochs is None:
         raise ValueError("make_plan needs epochs or a budget")
-    return Plan(pretraining, epochs, steps, batch, selected, audited, per_epoch, finish, timing)
+    return Plan(pretraining, epochs, epoch_parts, steps, batch, selected, audited, per_epoch, finish, timing)
+
+
+def best_parts(plan: Callable[[int], Plan], *, steps: int) -> Plan:
+    """Return the plan for a time budget whose epochs are parts of a pass where whole ones would waste it.
+
+    Whole passes may leave nearly one of them unused. Of the plans with at least nine tenths of the most training that
+    any has, this is the one with the fewest parts.
+
+    Args:
+        plan: makes the plan for a number of parts.
+        steps: of a whole pass.
+
+    Raises:
+        UsageError: the budget is too small for any of them.
+    """
+    plans: list[Plan] = []
+    refusal: UsageError | None = None
+    for parts in EPOCH_PARTS:
+        if parts == 1 or steps // parts >= SHORTEST_EPOCH:
+            try:
+                plans.append(plan(parts))
+            except UsageError as error:
+                refusal = error
+    if refusal is not None and not plans:
+        raise refusal
+    most = max(plan.epochs / plan.epoch_parts for plan in plans)
+    return next(plan for plan in plans if plan.epochs / plan.epoch_parts >= 0.9 * most)

@@ -25,7 +25,9 @@ class FitSettings:
         classwise: class-wise discriminators, or a single one.
         split: the layer whose output the feature discriminators see; None: see `default_split`.
         grl_warmup, lr_warmup, eps_ramp: shares of training over which beta and gamma, the learning rate and eps rise.
-        epochs: passes over the training images; None: 20, or what fits into `budget`.
+        epochs: passes over the training images, or parts of one; None: 20, or what fits into `budget`.
+        epoch_parts: parts that a pass is cut into, each an epoch of its own; None: one, or more where a budget holds so
+            few passes that whole ones would leave much of it unused.
         budget: seconds that the whole run may take, selection and final audit included.
         batch_size: clean images per step; None: see `default_batch_size`.
         lr: peak learning rate of Adam; None: see `default_lr`.
@@ -62,6 +64,7 @@ class FitSettings:
     lr_warmup: float = 0.05
     eps_ramp: float = 0.15
     epochs: int | None = None
+    epoch_parts: int | None = None
     budget: float | None = None
     batch_size: int | None = None
     lr: float | None = None

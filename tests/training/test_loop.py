@@ -297,6 +297,17 @@ def test_the_number_of_epochs_is_asked_for_again_until_near_the_end() -> None:
     assert len(trained.history.epochs) == 15  # twelve would have been enough, but fifteen were done
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_the_parts_of_a_pass_are_its_shuffled_images_each_once(parts: int) -> None:
+    run = trainer("nt", source_attack=None, epoch_parts=parts, batch_size=8)
+    size = run.steps_per_epoch * run.batch_size
+    first, second = ([run._order(epoch)[:size] for epoch in range(p * parts, (p + 1) * parts)] for p in (0, 1))
+    whole = trainer("nt", source_attack=None, batch_size=8)._order(0)
+    assert torch.equal(torch.cat(first), whole[: parts * size])
+    assert len(set(torch.cat(first).tolist())) == parts * size
+    assert not torch.equal(torch.cat(first), torch.cat(second))
+
+
 # -- freezing ------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harden.attacks import attack_names
 from harden.errors import UsageError
 from harden.training.settings import TrainingSettings
-from harden.workflows.plan import SMALLEST_AUDIT, SMALLEST_SELECTION, Plan, Timing, make_plan
+from harden.workflows.plan import SMALLEST_AUDIT, SMALLEST_SELECTION, Plan, Timing, best_parts, make_plan
 
 SETTINGS = TrainingSettings(epochs=1, batch_size=64, lr=1e-3, eps=0.1, source_attack="fgsm")
 TIMINGS = st.builds(Timing, st.floats(1e-4, 2.0), st.floats(1e-6, 0.05))
@@ -26,6 +26,7 @@ def plan(
     pretraining: float = 0.0,
     audit_samples: int | None = None,
     settings: TrainingSettings = SETTINGS,
+    parts: int = 1,
     hardened: bool = False,
 ) -> Plan:
     return make_plan(
@@ -38,6 +39,7 @@ def plan(
         epochs=epochs,
         budget=budget,
         audit_samples=audit_samples,
+        epoch_parts=parts,
         pretraining=pretraining,
         hardened=hardened,
     )
@@ -106,3 +108,31 @@ def test_an_audit_of_a_stated_size_is_kept_whatever_the_budget() -> None:
     timing = Timing(step=0.01, attack_pass=1e-4)
     assert plan(timing, budget=600.0, audit_samples=1_500).audit_samples == 1_500
     assert plan(timing, budget=600.0, audit_samples=9_999).audit_samples == 2_000
+
+
+@given(TIMINGS, BUDGETS)
+def test_parts_of_a_pass_use_a_budget_that_whole_ones_would_waste(timing: Timing, budget: float) -> None:
+    def made(parts: int) -> Plan:
+        return plan(timing, budget=budget, parts=parts)
+
+    try:
+        whole: Plan | None = made(1)
+    except UsageError:
+        whole = None
+    try:
+        found = best_parts(made, steps=100)
+    except UsageError:
+        assert whole is None
+        return
+    assert found.seconds <= budget
+    assert found.steps_per_epoch == 100 // found.epoch_parts >= 20
+    if whole is not None:
+        assert found.epochs / found.epoch_parts >= 0.9 * whole.epochs
+        if found.epoch_parts > 1:
+            assert found.epochs / found.epoch_parts > whole.epochs
+
+
+def test_a_budget_for_a_pass_and_a_half_buys_three_halves() -> None:
+    timing = Timing(step=1.0, attack_pass=1e-4)
+    found = best_parts(lambda parts: plan(timing, budget=230.0, parts=parts), steps=100)
+    assert (found.epochs, found.epoch_parts, found.steps_per_epoch) == (3, 2, 50)
