@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from harden.errors import DataError, HardenError, Interrupted, ModelError, PreflightError, RunFolderError, UsageError
 from harden.recipe import read_recipe, resolve
-from harden.workflows.audit import ReportSettings, report
+from harden.training.history import EpochRecord, History
+from harden.workflows.audit import ReportSettings, overfitted, report
 from harden.workflows.fit import FitResult, fit, resume
 from harden.workflows.job import default_batch_size
 from harden.workflows.prepare import ModelSpec
@@ -434,3 +435,12 @@ def test_moved_data_is_an_error_with_a_hint(workshop: Workshop, make_images: Mak
     with pytest.raises((DataError, HardenError)) as caught:
         go_on(tmp_path / "run")
     assert caught.value.hint
+
+
+def test_a_report_on_a_training_that_overfitted_says_so() -> None:
+    sound = EpochRecord(1, 1.0, "fgsm", {}, False, "")
+    caught = EpochRecord(2, 1.0, "fgsm", {}, True, "catastrophic overfitting on held-out images; rolled back, and more")
+    assert overfitted(None) == overfitted(History((sound,))) == ()
+    (caveat,) = overfitted(History((sound, caught, sound)))
+    assert "epoch 2" in caveat
+    assert "AutoAttack" in caveat
