@@ -43,7 +43,7 @@ def diagnose(now: Vitals, best: Vitals | None, *, classes: int, samples: int, fu
     - a gap between the two that is wider by more than eight points, of which at least five come from a fall of the
       multi-step accuracy. Overfitting can creep over many epochs: the gradient at the clean image tells ever less. The
       two accuracies wander together by as much as ten points from epoch to epoch, their gap does not: in eight runs
-      that stayed sound it never widened by so much, and in two that did not it had within three epochs; or,
+      that stayed sound it never widened by so much, and in three that did not it had within three to eight epochs; or,
     - once the eps ramp is over, a multi-step accuracy below a third of the single-step one and more than 20 points
       below it, however it got there.
 
