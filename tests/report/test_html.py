@@ -153,7 +153,7 @@ def test_classes_without_samples_are_named() -> None:
 def test_the_domain_accuracy_is_explained_against_chance() -> None:
     text = Page(html.dumps(build_report(images=60))).text
     assert "At 50 % it does no better than a coin" in text
-    assert "At the end it was 53.2 % (feature) and 51.7 % (logit)." in text
+    assert "In the last 5 epochs it was 53.2 % (feature) and 51.7 % (logit)." in text
 
 
 def test_different_attacks_or_images_are_a_caution() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from harden.report.curves import Curve, Scale, line_chart
-from harden.report.figures import percent
+from harden.report.figures import counted, percent
 from harden.report.markup import Html, element, joined
 from harden.report.report import Report
 from harden.report.section import Section
@@ -28,6 +28,7 @@ def domains(report: Report) -> Section | None:
     lowest = min(value for curve in shown for value in curve.values if math.isfinite(value))
     reference = (CHANCE, "chance")
     scale = Scale(0.4, 1.0, 0.1, reference) if lowest >= 0.4 else Scale(reference=reference)
+    last = min(_LAST, len(history.epochs))
     averages = [(curve.name, _late(curve)) for curve in shown]
     meaning = (
         "A discriminator guesses from the model's features or logits whether an image is clean or adversarial. At 50 % "
@@ -40,14 +41,14 @@ def domains(report: Report) -> Section | None:
         axis_of(history),
         scale,
         title="Accuracy of the domain discriminators by epoch",
-        description=f"Chance is 50 %. At the end: {' and '.join(ends)}.",
+        description=f"Chance is 50 %. Mean of the last {counted(last, 'epoch')}: {' and '.join(ends)}.",
     )
     figures = [element("span", {"class": "figures"}, end) for end in ends]
-    end = element("strong", None, "At the end it was ", Html(" and ".join(figures)), ".")
+    end = element("strong", None, f"In the last {counted(last, 'epoch')} it was ", Html(" and ".join(figures)), ".")
     return Section("Can clean and adversarial still be told apart?", joined((element("p", None, meaning, end), chart)))
 
 
 def _late(curve: Curve) -> float:
-    """Return the mean of the last few epochs: one epoch alone is noisy."""
+    """Return the mean of the last `_LAST` epochs: one epoch alone is noisy."""
     late = [value for value in curve.values if math.isfinite(value)][-_LAST:]
     return sum(late) / len(late)
