@@ -245,7 +245,10 @@ def preflight_sample(images: Images, entries: Sequence[Entry], narrator: Narrato
 def find_normalisation(
     spec: ModelSpec, candidate: Candidate, sample: ImageSet, narrator: Narrator, *, must_know: bool = True
 ) -> Normalisation:
-    """Return the normalisation that is given, found by the preflight, or, without weights, the images' statistics.
+    """Return the normalisation that is given, or found by the preflight, or else the images' own statistics.
+
+    These are for a network without weights, and for one that does not know the images and need not: which of many
+    normalisations its guesses happen to be best under means nothing.
 
     Raises:
         PreflightError: the model and the images do not fit; see `run_preflight` for `must_know`.
@@ -253,10 +256,15 @@ def find_normalisation(
     given = given_normalisation(spec.mean, spec.std, candidate.images.image_format.channels)
     if candidate.loaded.has_weights:
         module, classes = candidate.loaded.module, candidate.images.classes
-        return run_preflight(module, classes, sample, given, narrator, must_know=must_know).chosen
+        found = run_preflight(module, classes, sample, given, narrator, must_know=must_know)
+        if found.problem is None:
+            return found.chosen
+        why = "does not know the images"
+    else:
+        why = "has no trained weights yet"
     floats, _ = sample.batch(slice(None))
     normalisation = given or own_statistics(floats)
-    narrator.note(f"the network has no trained weights yet; normalisation: {normalisation.name}")
+    narrator.note(f"the network {why}; normalisation: {normalisation.name}")
     return normalisation
 
 
@@ -321,11 +329,12 @@ def run_preflight(
         ("normalisation", "accuracy", "mean loss"),
         [(row.name, f"{row.accuracy:.1%}", f"{row.nll:.3f}") for row in result.rows],
     )
-    narrator.note(f"normalisation: {result.chosen.name}. {result.reason}")
-    if result.doubt and result.problem is None:
-        narrator.warn(result.doubt)
     if result.problem is not None:
         narrator.warn(f"{result.problem.message}. {result.problem.hint or ''}")
+        return result
+    narrator.note(f"normalisation: {result.chosen.name}. {result.reason}")
+    if result.doubt:
+        narrator.warn(result.doubt)
     return result
 
 

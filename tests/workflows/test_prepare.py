@@ -59,4 +59,4 @@ def test_the_repair_of_a_model_that_does_not_know_the_data_works(
     else:
         dry_run()
         assert any("does not know this data" in warning for warning in notebook.warnings)
-        assert "normalisation: " in notebook.text
+        assert "the network does not know the images; normalisation: the data's own" in notebook.text
