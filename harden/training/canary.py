@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
+SOUND_GAP = 0.04
+"""How much wider than the narrowest the gap of an epoch may be that is worth going back to."""
+
+
 class Collapse(StrEnum):
     """What went wrong."""
 
@@ -32,27 +36,56 @@ class Vitals:
     canary: float
     loss: float
 
+    @property
+    def gap(self) -> float:
+        """How much less the multi-step attack leaves standing than the source attack: masked gradients widen it."""
+        return self.source - self.canary
 
-def diagnose(now: Vitals, best: Vitals | None, *, classes: int, samples: int, full_eps: bool) -> Collapse:
+
+@dataclass(frozen=True)
+class Watch:
+    """What later epochs are compared with.
+
+    Attributes:
+        best: the sound epoch with the highest canary; None before the first.
+        narrowest: smallest gap between source and canary since the eps ramp was over; infinite before that.
+    """
+
+    best: Vitals | None = None
+    narrowest: float = math.inf
+
+    def after(self, now: Vitals, *, full_eps: bool) -> Watch:
+        """Return the watch after an epoch that was no collapse.
+
+        An epoch whose gap is wider than the narrowest by more than `SOUND_GAP` is nothing to roll back to, however well
+        it withstands the canary: overfitting may have begun.
+        """
+        narrowest = min(self.narrowest, now.gap) if full_eps else self.narrowest
+        sound = now.gap <= narrowest + SOUND_GAP
+        better = self.best is None or (sound and now.canary >= self.best.canary)
+        return Watch(now if better else self.best, narrowest)
+
+
+def diagnose(now: Vitals, watch: Watch, *, classes: int, samples: int, full_eps: bool) -> Collapse:
     """Return what has collapsed, if anything.
 
-    Catastrophic overfitting (Wong et al., 2020), against the epoch with the best multi-step accuracy, is
+    Catastrophic overfitting (Wong et al., 2020) is
 
-    - a fall of the multi-step accuracy to less than two thirds, by more than ten points, while the accuracy under the
-      single-step source attack has not fallen by half as much; or
-    - a gap between the two that is wider by more than eight points, of which at least five come from a fall of the
-      multi-step accuracy. Overfitting can creep over many epochs: the gradient at the clean image tells ever less. The
-      two accuracies wander together by as much as ten points from epoch to epoch, their gap does not: in eight runs
-      that stayed sound it never widened by so much, and in three that did not it had within three to eight epochs; or,
-    - once the eps ramp is over, a multi-step accuracy below a third of the single-step one and more than 20 points
-      below it, however it got there.
+    - a fall of the multi-step accuracy, against the best epoch, to less than two thirds, by more than ten points, while
+      the accuracy under the single-step source attack has not fallen by half as much; or
+    - once the eps ramp is over, a gap between the two that is wider than the narrowest so far by more than eight
+      points, while the multi-step accuracy is below its best. Overfitting can creep over many epochs: the gradient at
+      the clean image tells ever less. The two accuracies wander together by as much as ten points from epoch to epoch,
+      their gap does not: in the runs that stayed sound it never widened by more than seven points; or,
+    - once the ramp is over, a multi-step accuracy below a third of the single-step one and more than 20 points below
+      it, however it got there.
 
     All of these must exceed what chance does to so few samples, too. A fall to chance of the *clean* accuracy means
     that the discriminators or the learning rate won.
 
     Args:
         now: this epoch.
-        best: the epoch with the highest canary so far, or None in the first.
+        watch: what to compare it with.
         classes: K.
         samples: number of images behind the measurements.
         full_eps: whether the eps ramp is over; before that a start that is not robust yet looks like a collapse.
@@ -61,16 +94,18 @@ def diagnose(now: Vitals, best: Vitals | None, *, classes: int, samples: int, fu
         return Collapse.NOT_FINITE
     chance = 1 / classes
     noise = 4 * math.sqrt(0.25 / samples)
-    if full_eps and now.canary < now.source / 3 and now.source - now.canary > max(0.20, noise):
+    if full_eps and now.canary < now.source / 3 and now.gap > max(0.20, noise):
         return Collapse.CATASTROPHIC_OVERFITTING
+    best = watch.best
     if best is None:
         return Collapse.NONE
     if now.clean < chance + noise / 2 and best.clean > chance + noise:
         return Collapse.TO_CHANCE
     fall = best.canary - now.canary
-    widened = (now.source - now.canary) - (best.source - best.canary)
     dropped = fall > max(0.10, noise) and now.canary < best.canary * 2 / 3 and best.source - now.source < fall / 2
-    crept = widened > max(0.08, noise) and fall > max(0.05, noise / 2)
+    # The two are measured on the same images: about a tenth of these make the gap, and only they make its noise.
+    gap_noise = 3 * math.sqrt(0.1 / samples)
+    crept = full_eps and fall > 0 and now.gap - watch.narrowest > max(0.08, gap_noise)
     if dropped or crept:
         return Collapse.CATASTROPHIC_OVERFITTING
     return Collapse.NONE

@@ -25,7 +25,7 @@ from harden.models.tap import Tap
 from harden.randomness import capture_global_rng, derive_seed, restore_global_rng, stream
 from harden.training.augment import AUGMENTATIONS
 from harden.training.averaging import WeightAverage
-from harden.training.canary import Collapse, Vitals, diagnose
+from harden.training.canary import Collapse, Vitals, Watch, diagnose
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
 from harden.training.evaluate import predictions, share, source_accuracy, standing_after
 from harden.training.freezing import frozen_names, resting_modules
@@ -38,6 +38,8 @@ CANARY_ATTACK = "pgd-10"
 SMALL_SELECTION = 200
 """The canary looks at every second validation image, or at all of them where there are no more than this."""
 MAX_ROLLBACKS = 3
+CURE = 0.1
+"""Share of all epochs that N-FGSM takes over after a first catastrophic overfitting, before the source attack returns."""
 CHECKPOINT_SECONDS = 30.0
 REPLAN_AT = (0.25, 0.5, 0.75, 0.9)
 RECENT = 3
@@ -113,7 +115,9 @@ class Trainer:
         self.step = 0
         self.strength = 1.0
         self.rollbacks = 0
+        self.source = settings.source_attack
         self.sources = [settings.source_attack] if settings.source_attack else []
+        self.cured_at: int | None = None
         self.records: list[EpochRecord] = []
         self.selection = Selection(
             val,
@@ -122,7 +126,7 @@ class Trainer:
             seed=settings.seed,
         )
         self.good = self._snapshot()
-        self.good_vitals: Vitals | None = None
+        self.watch = Watch()
         self.sums: dict[str, Tensor] = {}
         self.stopped = False
         self.spent = 0.0
@@ -208,7 +212,8 @@ class Trainer:
             images = images.contiguous(memory_format=torch.channels_last)
 
         def craft_now(model: Classifier, clean: Tensor, targets: Tensor) -> Tensor:
-            attack = CRAFTERS[self.sources[-1]](self.schedule.eps_at(progress))
+            assert self.source is not None  # a defence without a source attack does not craft
+            attack = CRAFTERS[self.source](self.schedule.eps_at(progress))
             return craft(attack, model, clean, targets, generator=noise)
 
         self.defence.set_progress(progress, self.strength)
@@ -241,25 +246,28 @@ class Trainer:
         scalars = {name: float(value) / self.steps_per_epoch for name, value in self.sums.items()}
         progress = (self.epoch + 1) / self.epochs
         scalars["lr"] = self.strength * self.schedule.lr_at(self.epoch / self.epochs)
-        source = self.sources[-1] if self.sources else ""
+        source = self.source or ""
         collapse, vitals = Collapse.NONE, None
+        full_eps = progress >= settings.eps_ramp
         if settings.source_attack is not None:
             scalars["eps"] = self.schedule.eps_at(progress)
             vitals = self._vitals(scalars["loss"], source)
             scalars |= {"val_source": vitals.source, "val_canary": vitals.canary}
             collapse = diagnose(
                 vitals,
-                self.good_vitals,
+                self.watch,
                 classes=len(self.classifier.classes),
                 samples=len(self.canary),
-                full_eps=progress >= settings.eps_ramp,
+                full_eps=full_eps,
             )
         event = self._handle(collapse) if collapse is not Collapse.NONE else ""
         undone = bool(event) and (settings.on_collapse != "keep" or collapse is Collapse.NOT_FINITE)
         if not undone:
             scalars |= self.selection.consider(self.epoch + 1, self.average.module)  # type: ignore[arg-type]
-            if vitals is None or self.good_vitals is None or vitals.canary >= self.good_vitals.canary:
-                self.good, self.good_vitals = self._snapshot(), vitals
+            watch = self.watch.after(vitals, full_eps=full_eps) if vitals is not None else self.watch
+            if vitals is None or watch.best is vitals:
+                self.good = self._snapshot()
+            self.watch = watch
         record = EpochRecord(
             epoch=self.epoch + 1,
             seconds=self.spent + time.monotonic() - began,
@@ -270,6 +278,9 @@ class Trainer:
         )
         self.records.append(record)
         self.epoch, self.step, self.sums, self.spent = self.epoch + 1, 0, {}, 0.0
+        if self.cured_at is not None and self.epoch >= self.cured_at:
+            self.source, self.cured_at = self.sources[0], None
+            self.observer.note(f"after epoch {record.epoch} training goes on from {self.source} examples again")
         if event:
             self.observer.note(f"epoch {record.epoch}: {event}")
         self.observer.epoch(record, History(tuple(self.records)))
@@ -303,9 +314,15 @@ class Trainer:
             return f"{collapse.value} on held-out images; stopped, with the best epoch so far"
         self.rollbacks += 1
         self._restore(self.good)
-        if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources[-1] != "nfgsm":
+        if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.source != "nfgsm":
+            before = f"{collapse.value} on held-out images; rolled back, and training goes on from N-FGSM examples"
+            self.source = "nfgsm"
+            if "nfgsm" in self.sources:
+                return before
             self.sources.append("nfgsm")
-            return f"{collapse.value} on held-out images; rolled back, and training goes on from N-FGSM examples"
+            cure = max(1, round(CURE * self.epochs))
+            self.cured_at = self.epoch + 1 + cure
+            return f"{before} for {cure} epoch{'s' if cure > 1 else ''}"
         self.strength /= 2
         return f"{collapse.value} on held-out images; rolled back, and halved the learning rate and the domain terms"
 
@@ -352,12 +369,13 @@ class Trainer:
     def _save(self) -> None:
         if self.checkpoint is None:
             return
-        vitals = self.good_vitals
+        best = self.watch.best
         write_checkpoint(
             {
                 "now": self._snapshot(),
                 "good": self.good,
-                "good_vitals": [vitals.clean, vitals.source, vitals.canary, vitals.loss] if vitals else None,
+                "good_vitals": [best.clean, best.source, best.canary, best.loss] if best else None,
+                "narrowest": self.watch.narrowest,
                 "selection": self.selection.state_dict(),
                 "records": [record.to_json() for record in self.records],
                 "sums": self.sums,
@@ -366,7 +384,9 @@ class Trainer:
                 "step": self.step,
                 "strength": self.strength,
                 "rollbacks": self.rollbacks,
+                "source": self.source,
                 "sources": self.sources,
+                "cured_at": self.cured_at,
                 "stopped": self.stopped,
                 "spent": self.spent,
                 "rng": capture_global_rng(),
@@ -378,11 +398,12 @@ class Trainer:
     def _load(self, state: dict[str, Any]) -> None:
         self._restore(state["now"])
         self.good = state["good"]
-        self.good_vitals = Vitals(*state["good_vitals"]) if state["good_vitals"] else None
+        self.watch = Watch(Vitals(*state["good_vitals"]) if state["good_vitals"] else None, state["narrowest"])
         self.selection.load_state_dict(state["selection"])
         self.records = [EpochRecord.from_json(record) for record in state["records"]]
         self.sums = state["sums"]
         self.epochs, self.epoch, self.step = state["epochs"], state["epoch"], state["step"]
-        self.strength, self.rollbacks, self.sources = state["strength"], state["rollbacks"], state["sources"]
+        self.strength, self.rollbacks = state["strength"], state["rollbacks"]
+        self.source, self.sources, self.cured_at = state["source"], state["sources"], state["cured_at"]
         self.stopped, self.spent = state["stopped"], state["spent"]
         restore_global_rng(state["rng"])

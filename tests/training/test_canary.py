@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harden.training.canary import Collapse, Vitals, diagnose
+from harden.training.canary import Collapse, Vitals, Watch, diagnose
 
 GOOD = Vitals(clean=0.9, source=0.7, canary=0.6, loss=1.0)
 OVERFIT, CHANCE, BROKEN = Collapse.CATASTROPHIC_OVERFITTING, Collapse.TO_CHANCE, Collapse.NOT_FINITE
@@ -18,11 +18,10 @@ OVERFIT, CHANCE, BROKEN = Collapse.CATASTROPHIC_OVERFITTING, Collapse.TO_CHANCE,
         pytest.param(Vitals(0.9, 0.60, 0.45, 0.5), GOOD, Collapse.NONE, id="a fall above two thirds is a wobble"),
         pytest.param(Vitals(0.9, 0.35, 0.25, 0.5), GOOD, Collapse.NONE, id="both attacks fell together"),
         pytest.param(Vitals(0.9, 0.76, 0.48, 0.5), GOOD, OVERFIT, id="it creeps: FGSM has risen while PGD fell"),
-        pytest.param(
-            Vitals(0.9, 0.74, 0.54, 0.5), GOOD, OVERFIT, id="six points are enough where the gap says the same"
-        ),
+        pytest.param(Vitals(0.9, 0.78, 0.59, 0.5), GOOD, OVERFIT, id="a wider gap and no record is enough"),
+        pytest.param(Vitals(0.9, 0.80, 0.61, 0.5), GOOD, Collapse.NONE, id="a wider gap with a record is not"),
         pytest.param(Vitals(0.9, 0.63, 0.51, 0.5), GOOD, Collapse.NONE, id="nine points that FGSM fell by too"),
-        pytest.param(Vitals(0.9, 0.79, 0.57, 0.5), GOOD, Collapse.NONE, id="FGSM rose, but PGD hardly fell"),
+        pytest.param(Vitals(0.9, 0.74, 0.57, 0.5), GOOD, Collapse.NONE, id="FGSM rose, but the gap hardly grew"),
         pytest.param(Vitals(0.9, 0.70, 0.61, 0.5), GOOD, Collapse.NONE, id="an ordinary epoch"),
         pytest.param(Vitals(0.1, 0.05, 0.05, 2.3), GOOD, CHANCE, id="clean accuracy at chance"),
         pytest.param(Vitals(0.1, 0.1, 0.1, 2.3), Vitals(0.12, 0.1, 0.1, 2.3), Collapse.NONE, id="never above chance"),
@@ -36,19 +35,39 @@ OVERFIT, CHANCE, BROKEN = Collapse.CATASTROPHIC_OVERFITTING, Collapse.TO_CHANCE,
     ],
 )
 def test_diagnosis(now: Vitals, best: Vitals | None, expected: Collapse) -> None:
-    assert diagnose(now, best, classes=10, samples=500, full_eps=False) is expected
+    watch = Watch(best, narrowest=best.gap if best else math.inf)
+    assert diagnose(now, watch, classes=10, samples=500, full_eps=best is GOOD) is expected
 
 
 def test_few_images_need_a_larger_fall() -> None:
     now, best = Vitals(0.9, 0.6, 0.32, 1.0), Vitals(0.9, 0.5, 0.5, 1.0)
-    assert diagnose(now, best, classes=10, samples=500, full_eps=False) is OVERFIT
-    assert diagnose(now, best, classes=10, samples=25, full_eps=False) is Collapse.NONE
+    assert diagnose(now, Watch(best), classes=10, samples=500, full_eps=False) is OVERFIT
+    assert diagnose(now, Watch(best), classes=10, samples=25, full_eps=False) is Collapse.NONE
+
+
+def test_few_images_need_a_wider_gap() -> None:
+    now, watch = Vitals(0.9, 0.72, 0.58, 1.0), Watch(Vitals(0.9, 0.62, 0.60, 1.0), narrowest=0.02)
+    assert diagnose(now, watch, classes=10, samples=500, full_eps=True) is OVERFIT
+    assert diagnose(now, watch, classes=10, samples=50, full_eps=True) is Collapse.NONE
+    assert diagnose(now, watch, classes=10, samples=500, full_eps=False) is Collapse.NONE  # the ramp moves the gap
 
 
 @pytest.mark.parametrize("best", [None, Vitals(0.9, 0.4, 0.0, 0.5)])
 def test_a_gap_from_the_start_is_overfitting_once_eps_is_full(best: Vitals | None) -> None:
     now = Vitals(0.95, 0.4, 0.0, 0.5)
-    assert diagnose(now, best, classes=10, samples=500, full_eps=True) is OVERFIT
-    assert diagnose(now, best, classes=10, samples=500, full_eps=False) is Collapse.NONE
+    assert diagnose(now, Watch(best), classes=10, samples=500, full_eps=True) is OVERFIT
+    assert diagnose(now, Watch(best), classes=10, samples=500, full_eps=False) is Collapse.NONE
     narrow = Vitals(0.95, 0.4, 0.25, 0.5)
-    assert diagnose(narrow, best, classes=10, samples=500, full_eps=True) is Collapse.NONE
+    assert diagnose(narrow, Watch(best), classes=10, samples=500, full_eps=True) is Collapse.NONE
+
+
+def test_the_watch_keeps_the_best_epoch_that_is_sound() -> None:
+    """A real run that crept: the canary still rose while the gap was widening."""
+    watch = Watch()
+    for source, canary in ((0.53, 0.41), (0.65, 0.60), (0.67, 0.61), (0.73, 0.62)):
+        watch = watch.after(Vitals(0.85, source, canary, 1.8), full_eps=source > 0.6)
+    assert watch.narrowest == pytest.approx(0.05)
+    assert watch.best is not None
+    assert watch.best.canary == 0.61
+    assert diagnose(Vitals(0.84, 0.75, 0.595, 1.7), watch, classes=10, samples=500, full_eps=True) is OVERFIT
+    assert watch.after(Vitals(0.85, 0.68, 0.62, 1.7), full_eps=True).best.canary == 0.62  # type: ignore[union-attr]

@@ -375,8 +375,9 @@ def test_a_collapse_rolls_back_and_switches_to_nfgsm(monkeypatch: pytest.MonkeyP
     trained = run.run()
     records = trained.history.epochs
     assert [r.rolled_back for r in records] == [False, True, False, False]
-    assert [r.source_attack for r in records] == ["fgsm", "fgsm", "nfgsm", "nfgsm"]
-    assert "N-FGSM" in records[1].event
+    assert [r.source_attack for r in records] == ["fgsm", "fgsm", "nfgsm", "fgsm"]  # a cure of a tenth, at least one
+    assert "N-FGSM examples for 1 epoch" in records[1].event
+    assert any("epoch 3 training goes on from fgsm" in note for note in run.observer.notes)  # type: ignore[attr-defined]
     assert "catastrophic" in records[1].event
     assert trained.source_attacks == ("fgsm", "nfgsm")
     assert all(torch.equal(value, snapshots[1][name]) for name, value in snapshots[0].items())
@@ -397,6 +398,14 @@ def test_a_switch_survives_a_resume(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     trained = again.run(resume=True)
     assert trained.source_attacks == ("fgsm", "nfgsm")
     assert same_state(again.classifier, expected.classifier)
+
+
+def test_overfitting_again_after_the_cure_stays_with_nfgsm(monkeypatch: pytest.MonkeyPatch) -> None:
+    collapsing(monkeypatch, {2, 4}, OVERFIT)
+    trained = trainer("sat", epochs=6).run()
+    assert [r.source_attack for r in trained.history.epochs] == ["fgsm", "fgsm", "nfgsm", "fgsm", "nfgsm", "nfgsm"]
+    assert [r.rolled_back for r in trained.history.epochs] == [False, True, False, True, False, False]
+    assert trained.source_attacks == ("fgsm", "nfgsm")
 
 
 def test_a_second_collapse_softens_and_too_many_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
