@@ -23,13 +23,6 @@ def margins(scores: Tensor, labels: Tensor) -> Tensor:
     return own - others.amax(dim=1)
 
 
-def linf_norms(difference: Tensor) -> Tensor:
-    """Return the l_inf norm of each sample of `difference` (N, ...), shape (N,)."""
-    if difference.numel() == 0:
-        return difference.new_zeros(len(difference))
-    return difference.abs().flatten(1).amax(dim=1)
-
-
 def as_float_images(images: Tensor) -> Tensor:
     """Return images as float32 in [0, 1]; uint8 images are divided by 255."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images.float()

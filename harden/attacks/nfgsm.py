@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from harden.attacks.protocol import GradientAttack, Memory, uniform_like
+from harden.attacks.norms import uniform_like
+from harden.attacks.protocol import GradientAttack, Memory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harden.attacks.protocol import GradientAttack, Memory, Objective, uniform_like
+from harden.attacks.norms import uniform_like
+from harden.attacks.objectives import Objective
+from harden.attacks.protocol import GradientAttack, Memory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,80 +1,51 @@
-"""What an attack is: the arithmetic of its start and of one step. The runner (`run.py`) owns everything else.
+"""What an attack is, and the large family of those that step along a gradient.
 
-Splitting an attack this way lets one runner keep the eval mode, the projection, the dropping of fooled images and the
-counting of passes, so that they are right once for every attack.
+An attack is only its arithmetic: it asks an `Oracle` about points and reads its answers. The oracle writes down every
+answer, counts passes and says which images still stand; the runner (`run.py`) owns modes and checks the outcome. So
+early drop, counting and the worst case over every scored point are right once for every attack.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from harden.tensors import margins
+from harden.access import Access
+from harden.attacks.norms import Norm
+from harden.attacks.objectives import Objective
+
+if TYPE_CHECKING:
+    from harden.attacks.oracle import Oracle
 
 Memory = dict[str, Tensor]
 """Tensors with one row per image that an attack carries from step to step (momentum, best loss)."""
 
 
-class Objective(StrEnum):
-    """What an attack raises, per sample."""
-
-    CROSS_ENTROPY = "cross-entropy"
-    MARGIN = "margin (best other logit minus the true one)"
-
-    def of(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Return the objective of each sample, (N,), from scores (N, K) and labels (N,)."""
-        if self is Objective.CROSS_ENTROPY:
-            return F.cross_entropy(scores, labels, reduction="none")
-        return -margins(scores, labels)
-
-
-@dataclass(frozen=True)
-class Ball:
-    """The l_inf ball of radius eps around clean images, cut to [0, 1].
-
-    Attributes:
-        low, high: (N, C, H, W) bounds of each pixel.
-    """
-
-    low: Tensor
-    high: Tensor
-
-    @classmethod
-    def around(cls, clean: Tensor, eps: float) -> Ball:
-        """The ball of radius `eps` ([0, 1] scale) around `clean` (N, C, H, W) in [0, 1]."""
-        return cls((clean - eps).clamp_(min=0.0), (clean + eps).clamp_(max=1.0))
-
-    def project(self, points: Tensor) -> Tensor:
-        """Return the nearest points of the ball."""
-        return torch.clamp(points, self.low, self.high)
-
-    def at(self, keep: Tensor) -> Ball:
-        """The ball of the images that `keep` (indices or mask) selects."""
-        return Ball(self.low[keep], self.high[keep])
-
-
 @dataclass(frozen=True, kw_only=True)
-class GradientAttack(ABC):
-    """An l_inf attack that moves along the input gradient of an objective.
+class Attack(ABC):
+    """An attack of the audit: every example that it counts lies in the eps-ball and in [0, 1].
 
     Attributes:
-        eps: radius on the [0, 1] scale.
+        eps: radius on the [0, 1] scale of pixels (above 1 only for l_2 and l_1).
+        norm: of the radius.
     """
 
-    norm: ClassVar[str] = "linf"
-    stays_in_ball: ClassVar[bool] = True
-    """False only for crafters of training examples that leave the eps-ball on purpose (N-FGSM)."""
+    access: ClassVar[Access] = Access.GRADIENTS
+    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF,)
+    """The norms that the attack knows."""
 
     eps: float
+    norm: Norm = Norm.LINF
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps <= 1:
+        if self.norm not in self.norms:
+            known = ", ".join(self.norms)
+            raise ValueError(f"{type(self).__name__} knows {known}, not {self.norm}")
+        if not 0 <= self.eps < float("inf") or (self.norm is Norm.LINF and self.eps > 1):
             raise ValueError(f"eps is on the [0, 1] scale, got {self.eps}")
 
     @property
@@ -86,6 +57,30 @@ class GradientAttack(ABC):
     @abstractmethod
     def definition(self) -> str:
         """The whole convention in words: start, steps, step size, objective, restarts, norm and eps."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> int:
+        """Forward plus backward passes on an image that stands to the end: about this many, for estimates of time."""
+
+    @abstractmethod
+    def pursue(self, oracle: Oracle, generator: torch.Generator) -> None:
+        """Ask `oracle` about points until every image is fooled or the attack is at its end."""
+
+    def radius(self) -> str:
+        """The norm and eps in print, as the definitions end."""
+        return f"{self.norm.written} eps {self.eps:.6g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAttack(Attack):
+    """An l_inf attack by a fixed number of steps along the input gradient: the arithmetic of its start and of one step.
+
+    Training crafts its examples with these, so they know nothing of which images are fooled.
+    """
+
+    stays_in_ball: ClassVar[bool] = True
+    """False only for crafters of training examples that leave the eps-ball on purpose (N-FGSM)."""
 
     @property
     def steps(self) -> int:
@@ -102,6 +97,11 @@ class GradientAttack(ABC):
         """What the gradient is taken of."""
         return Objective.CROSS_ENTROPY
 
+    @property
+    def passes(self) -> int:
+        """A forward and a backward pass for each step, and a last forward pass."""
+        return self.restarts * (2 * self.steps + 1)
+
     @abstractmethod
     def begin(self, clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Memory]:
         """Return the points at which the first gradient is taken, (N, C, H, W), and the memory.
@@ -113,21 +113,25 @@ class GradientAttack(ABC):
     def step(self, clean: Tensor, points: Tensor, gradient: Tensor, memory: Memory) -> Tensor:
         """Return the points after one step along `gradient` (N, C, H, W); may replace entries of `memory`."""
 
-    def radius(self) -> str:
-        """The norm and eps in print, as the definitions end."""
-        return f"l_inf eps {self.eps:.6g}"
+    def pursue(self, oracle: Oracle, generator: torch.Generator) -> None:
+        """Take the steps, as many times as there are restarts."""
+        for _ in range(self.restarts):
+            rows = oracle.standing()
+            if len(rows) == 0:
+                return
+            self._ascend(oracle, rows, generator)
 
-
-def uniform_like(images: Tensor, radius: float, generator: torch.Generator) -> Tensor:
-    """Uniform noise in [-radius, radius], shaped like `images`.
-
-    Drawn on the generator's device and moved, so that the same generator gives the same noise on every device.
-    """
-    noise = torch.rand(images.shape, generator=generator, device=generator.device, dtype=images.dtype)
-    return noise.mul_(2 * radius).sub_(radius).to(images.device)
-
-
-def sign_noise_like(images: Tensor, generator: torch.Generator) -> Tensor:
-    """sign(N(0, I)), shaped like `images`."""
-    noise = torch.randn(images.shape, generator=generator, device=generator.device, dtype=images.dtype)
-    return noise.sign_().to(images.device)
+    def _ascend(self, oracle: Oracle, rows: Tensor, generator: torch.Generator) -> None:
+        ball = oracle.ball.at(rows)
+        points, memory = self.begin(ball.clean, generator)
+        points = points if points is ball.clean else ball.project(points)
+        for _ in range(self.steps):
+            gradient = oracle.ascend(points, rows, self.objective).gradient
+            keep = oracle.thinned(rows)
+            if keep is not None:
+                rows, points, gradient, ball = rows[keep], points[keep], gradient[keep], ball.at(keep)
+                memory = {name: value[keep] for name, value in memory.items()}
+                if len(rows) == 0:
+                    return
+            points = ball.project(self.step(ball.clean, points, gradient, memory))
+        oracle.ask(points, rows)

@@ -8,7 +8,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from harden.attacks.protocol import GradientAttack, Memory, sign_noise_like
+from harden.attacks.norms import sign_noise_like
+from harden.attacks.protocol import GradientAttack, Memory
 
 
 class RandomStep(StrEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ Z95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal."""
 
 Flags = NDArray[np.bool_]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,13 @@ def paired_difference(after: Flags, before: Flags) -> Difference:
     centre = (g - b) / n
     half = Z95 * math.sqrt(max(0.0, g + b - (g - b) ** 2 / n)) / n
     return Difference(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
+
+
+def rounded(values: Floats) -> list[float | None]:
+    """Return floats for JSON in six significant digits, enough for every figure; None for what is not finite."""
+    return [float(f"{v:.6g}") if math.isfinite(v) else None for v in values.tolist()]
+
+
+def unrounded(values: Sequence[float | None]) -> Floats:
+    """Return what `rounded` wrote as an array; None is infinity."""
+    return np.array([math.inf if v is None else v for v in values], dtype=np.float32)

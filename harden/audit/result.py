@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harden.audit.metrics import Difference, Flags, Proportion, paired_difference, share_of
+from harden.access import Access
+from harden.audit.believe import Check
+from harden.audit.corruptions import CorruptionOutcome
+from harden.audit.curve import EpsCurve
+from harden.audit.gallery import Exhibit
+from harden.audit.metrics import Difference, Flags, Proportion, paired_difference, rounded, share_of, unrounded
+from harden.audit.representation import Representation
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -33,7 +39,7 @@ class AttackOutcome:
     Attributes:
         name: short name with its steps ("PGD-20").
         definition: the whole convention in words: steps, step size, start, loss, restarts, norm, eps.
-        norm: "linf".
+        norm: "linf", "l2" or "l1".
         eps: radius on the [0, 1] scale.
         exposure: whether the model's training or selection used this attack.
         predictions: (N,) class predicted on the example that the attack kept.
@@ -43,6 +49,10 @@ class AttackOutcome:
             earlier member of an ensemble fooled, is not attacked; its other values are those of the clean image.
         seconds: wall-clock time.
         forwards, backwards: images passed forward and backward through the model (an image through twice counts 2).
+        access: what the attack knew of the model.
+        queries: (N,) points at which the model was asked about an image, until it was fooled; 0 where not attacked.
+        closest: (N,) norm of the smallest perturbation that fooled, within eps or not; infinite where none was found,
+            and 0 for an image that is wrong when clean.
     """
 
     name: str
@@ -57,6 +67,50 @@ class AttackOutcome:
     seconds: float
     forwards: int
     backwards: int
+    access: Access
+    queries: Integers
+    closest: Floats
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable dictionary; `from_json` reads it. An infinite distance is null."""
+        return {
+            "name": self.name,
+            "definition": self.definition,
+            "norm": self.norm,
+            "eps": self.eps,
+            "exposure": self.exposure.value,
+            "predictions": self.predictions.tolist(),
+            "margins": rounded(self.margins),
+            "distances": rounded(self.distances),
+            "attacked": self.attacked.astype(int).tolist(),
+            "seconds": round(self.seconds, 3),
+            "forwards": self.forwards,
+            "backwards": self.backwards,
+            "access": self.access.value,
+            "queries": self.queries.tolist(),
+            "closest": rounded(self.closest),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> AttackOutcome:
+        """Read what `to_json` wrote."""
+        return cls(
+            name=data["name"],
+            definition=data["definition"],
+            norm=data["norm"],
+            eps=data["eps"],
+            exposure=Exposure(data["exposure"]),
+            predictions=np.array(data["predictions"], dtype=np.int64),
+            margins=np.array(data["margins"], dtype=np.float32),
+            distances=np.array(data["distances"], dtype=np.float32),
+            attacked=np.array(data["attacked"], dtype=bool),
+            seconds=data["seconds"],
+            forwards=data["forwards"],
+            backwards=data["backwards"],
+            access=Access(data["access"]),
+            queries=np.array(data["queries"], dtype=np.int64),
+            closest=unrounded(data["closest"]),
+        )
 
     @property
     def complete(self) -> bool:
@@ -75,10 +129,18 @@ class AuditResult:
         labels: (N,) true classes.
         files: N names of the images, or empty.
         clean_predictions, clean_margins: (N,) on the clean images.
-        outcomes: one per attack, in the order they ran.
+        outcomes: one per attack of the threat model (all of one norm and eps), in the order they ran; the worst case is
+            taken over these.
         seed: of the sample and of every random start.
         machine: processor or GPU, threads, versions of torch.
         seconds: of the whole audit.
+        differentiable: whether the model gave gradients; otherwise it was audited black-box only.
+        shifts: attacks outside the threat model (other norms, at radii of their own); not part of the worst case.
+        corruptions: accuracy on corrupted images; not part of the worst case.
+        curve: accuracy against eps.
+        checks: reasons to believe or to doubt the worst case.
+        representation: what the attacks do to the logits.
+        gallery: images to look at.
     """
 
     model: str
@@ -92,6 +154,13 @@ class AuditResult:
     seed: int
     machine: str
     seconds: float
+    differentiable: bool = True
+    shifts: tuple[AttackOutcome, ...] = ()
+    corruptions: tuple[CorruptionOutcome, ...] = ()
+    curve: EpsCurve | None = None
+    checks: tuple[Check, ...] = ()
+    representation: Representation | None = None
+    gallery: tuple[Exhibit, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -149,6 +218,31 @@ class AuditResult:
             share_of(standing[self.labels == k]) if (self.labels == k).any() else None for k in range(len(self.classes))
         )
 
+    def smallest_distances(self) -> Floats:
+        """(N,) norm of the smallest perturbation known to fool each image, over the attacks of the threat model.
+
+        0 where the image is wrong when clean, infinite where nothing fooled it. An upper bound: a closer one may exist.
+        """
+        smallest = np.where(self.clean_correct, np.inf, 0.0).astype(np.float32)
+        for outcome in self.outcomes:
+            smallest = np.minimum(smallest, outcome.closest)
+        return smallest
+
+    def confusions(self) -> tuple[tuple[int, int, int], ...]:
+        """(true class, class predicted under attack, images), most frequent first, over images that fell to attacks.
+
+        Each image counts once, with the first attack that fooled it.
+        """
+        counts: dict[tuple[int, int], int] = {}
+        standing = self.clean_correct
+        for outcome in self.outcomes:
+            fell = standing & (outcome.predictions != self.labels)
+            for pair in zip(self.labels[fell].tolist(), outcome.predictions[fell].tolist(), strict=True):
+                counts[pair] = counts.get(pair, 0) + 1
+            standing = standing & ~fell
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return tuple((true, guess, count) for (true, guess), count in ordered)
+
     def worst_case_gain(self, before: AuditResult) -> Difference:
         """Worst case of this model minus that of `before` on the same images, with a paired interval.
 
@@ -168,27 +262,18 @@ class AuditResult:
             "labels": self.labels.tolist(),
             "files": list(self.files),
             "clean_predictions": self.clean_predictions.tolist(),
-            "clean_margins": _rounded(self.clean_margins),
-            "outcomes": [
-                {
-                    "name": o.name,
-                    "definition": o.definition,
-                    "norm": o.norm,
-                    "eps": o.eps,
-                    "exposure": o.exposure.value,
-                    "predictions": o.predictions.tolist(),
-                    "margins": _rounded(o.margins),
-                    "distances": _rounded(o.distances),
-                    "attacked": o.attacked.astype(int).tolist(),
-                    "seconds": round(o.seconds, 3),
-                    "forwards": o.forwards,
-                    "backwards": o.backwards,
-                }
-                for o in self.outcomes
-            ],
+            "clean_margins": rounded(self.clean_margins),
+            "outcomes": [outcome.to_json() for outcome in self.outcomes],
             "seed": self.seed,
             "machine": self.machine,
             "seconds": round(self.seconds, 3),
+            "differentiable": self.differentiable,
+            "shifts": [outcome.to_json() for outcome in self.shifts],
+            "corruptions": [outcome.to_json() for outcome in self.corruptions],
+            "curve": self.curve.to_json() if self.curve else None,
+            "checks": [check.to_json() for check in self.checks],
+            "representation": self.representation.to_json() if self.representation else None,
+            "gallery": [exhibit.to_json() for exhibit in self.gallery],
         }
 
     @classmethod
@@ -202,29 +287,15 @@ class AuditResult:
             files=tuple(data["files"]),
             clean_predictions=np.array(data["clean_predictions"], dtype=np.int64),
             clean_margins=np.array(data["clean_margins"], dtype=np.float32),
-            outcomes=tuple(
-                AttackOutcome(
-                    name=o["name"],
-                    definition=o["definition"],
-                    norm=o["norm"],
-                    eps=o["eps"],
-                    exposure=Exposure(o["exposure"]),
-                    predictions=np.array(o["predictions"], dtype=np.int64),
-                    margins=np.array(o["margins"], dtype=np.float32),
-                    distances=np.array(o["distances"], dtype=np.float32),
-                    attacked=np.array(o["attacked"], dtype=bool),
-                    seconds=o["seconds"],
-                    forwards=o["forwards"],
-                    backwards=o["backwards"],
-                )
-                for o in data["outcomes"]
-            ),
+            outcomes=tuple(AttackOutcome.from_json(o) for o in data["outcomes"]),
             seed=data["seed"],
             machine=data["machine"],
             seconds=data["seconds"],
+            differentiable=data["differentiable"],
+            shifts=tuple(AttackOutcome.from_json(o) for o in data["shifts"]),
+            corruptions=tuple(CorruptionOutcome.from_json(o) for o in data["corruptions"]),
+            curve=EpsCurve.from_json(data["curve"]) if data["curve"] else None,
+            checks=tuple(Check.from_json(c) for c in data["checks"]),
+            representation=Representation.from_json(data["representation"]) if data["representation"] else None,
+            gallery=tuple(Exhibit.from_json(e) for e in data["gallery"]),
         )
-
-
-def _rounded(values: Floats) -> list[float]:
-    """Six significant digits: enough for every figure, and a third of the bytes."""
-    return [float(f"{v:.6g}") for v in values.tolist()]

@@ -4,37 +4,53 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from harden.attacks import GradientAttack, Passes, frozen, judge, run_attack
+from harden.attacks import Attack, Examples, Passes, Planned, frozen, judge, run_attack
+from harden.audit.keeping import Keeping
 from harden.audit.machine import describe_machine
+from harden.audit.meter import Meter
 from harden.audit.result import AttackOutcome, AuditResult, Exposure
 from harden.data.dataset import ImageSet
 from harden.models.classifier import Classifier
 from harden.randomness import stream
-from harden.tensors import linf_norms
 
 AuditProgress = Callable[[str, int, int], None]
-"""Called with (attack, images done, images in all)."""
+"""Called with (attack, passes done, passes expected in all)."""
 
-BATCH = 250
+Witness = Callable[[Attack, Tensor, Tensor, Examples], None]
+"""Called with an attack, the rows (n,) of the images it had, these images (n, C, H, W), and what became of them."""
+
+LARGEST_BATCH = 500
+BATCH_PIXELS = 2_000_000
+"""Values of input pixels in one batch: enough to keep a processor busy, few enough to fit into its memory."""
+
+
+def batch_of(size: tuple[int, int, int]) -> int:
+    """Return how many images (C, H, W) are attacked at once; it depends on nothing else, so that results do not."""
+    channels, height, width = size
+    return max(8, min(LARGEST_BATCH, BATCH_PIXELS // (channels * height * width)))
 
 
 def audit(
     classifier: Classifier,
     images: ImageSet,
-    attacks: Sequence[GradientAttack],
+    planned: Sequence[Planned],
     *,
     model: str,
     dataset: str,
     exposures: Mapping[str, Exposure],
     seed: int = 0,
+    repeats: int = 1,
     progress: AuditProgress | None = None,
+    keeping: Keeping | None = None,
+    witness: Witness | None = None,
 ) -> AuditResult:
-    """Attack every correctly classified image with every attack.
+    """Attack the correctly classified images: each attack all of them, members of an ensemble those that still stand.
 
     Inside one attack an image is done as soon as it is fooled, at whichever step. Random starts depend on the seed, the
     attack and the place of an image among those that are attacked, so that the same audit twice gives the same result.
@@ -42,28 +58,45 @@ def audit(
     Args:
         classifier: in eval mode while attacked; its modes and parameters' flags are restored.
         images: N images.
-        attacks: in the order in which they are reported.
+        planned: in the order in which they run and are reported; all of one norm and eps.
         model, dataset: names for the report.
         exposures: per attack name what training or selection had to do with it; others are unseen.
-        seed: of the random starts.
-        progress: hears how far each attack is.
+        seed: of everything random.
+        repeats: forward passes that one answer is the mean of, for a model that answers at random.
+        progress: hears how far the audit is; may raise to stop it.
+        keeping: keeps finished attacks, and gives back those of an earlier audit of the same model and images.
+        witness: sees the examples as they are made.
     """
     began = time.perf_counter()
-    predictions, clean_margins = _score(classifier, images)
+    predictions, clean_margins = clean_scores(classifier, images)
     labels = images.labels.cpu()
-    outcomes = tuple(
-        _outcome(
-            classifier,
-            images,
-            attack,
-            predictions=predictions,
-            clean_margins=clean_margins,
-            exposure=exposures.get(attack.name, Exposure.UNSEEN),
-            seed=seed,
-            progress=progress,
-        )
-        for attack in attacks
-    )
+    right = predictions == labels
+    standing = right.clone()
+    meter = Meter([(entry.attack.name, entry.attack.passes * repeats) for entry in planned], int(right.sum()), progress)
+    outcomes = []
+    for entry in planned:
+        attacked = standing if entry.member else right
+        outcome = keeping.find(entry.attack, attacked, repeats) if keeping is not None else None
+        if outcome is None:
+            meter.begin(int(attacked.sum()))
+            outcome = attack_images(
+                classifier,
+                images,
+                entry.attack,
+                attacked=attacked,
+                predictions=predictions,
+                margins=clean_margins,
+                exposure=exposures.get(entry.attack.name, Exposure.UNSEEN),
+                seed=seed,
+                repeats=repeats,
+                passes=meter.passes(),
+                witness=witness,
+            )
+            if keeping is not None:
+                keeping.keep(entry.attack, attacked, repeats, outcome)
+        standing = standing & torch.from_numpy(outcome.predictions == labels.numpy())
+        outcomes.append(outcome)
+        meter.end(int(standing.sum()))
     return AuditResult(
         model=model,
         dataset=dataset,
@@ -72,42 +105,56 @@ def audit(
         files=images.files,
         clean_predictions=predictions.numpy(),
         clean_margins=clean_margins.numpy(),
-        outcomes=outcomes,
+        outcomes=tuple(outcomes),
         seed=seed,
         machine=describe_machine(classifier.device),
         seconds=time.perf_counter() - began,
+        differentiable=isinstance(classifier, nn.Module),
     )
 
 
-def _score(classifier: Classifier, images: ImageSet) -> tuple[Tensor, Tensor]:
+def clean_scores(classifier: Classifier, images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Return predictions (N,) int64 and margins (N,) float32 on the clean images, on the CPU."""
     predictions, kept = [], []
-    with frozen(classifier), torch.no_grad():
-        for start in range(0, len(images), BATCH):
-            batch, labels = images.batch(slice(start, start + BATCH))
-            guess, margin = judge(classifier(batch.to(classifier.device)).cpu(), labels.cpu())
+    batch = batch_of(classifier.input_size)
+    with frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext(), torch.no_grad():
+        for start in range(0, len(images), batch):
+            pixels, labels = images.batch(slice(start, start + batch))
+            guess, margin = judge(classifier(pixels.to(classifier.device)).cpu(), labels.cpu())
             predictions.append(guess)
             kept.append(margin)
     return torch.cat(predictions), torch.cat(kept)
 
 
-def _outcome(
+def attack_images(
     classifier: Classifier,
     images: ImageSet,
-    attack: GradientAttack,
+    attack: Attack,
     *,
+    attacked: Tensor,
     predictions: Tensor,
-    clean_margins: Tensor,
-    exposure: Exposure,
-    seed: int,
-    progress: AuditProgress | None,
+    margins: Tensor,
+    exposure: Exposure = Exposure.UNSEEN,
+    seed: int = 0,
+    repeats: int = 1,
+    passes: Passes | None = None,
+    witness: Witness | None = None,
 ) -> AttackOutcome:
+    """Run one attack on some of the images.
+
+    Args:
+        classifier, images, attack, exposure, seed, repeats, witness: see `audit`.
+        attacked: (N,) bool, which images; the others keep what they are when clean.
+        predictions, margins: (N,) of the clean images.
+        passes: counter to add to.
+    """
     began = time.perf_counter()
-    passes = Passes()
-    attacked = predictions == images.labels.cpu()
-    guesses, kept, distances = predictions.clone(), clean_margins.clone(), torch.zeros(len(images))
+    passes = passes if passes is not None else Passes()
+    guesses, kept, distances = predictions.clone(), margins.clone(), torch.zeros(len(images))
+    queries = torch.zeros(len(images), dtype=torch.int64)
+    closest = torch.where(predictions == images.labels.cpu(), torch.inf, 0.0)
     rows = torch.nonzero(attacked).squeeze(1)
-    done = 0
-    for number, chunk in enumerate(torch.split(rows, BATCH)):
+    for number, chunk in enumerate(torch.split(rows, batch_of(classifier.input_size))):
         batch, labels = images.batch(chunk)
         batch = batch.to(classifier.device)
         examples = run_attack(
@@ -117,17 +164,19 @@ def _outcome(
             labels.to(classifier.device),
             generator=stream(seed, attack.name, number),
             passes=passes,
+            repeats=repeats,
         )
         guesses[chunk] = examples.predictions.cpu()
         kept[chunk] = examples.margins.float().cpu()
-        distances[chunk] = linf_norms(examples.images - batch).cpu()
-        done += len(chunk)
-        if progress is not None:
-            progress(attack.name, done, len(rows))
+        distances[chunk] = attack.norm.of(examples.images - batch).cpu()
+        queries[chunk] = examples.queries.cpu()
+        closest[chunk] = examples.closest.cpu()
+        if witness is not None:
+            witness(attack, chunk, batch, examples)
     return AttackOutcome(
         name=attack.name,
         definition=attack.definition,
-        norm=attack.norm,
+        norm=attack.norm.value,
         eps=attack.eps,
         exposure=exposure,
         predictions=guesses.numpy(),
@@ -137,6 +186,9 @@ def _outcome(
         seconds=time.perf_counter() - began,
         forwards=passes.forwards,
         backwards=passes.backwards,
+        access=attack.access,
+        queries=queries.numpy(),
+        closest=closest.numpy(),
     )
 
 

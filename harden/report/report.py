@@ -9,7 +9,7 @@ from harden.audit.result import AuditResult
 from harden.errors import DataError
 from harden.training.history import History
 
-SCHEMA = "harden-report/1"
+SCHEMA = "harden-report/2"
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-
 SOUND_GAP = 0.04
 """How much wider than the narrowest the gap of an epoch may be that is worth going back to."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harden.attacks import ATTACKS, CRAFTERS, craft
+from harden.attacks import CRAFTERS, GRADIENT_ATTACKS, craft
 from harden.data.dataset import ImageSet
 from harden.defences import Defence
 from harden.errors import Interrupted, TrainingError
@@ -33,13 +33,12 @@ from harden.training.history import EpochRecord, History
 from harden.training.schedule import Schedule
 from harden.training.selection import Selection
 from harden.training.settings import Observer, Replan, Trained, TrainingSettings
+from harden.training.sources import REMEDY, Sources
 
 CANARY_ATTACK = "pgd-10"
 SMALL_SELECTION = 200
 """The canary looks at every second validation image, or at all of them where there are no more than this."""
 MAX_ROLLBACKS = 3
-CURE = 0.1
-"""Share of all epochs that N-FGSM takes over after a first catastrophic overfitting, before the source attack returns."""
 CHECKPOINT_SECONDS = 30.0
 REPLAN_AT = (0.25, 0.5, 0.75, 0.9)
 RECENT = 3
@@ -115,9 +114,7 @@ class Trainer:
         self.step = 0
         self.strength = 1.0
         self.rollbacks = 0
-        self.source = settings.source_attack
-        self.sources = [settings.source_attack] if settings.source_attack else []
-        self.cured_at: int | None = None
+        self.sources = Sources(settings.source_attack)
         self.records: list[EpochRecord] = []
         self.selection = Selection(
             val,
@@ -212,8 +209,7 @@ class Trainer:
             images = images.contiguous(memory_format=torch.channels_last)
 
         def craft_now(model: Classifier, clean: Tensor, targets: Tensor) -> Tensor:
-            assert self.source is not None  # a defence without a source attack does not craft
-            attack = CRAFTERS[self.source](self.schedule.eps_at(progress))
+            attack = CRAFTERS[str(self.sources.now)](self.schedule.eps_at(progress))
             return craft(attack, model, clean, targets, generator=noise)
 
         self.defence.set_progress(progress, self.strength)
@@ -246,7 +242,7 @@ class Trainer:
         scalars = {name: float(value) / self.steps_per_epoch for name, value in self.sums.items()}
         progress = (self.epoch + 1) / self.epochs
         scalars["lr"] = self.strength * self.schedule.lr_at(self.epoch / self.epochs)
-        source = self.source or ""
+        source = self.sources.now or ""
         collapse, vitals = Collapse.NONE, None
         full_eps = progress >= settings.eps_ramp
         if settings.source_attack is not None:
@@ -278,9 +274,8 @@ class Trainer:
         )
         self.records.append(record)
         self.epoch, self.step, self.sums, self.spent = self.epoch + 1, 0, {}, 0.0
-        if self.cured_at is not None and self.epoch >= self.cured_at:
-            self.source, self.cured_at = self.sources[0], None
-            self.observer.note(f"after epoch {record.epoch} training goes on from {self.source} examples again")
+        if self.sources.returned(self.epoch):
+            self.observer.note(f"after epoch {record.epoch} training goes on from {self.sources.now} examples again")
         if event:
             self.observer.note(f"epoch {record.epoch}: {event}")
         self.observer.epoch(record, History(tuple(self.records)))
@@ -297,7 +292,8 @@ class Trainer:
     def _vitals(self, loss: float, source: str) -> Vitals:
         clean = predictions(self.classifier, self.canary) == self.canary.labels
         eps, seed = self.settings.eps, self.settings.seed
-        canary = standing_after(self.classifier, self.canary, ATTACKS[CANARY_ATTACK](eps), standing=clean, seed=seed)
+        attack = GRADIENT_ATTACKS[CANARY_ATTACK](eps)
+        canary = standing_after(self.classifier, self.canary, attack, standing=clean, seed=seed)
         return Vitals(
             clean=share(clean),
             source=source_accuracy(self.classifier, self.canary, CRAFTERS[source](eps), seed=seed),
@@ -314,15 +310,9 @@ class Trainer:
             return f"{collapse.value} on held-out images; stopped, with the best epoch so far"
         self.rollbacks += 1
         self._restore(self.good)
-        if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.source != "nfgsm":
-            before = f"{collapse.value} on held-out images; rolled back, and training goes on from N-FGSM examples"
-            self.source = "nfgsm"
-            if "nfgsm" in self.sources:
-                return before
-            self.sources.append("nfgsm")
-            cure = max(1, round(CURE * self.epochs))
-            self.cured_at = self.epoch + 1 + cure
-            return f"{before} for {cure} epoch{'s' if cure > 1 else ''}"
+        if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources.now != REMEDY:
+            long = self.sources.overfitted(self.epoch, self.epochs)
+            return f"{collapse.value} on held-out images; rolled back, and training goes on from N-FGSM examples{long}"
         self.strength /= 2
         return f"{collapse.value} on held-out images; rolled back, and halved the learning rate and the domain terms"
 
@@ -343,7 +333,7 @@ class Trainer:
         self.classifier.load_state_dict(choice.weights)
         self.classifier.eval()
         history = History(tuple(self.records), chosen_epoch=choice.epoch)
-        return Trained(history, tuple(self.sources), choice.confirmation)
+        return Trained(history, tuple(self.sources.used), choice.confirmation)
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -384,9 +374,7 @@ class Trainer:
                 "step": self.step,
                 "strength": self.strength,
                 "rollbacks": self.rollbacks,
-                "source": self.source,
-                "sources": self.sources,
-                "cured_at": self.cured_at,
+                "sources": self.sources.state_dict(),
                 "stopped": self.stopped,
                 "spent": self.spent,
                 "rng": capture_global_rng(),
@@ -404,6 +392,6 @@ class Trainer:
         self.sums = state["sums"]
         self.epochs, self.epoch, self.step = state["epochs"], state["epoch"], state["step"]
         self.strength, self.rollbacks = state["strength"], state["rollbacks"]
-        self.source, self.sources, self.cured_at = state["source"], state["sources"], state["cured_at"]
+        self.sources.load_state_dict(state["sources"])
         self.stopped, self.spent = state["stopped"], state["spent"]
         restore_global_rng(state["rng"])

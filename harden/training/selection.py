@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harden.attacks import ATTACKS, PGD, GradientAttack
+from harden.attacks import GRADIENT_ATTACKS, PGD, GradientAttack
 from harden.data.dataset import ImageSet
 from harden.models.classifier import Classifier
 from harden.training.evaluate import predictions, share, standing_after
@@ -66,7 +66,7 @@ class Selection:
         score = share(standing)
         measured = {"val_clean": score}
         if self.eps is not None:
-            standing = self._standing(averaged, ATTACKS[SELECTION_ATTACK](self.eps), standing)
+            standing = self._standing(averaged, GRADIENT_ATTACKS[SELECTION_ATTACK](self.eps), standing)
             score = measured["val_robust"] = share(standing)
         drop = self.clean_at_start - measured["val_clean"]
         within = self.max_clean_drop is None or drop <= self.max_clean_drop
@@ -111,6 +111,6 @@ class Selection:
 
 def confirmation_attack(eps: float) -> GradientAttack:
     """Return the attack that decides among the best epochs, at eps on the [0, 1] scale."""
-    attack = ATTACKS[CONFIRMATION_ATTACK](eps)
+    attack = GRADIENT_ATTACKS[CONFIRMATION_ATTACK](eps)
     assert isinstance(attack, PGD)
     return replace(attack, tries=1)

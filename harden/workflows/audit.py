@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harden import __version__
-from harden.attacks import ATTACKS, attack_names
+from harden.attacks import ATTACKS, Planned, attack_names
 from harden.audit.result import Exposure
 from harden.audit.runner import audit
 from harden.data import DataSource, Entry, ImageSet, duplicate_files, open_data
@@ -59,7 +59,7 @@ def audit_subjects(
     subjects: Sequence[Subject],
     *,
     eps: float,
-    attacks: Sequence[str],
+    attacks: Sequence[tuple[str, bool]],
     dataset: str,
     seed: int,
     narrator: Narrator,
@@ -76,7 +76,7 @@ def audit_subjects(
     Args:
         subjects: the last is the one that the report is about.
         eps: l_inf radius on the [0, 1] scale.
-        attacks: names in `ATTACKS`.
+        attacks: names in `ATTACKS`, each with whether it is a member of an ensemble; see `attack_names`.
         dataset: for the report.
         seed: of the random starts.
         narrator: hears how far it is.
@@ -100,7 +100,7 @@ def audit_subjects(
             audit(
                 subject.classifier,
                 subject.images,
-                [ATTACKS[name](eps) for name in attacks],
+                [Planned(ATTACKS[name](eps), member) for name, member in attacks],
                 model=subject.name,
                 dataset=dataset,
                 exposures=subject.exposures,

@@ -134,7 +134,7 @@ def make_plan(
     val_images: int,
     test_images: int,
     settings: TrainingSettings,
-    attacks: tuple[str, ...],
+    attacks: tuple[tuple[str, bool], ...],
     epochs: int | None,
     budget: float | None,
     audit_samples: int | None,
@@ -148,7 +148,7 @@ def make_plan(
         timing: measured on this model.
         train_images, val_images, test_images: counts (val: those used for selection).
         settings: of training.
-        attacks: of the final audit.
+        attacks: of the final audit, as `attack_names` returns them.
         epochs: wanted, or None to let the budget decide.
         budget: seconds left, or None.
         audit_samples: images wanted for the audit, or None for all test images or as many as the budget allows.
@@ -164,7 +164,7 @@ def make_plan(
     training = steps * timing.step
     gradient = timing.attack_pass * SURVIVORS
     # A model that was never hardened falls in the first steps of each attack; a few passes per image and attack.
-    gradients = sum(ATTACKS[name](settings.eps).steps * ATTACKS[name](settings.eps).restarts for name in attacks)
+    gradients = sum(ATTACKS[name](settings.eps).passes for name, _ in attacks) / 2
     before = gradient * gradients if hardened else timing.attack_pass * 8 * len(attacks)
     per_image = before + gradient * gradients
     selected, audited = val_images, min(audit_samples or test_images, test_images)

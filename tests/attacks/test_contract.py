@@ -15,6 +15,7 @@ from harden.attacks import (
     ATTACKS,
     CRAFTERS,
     FGSM,
+    GRADIENT_ATTACKS,
     MIM,
     NFGSM,
     PGD,
@@ -30,9 +31,27 @@ from harden.errors import DataError, UsageError
 
 from .nets import cnn, gen, modal
 
-TABLES = {**{f"attack:{k}": v for k, v in ATTACKS.items()}, **{f"crafter:{k}": v for k, v in CRAFTERS.items()}}
-every = pytest.mark.parametrize("make", TABLES.values(), ids=TABLES.keys())
-every_attack = pytest.mark.parametrize("make", ATTACKS.values(), ids=ATTACKS.keys())
+
+def few_steps(make):
+    """The attack with a small budget: the contract is about every step, not about how many there are."""
+
+    def made(eps):
+        attack = make(eps)
+        budgets = {"queries": 60, "iterations": 7, "screening": 3}
+        small = {name: min(v, getattr(attack, name)) for name, v in budgets.items() if hasattr(attack, name)}
+        return dataclasses.replace(attack, **small)
+
+    return made
+
+
+STEPPING = {
+    **{f"attack:{name}": make for name, make in GRADIENT_ATTACKS.items()},
+    **{f"crafter:{name}": make for name, make in CRAFTERS.items()},
+}
+EVERYTHING = {**{f"attack:{name}": make for name, make in ATTACKS.items()}, **STEPPING}
+everything = pytest.mark.parametrize("make", EVERYTHING.values(), ids=EVERYTHING.keys())
+every = pytest.mark.parametrize("make", STEPPING.values(), ids=STEPPING.keys())
+every_attack = pytest.mark.parametrize("make", list(map(few_steps, ATTACKS.values())), ids=ATTACKS.keys())
 
 
 def batch(n=5, c=3, h=6, w=6, classes=4, seed=1):
@@ -40,7 +59,7 @@ def batch(n=5, c=3, h=6, w=6, classes=4, seed=1):
     return torch.rand(n, c, h, w, generator=g), torch.randint(classes, (n,), generator=g)
 
 
-@every
+@everything
 def test_is_a_frozen_dataclass_that_takes_keywords_only(make):
     attack = make(0.1)
     assert dataclasses.is_dataclass(attack)
@@ -51,17 +70,17 @@ def test_is_a_frozen_dataclass_that_takes_keywords_only(make):
     assert all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(type(attack)).parameters.values())
 
 
-@every
+@everything
 @pytest.mark.parametrize("eps", [8 / 255, 0.1])
 def test_definition_states_norm_and_eps(make, eps):
     attack = make(eps)
     assert attack.eps == eps
     assert f"l_inf eps {eps:.6g}" in attack.definition
     assert attack.name
-    if attack.steps > 1:
-        assert f"{attack.steps} steps" in attack.definition
-    if attack.restarts > 1:
-        assert f"{attack.restarts} restarts" in attack.definition
+    assert attack.passes > 0
+    for name, word in (("iterations", "steps"), ("queries", "queries"), ("tries", "restarts")):
+        if getattr(attack, name, 1) > 1:
+            assert f"{getattr(attack, name)} {word}" in attack.definition
 
 
 def test_names_and_definitions_tell_the_attacks_apart():
@@ -71,12 +90,12 @@ def test_names_and_definitions_tell_the_attacks_apart():
 
 
 def test_every_attack_of_the_audit_stays_in_its_ball_and_only_nfgsm_does_not():
-    assert all(make(0.1).stays_in_ball for make in ATTACKS.values())
+    assert all(make(0.1).stays_in_ball for make in GRADIENT_ATTACKS.values())
     assert [name for name, make in CRAFTERS.items() if not make(0.1).stays_in_ball] == ["nfgsm"]
 
 
 @pytest.mark.parametrize("eps", [-0.1, 1.5, float("nan"), 8.0])
-@every
+@everything
 def test_an_eps_off_the_scale_is_refused(make, eps):
     with pytest.raises(ValueError, match=r"\[0, 1\] scale"):
         make(eps)
@@ -162,12 +181,13 @@ def _through_run_attack(attack, model, images, labels):
     run_attack(attack, model, images, labels, generator=gen())
 
 
-@every
-@pytest.mark.parametrize("way", [_through_craft, _through_run_attack])
+@pytest.mark.parametrize(
+    ("way", "make"),
+    [(_through_craft, make) for make in STEPPING.values()]
+    + [(_through_run_attack, few_steps(make)) for make in ATTACKS.values()],
+)
 def test_the_model_the_images_and_the_global_rng_are_left_as_they_were(make, way):
     attack = make(0.2)
-    if way is _through_run_attack and not attack.stays_in_ball:
-        pytest.skip("a crafter only")
     model = modal()
     images, labels = batch()
     kept_images, kept_labels = images.clone(), labels.clone()
@@ -284,7 +304,7 @@ def test_an_empty_batch_is_no_error(make):
 @every_attack
 def test_eps_zero_moves_nothing(make):
     images, labels = batch()
-    assert torch.equal(craft(make(0.0), modal(), images, labels, generator=gen()), images)
+    assert torch.equal(run_attack(make(0.0), modal(), images, labels, generator=gen()).images, images)
 
 
 @pytest.mark.parametrize(
@@ -302,8 +322,11 @@ def test_pgd_refuses_what_cannot_work(arguments):
 
 
 def test_presets_name_attacks_and_unknown_names_are_refused():
-    assert all(name in ATTACKS for names in PRESETS.values() for name in names)
-    assert attack_names(["fast", "mim", "fgsm"]) == ("fgsm", "pgd-20", "mim")
+    assert all(name in ATTACKS for preset in PRESETS.values() for name in (*preset.every, *preset.ensemble))
+    every = (("fgsm", False), ("pgd-20", False), ("mim", False))
+    assert attack_names(["fast", "mim", "fgsm"]) == (*every, ("apgd-t", True))
+    assert ("apgd-t", False) in attack_names(["fast", "apgd-t"])  # named itself: on every image
+    assert ("square", True) in attack_names(["standard"])
     with pytest.raises(UsageError, match=r"pgd-21.*did you mean 'pgd-2"):
         attack_names(["fast", "pgd-21"])
 

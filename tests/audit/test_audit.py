@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from harden.attacks import FGSM, MIM, PGD, RFGSM, frozen
+from harden.attacks import APGD, FGSM, MIM, PGD, RFGSM, Planned, frozen
+from harden.audit.keeping import Keeping
 from harden.audit.result import AuditResult, Exposure
 from harden.audit.runner import audit, exposures_of
 from harden.data.dataset import ImageSet
@@ -29,7 +30,8 @@ def images() -> ImageSet:
 
 def run(images, attacks=ATTACKS, module=None, **kwargs):
     arguments = {"model": "net", "dataset": "digits, test", "exposures": {}} | kwargs
-    return audit(as_classifier(module or trained_cnn()), images, attacks, **arguments)
+    planned = [attack if isinstance(attack, Planned) else Planned(attack) for attack in attacks]
+    return audit(as_classifier(module or trained_cnn()), images, planned, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -177,12 +179,73 @@ def test_a_model_in_training_comes_back_in_training(images):
     assert np.array_equal(first.clean_predictions, scores.argmax(1).numpy())
 
 
-def test_progress_reaches_the_number_of_attacked_images(images):
+def test_progress_reaches_the_passes_that_were_done(images):
     heard = []
-    result = run(images, ATTACKS[:1], progress=lambda *what: heard.append(what))
-    total = int(result.clean_correct.sum())
-    assert heard[-1] == ("FGSM", total, total)
+    result = run(images, ATTACKS, progress=lambda *what: heard.append(what))
+    passes = sum(o.forwards + o.backwards for o in result.outcomes)
+    assert heard[-1][:2] == (ATTACKS[-1].name, passes)
     assert [done for _, done, _ in heard] == sorted(done for _, done, _ in heard)
+    assert all(done <= total for _, done, total in heard)
+    assert list(dict.fromkeys(name for name, _, _ in heard)) == [attack.name for attack in ATTACKS]
+    assert heard[-1][2] < 1.3 * passes  # little was expected that did not come
+
+
+def test_members_of_an_ensemble_attack_only_what_still_stands(images):
+    first, second = PGD(eps=EPS, iterations=5), APGD(eps=EPS, iterations=10)
+    result = run(images, [first, Planned(second, member=True)])
+    stands = result.survived(result.outcomes[0])
+    assert np.array_equal(result.outcomes[1].attacked, stands)
+    assert 0 < stands.sum() < result.clean_correct.sum()
+    assert not result.outcomes[1].complete
+    assert (result.outcomes[1].queries[~stands] == 0).all()
+
+
+def test_an_interrupted_audit_goes_on_where_it_was(images, tmp_path):
+    """The attacks that were finished are not run again, and the result is that of an audit in one go."""
+
+    def keeping(subject=images, seed=0):
+        return Keeping(tmp_path, model=trained_cnn(), name="net", images=subject, seed=seed)
+
+    class StopError(Exception):
+        pass
+
+    def stop_in_mim(name, done, total):
+        if name == "MIM":
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(images, keeping=keeping(), progress=stop_in_mim)
+    counting = Counting(trained_cnn())
+    again = run(images, module=counting, keeping=keeping())
+    whole = run(images)
+    finished = sum(o.forwards for o in whole.outcomes[:2])
+    assert counting.images == len(images) + sum(o.forwards for o in whole.outcomes) - finished
+    for ours, theirs in zip(again.outcomes, whole.outcomes, strict=True):
+        assert ours.predictions.tolist() == theirs.predictions.tolist()
+    everything = torch.ones(len(images), dtype=torch.bool)
+    right = torch.from_numpy(whole.clean_correct)
+    assert keeping().find(ATTACKS[0], right, 1) is not None
+    assert keeping().find(ATTACKS[0], everything, 1) is None
+    assert keeping().find(FGSM(eps=EPS / 2), right, 1) is None
+    assert keeping(seed=1).find(ATTACKS[0], right, 1) is None
+    next(tmp_path.glob("*.json")).write_text("{cut off")
+    assert run(images, keeping=keeping()).worst_case() == whole.worst_case()
+
+
+def test_the_smallest_distance_is_that_of_the_closest_example(result):
+    smallest = result.smallest_distances()
+    assert (smallest[~result.clean_correct] == 0).all()
+    assert np.isinf(smallest[result.standing()]).all()
+    fell = result.clean_correct & ~result.standing()
+    assert (smallest[fell] > 0).all()
+    assert (smallest[fell] <= EPS + 1e-6).all()
+
+
+def test_confusions_count_every_fallen_image_once(result):
+    confusions = result.confusions()
+    assert sum(count for _, _, count in confusions) == int((result.clean_correct & ~result.standing()).sum())
+    assert all(true != guess for true, guess, _ in confusions)
+    assert [count for *_, count in confusions] == sorted((count for *_, count in confusions), reverse=True)
 
 
 class Constant(nn.Module):

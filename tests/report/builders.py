@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from harden.access import Access
 from harden.audit.result import AttackOutcome, AuditResult, Exposure
 from harden.report.report import Report
 from harden.training.history import EpochRecord, History
@@ -59,6 +60,9 @@ def build_result(
                 seconds=0.31 * passes,
                 forwards=images * passes,
                 backwards=0 if "Square" in name else images * passes,
+                access=Access.SCORES if "Square" in name else Access.GRADIENTS,
+                queries=np.where(margins > 0, passes + 1, 0),
+                closest=np.where(margins <= 0, 0, np.where(after < 0, 0.1, np.inf)).astype(np.float32),
             )
         )
     return AuditResult(

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from harden.access import Access
 from harden.audit.result import AttackOutcome, AuditResult, Exposure
 from harden.errors import DataError
 from harden.report import document
@@ -39,6 +40,9 @@ def outcomes(draw: st.DrawFn, images: int, classes: int) -> AttackOutcome:
         seconds=draw(st.floats(0, 1e4)),
         forwards=draw(st.integers(0, 10**9)),
         backwards=draw(st.integers(0, 10**9)),
+        access=draw(st.sampled_from(Access)),
+        queries=draw(hnp.arrays(np.int64, images, elements=st.integers(0, 5000))),
+        closest=draw(hnp.arrays(np.float32, images, elements=st.floats(0, 50, width=32) | st.just(np.inf))),
     )
 
 

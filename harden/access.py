@@ -1,0 +1,18 @@
+"""What an attack may know of a model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Access(StrEnum):
+    """What an attack may know of the model."""
+
+    GRADIENTS = "white-box"
+    SCORES = "black-box, scores"
+    TRANSFER = "black-box, transfer"
+
+    @property
+    def black_box(self) -> bool:
+        """Whether the attack works without the model's gradients."""
+        return self is not Access.GRADIENTS

@@ -1,0 +1,126 @@
+"""Square (Andriushchenko et al., 2020): random search in squares, which needs nothing but the scores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from harden.access import Access
+from harden.attacks.norms import Norm
+from harden.attacks.oracle import Oracle, judge
+from harden.attacks.protocol import Attack
+
+_SHRINKS_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Queries, of ten thousand, at which the squares shrink to half their area."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Attack):
+    """Vertical stripes at first, then one square after the other moved to a corner of the ball where the margin falls.
+
+    With `hope`, an image is given up when its margin, falling for each doubling of the queries by `hope` times what it
+    fell in the last doubling, would still be positive at the end of the budget. It is looked at from a tenth of the
+    budget on. That ends most of the search on images that stand clear of it.
+
+    Attributes:
+        queries: the budget for each image, the first one included.
+        area: share of the image that the first squares cover.
+        hope: see above; infinite asks for the whole budget, as published.
+    """
+
+    access: ClassVar[Access] = Access.SCORES
+    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF,)
+
+    queries: int = 5000
+    area: float = 0.8
+    hope: float = math.inf
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.queries < 1 or not 0 < self.area <= 1 or not self.hope > 0:
+            raise ValueError("Square needs at least one query, an area in (0, 1] and a positive hope")
+
+    @property
+    def name(self) -> str:
+        """Square, with the number of queries where none is saved."""
+        return f"Square-{self.queries}" if math.isinf(self.hope) else "Square"
+
+    @property
+    def definition(self) -> str:
+        """The convention in words."""
+        given_up = (
+            ""
+            if math.isinf(self.hope)
+            else f"; given up where the margin would stay positive at {self.hope:g} times its pace"
+        )
+        return (
+            f"{self.queries} queries of scores; vertical stripes of +-eps, then random squares of +-eps for each "
+            f"channel, at first {self.area:g} of the image, kept where the margin falls{given_up}; {self.radius()}"
+        )
+
+    @property
+    def passes(self) -> int:
+        """One forward pass for each query; with `hope` about a fifth of them."""
+        return self.queries if math.isinf(self.hope) else max(1, self.queries // 5)
+
+    def pursue(self, oracle: Oracle, generator: torch.Generator) -> None:
+        """Search."""
+        rows = oracle.standing()
+        if len(rows) == 0:
+            return
+        clean = oracle.ball.clean[rows]
+        low, high = oracle.ball.low[rows], oracle.ball.high[rows]
+        _, channels, height, width = clean.shape
+        stripes = self._signs((len(rows), channels, 1, width), generator, clean)
+        points = torch.where(stripes > 0, high, low)
+        margin = judge(oracle.ask(points, rows), oracle.labels[rows])[1]
+        earlier = margin
+        look = max(2, self.queries // 10)
+        for nth in range(1, self.queries):
+            side = self._side(nth, channels, height, width)
+            top, left = (self._below(limit - side + 1, generator) for limit in (height, width))
+            window = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
+            signs = self._signs((len(rows), channels, 1, 1), generator, clean)
+            trial = points.clone()
+            trial[window] = torch.where(signs > 0, high[window], low[window])
+            new = judge(oracle.ask(trial, rows), oracle.labels[rows])[1]
+            better = new < margin
+            margin = torch.where(better, new, margin)
+            points[better] = trial[better]
+            keep = oracle.thinned(rows)
+            if nth == look:
+                hopeful = self._hopeful(margin, earlier, nth)
+                keep = hopeful if keep is None else keep & hopeful
+                look, earlier = 2 * look, margin
+            elif 2 * nth == look:
+                earlier = margin
+            if keep is not None and not bool(keep.all()):
+                rows, clean, points, low, high = rows[keep], clean[keep], points[keep], low[keep], high[keep]
+                margin, earlier = margin[keep], earlier[keep]
+                if len(rows) == 0:
+                    return
+
+    def _hopeful(self, margin: Tensor, earlier: Tensor, queries: int) -> Tensor:
+        """Return which images may still fall: the margin falls about as the logarithm of the queries."""
+        if math.isinf(self.hope):
+            return torch.ones_like(margin, dtype=torch.bool)
+        doublings = math.log2(self.queries / queries)
+        return margin - self.hope * doublings * (earlier - margin) < 0
+
+    def _side(self, nth: int, channels: int, height: int, width: int) -> int:
+        """Side of the square at query `nth`."""
+        passed = sum(nth / self.queries * 10_000 > at for at in _SHRINKS_AT)
+        side = round(math.sqrt(self.area / 2**passed * height * width))
+        return max(1, min(side, height, width))
+
+    @staticmethod
+    def _signs(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+        return torch.randint(0, 2, shape, generator=generator, device=generator.device).to(like.device)
+
+    @staticmethod
+    def _below(limit: int, generator: torch.Generator) -> int:
+        return int(torch.randint(0, limit, (), generator=generator, device=generator.device))

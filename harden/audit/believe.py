@@ -1,0 +1,43 @@
+"""What a reader should hold against an audit's own number: named checks with a verdict, a reason and a remedy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """The verdict of a check."""
+
+    PASS = "pass"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIP = "skip"
+    """The audit did not run what the check needs."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One reason to believe or to doubt a robust accuracy.
+
+    Attributes:
+        name: a key of `CHECKS`, in words ("black-box beats white-box").
+        status: the verdict.
+        finding: one sentence with the figures behind it.
+        remedy: one sentence on what to do; empty where it passes.
+    """
+
+    name: str
+    status: Status
+    finding: str
+    remedy: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable dictionary; `from_json` reads it."""
+        return asdict(self) | {"status": self.status.value}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Check:
+        """Read what `to_json` wrote."""
+        return cls(data["name"], Status(data["status"]), data["finding"], data["remedy"])

@@ -1,0 +1,64 @@
+"""Keeping finished attacks of a long audit, so that an interrupted one goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harden.attacks import Attack
+from harden.audit.result import AttackOutcome
+from harden.data.dataset import ImageSet
+from harden.files import write_whole
+
+
+class Keeping:
+    """One file for each finished attack, named by everything that its outcome depends on.
+
+    Args:
+        folder: made when the first outcome is kept.
+        model: what is audited; its weights are part of the name. A model without weights of its own (a black box) is
+            told apart by `name` alone.
+        name: of the model.
+        images: what it is audited on.
+        seed: of the audit.
+    """
+
+    def __init__(self, folder: Path, *, model: object, name: str, images: ImageSet, seed: int) -> None:
+        self._folder = folder
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(f"{name}/{seed}/{images.images.shape}".encode())
+        digest.update(images.images.contiguous().numpy().tobytes())
+        digest.update(images.labels.cpu().numpy().tobytes())
+        if isinstance(model, nn.Module):
+            for key, value in (*model.named_parameters(), *model.named_buffers()):
+                digest.update(key.encode())
+                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        self._subject = digest.hexdigest()
+
+    def find(self, attack: Attack, attacked: Tensor, repeats: int) -> AttackOutcome | None:
+        """Return what an attack came to earlier on exactly these images of this model, or None."""
+        path = self._path(attack, attacked, repeats)
+        try:
+            return AttackOutcome.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # not there, or cut off or written by another version: attack again
+
+    def keep(self, attack: Attack, attacked: Tensor, repeats: int, outcome: AttackOutcome) -> None:
+        """Write an outcome down, whole or not at all.
+
+        Raises:
+            RunFolderError: the file cannot be written.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self._path(attack, attacked, repeats), json.dumps(outcome.to_json()))
+
+    def _path(self, attack: Attack, attacked: Tensor, repeats: int) -> Path:
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(f"{self._subject}/{attack.name}/{attack.definition}/{repeats}".encode())
+        digest.update(np.packbits(attacked.numpy()).tobytes())
+        return self._folder / f"{digest.hexdigest()}.json"
