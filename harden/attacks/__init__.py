@@ -65,11 +65,13 @@ class Preset:
         every: attack every image that is right when clean, so that each has a column of its own.
         ensemble: then attack, one after the other, only the images that still stand.
         words: what it is, in a few words.
+        shifts: also attacks in other norms and common corruptions, which are reported beside the worst case.
     """
 
     every: tuple[str, ...]
     ensemble: tuple[str, ...]
     words: str
+    shifts: bool = False
 
 
 PRESETS: dict[str, Preset] = {
@@ -85,6 +87,9 @@ PRESETS: dict[str, Preset] = {
         ("fgsm", "rfgsm", "pgd-20", "pgd-40", "mim"),
         ("apgd-ce", "apgd-t", "apgd-dlr-t", "pgd-50-margin", "fab-t", "square-5000"),
         "AutoAttack's published budgets and more",
+    ),
+    "unseen": Preset(
+        ("fgsm", "rfgsm", "pgd-20", "mim"), ("apgd-t",), "other norms and common corruptions too", shifts=True
     ),
 }
 """Sets of attacks, by name."""

@@ -1,0 +1,57 @@
+"""Run folders as the benchmarks need them: a classifier and a stratified sample of its test images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harden.data import Entry, ImageSet, SplitPlan, open_data
+from harden.models.classifier import Classifier
+from harden.recipe import read_recipe, resolve
+from harden.workflows.job import selection_entries
+from harden.workflows.narrator import Silent
+from harden.workflows.prepare import Images, images_for
+from harden.workflows.run_folder import RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model with images to attack it on, and the eps of its training."""
+
+    classifier: Classifier
+    images: ImageSet
+    eps: float
+
+
+def open_run(
+    path: Path,
+    *,
+    arch: str | None,
+    samples: int,
+    split: str = "test",
+    initial: bool = False,
+    seed_path: str = "autoattack",
+) -> Opened:
+    """Open a run folder.
+
+    Args:
+        path: of the run.
+        arch: code that builds the network, where the run itself may not be trusted with it.
+        samples: images, stratified; the same ones for every model of the same data.
+        split: "test", or "val" for held-out images that selection did not use.
+        initial: the model before hardening.
+    """
+    run = RunFolder(path)
+    training = run.read_json(run.config)["training"]
+    classifier = run.load_classifier(arch=arch, initial=initial).eval()
+    images = images_for(classifier, open_data(training["data"]))
+    plan = SplitPlan.from_json(run.read_json(run.splits))
+    entries = plan.test if split == "test" else _unseen(images, plan, run)
+    chosen = images.sample(entries, samples, 0, "autoattack")
+    return Opened(classifier, images.decode(chosen, Silent(), "images"), training["eps"])
+
+
+def _unseen(images: Images, plan: SplitPlan, run: RunFolder) -> tuple[Entry, ...]:
+    """Return the validation images of a run that its canary and selection did not use."""
+    used = {entry.file for entry in selection_entries(images, plan, resolve(read_recipe(run.recipe), {}))}
+    return tuple(entry for entry in plan.val if entry.file not in used)
