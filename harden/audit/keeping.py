@@ -14,6 +14,7 @@ from harden.attacks import Attack
 from harden.audit.result import AttackOutcome
 from harden.data.dataset import ImageSet
 from harden.files import write_whole
+from harden.models.black_box import BlackBox
 
 
 class Keeping:
@@ -21,8 +22,7 @@ class Keeping:
 
     Args:
         folder: made when the first outcome is kept.
-        model: what is audited; its weights are part of the name. A model without weights of its own (a black box) is
-            told apart by `name` alone.
+        model: what is audited; its weights, or what identifies a black box, are part of the name.
         name: of the model.
         images: what it is audited on.
         seed: of the audit.
@@ -34,6 +34,8 @@ class Keeping:
         digest.update(f"{name}/{seed}/{images.images.shape}".encode())
         digest.update(images.images.contiguous().numpy().tobytes())
         digest.update(images.labels.cpu().numpy().tobytes())
+        if isinstance(model, BlackBox):
+            digest.update(model.identity.encode())
         if isinstance(model, nn.Module):
             for key, value in (*model.named_parameters(), *model.named_buffers()):
                 digest.update(key.encode())

@@ -16,7 +16,7 @@ from harden.audit.machine import describe_machine
 from harden.audit.meter import Meter
 from harden.audit.result import AttackOutcome, AuditResult, Exposure
 from harden.data.dataset import ImageSet
-from harden.models.classifier import Classifier
+from harden.models.black_box import Audited
 from harden.randomness import stream
 
 AuditProgress = Callable[[str, int, int], None]
@@ -37,7 +37,7 @@ def batch_of(size: tuple[int, int, int]) -> int:
 
 
 def audit(
-    classifier: Classifier,
+    classifier: Audited,
     images: ImageSet,
     planned: Sequence[Planned],
     *,
@@ -56,7 +56,8 @@ def audit(
     attack and the place of an image among those that are attacked, so that the same audit twice gives the same result.
 
     Args:
-        classifier: in eval mode while attacked; its modes and parameters' flags are restored.
+        classifier: a network, in eval mode while attacked (its modes and parameters' flags are restored), or a black
+            box, for which only attacks that need no gradients can be planned.
         images: N images.
         planned: in the order in which they run and are reported; all of one norm and eps.
         model, dataset: names for the report.
@@ -113,7 +114,7 @@ def audit(
     )
 
 
-def clean_scores(classifier: Classifier, images: ImageSet) -> tuple[Tensor, Tensor]:
+def clean_scores(classifier: Audited, images: ImageSet) -> tuple[Tensor, Tensor]:
     """Return predictions (N,) int64 and margins (N,) float32 on the clean images, on the CPU."""
     predictions, kept = [], []
     batch = batch_of(classifier.input_size)
@@ -127,7 +128,7 @@ def clean_scores(classifier: Classifier, images: ImageSet) -> tuple[Tensor, Tens
 
 
 def attack_images(
-    classifier: Classifier,
+    classifier: Audited,
     images: ImageSet,
     attack: Attack,
     *,

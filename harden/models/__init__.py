@@ -182,7 +182,7 @@ def _load_file(path: Path, *, arch: str | None, build: Build, sizes: Sizes, trus
         raise ModelError(
             f"{path} is {kind.value}: a finished program, which cannot be fine-tuned",
             hint="pass the weights (a state_dict) that it was exported from, and the network: FILE --arch "
-            "path/file.py:callable",
+            "path/file.py:callable; `harden report` audits ONNX and TorchScript as they are",
         )
     if kind is FileKind.SAFETENSORS:
         if arch is None:

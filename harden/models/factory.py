@@ -64,6 +64,17 @@ def build(reference: str, *, classes: int | None, in_channels: int | None) -> Lo
     return LoadedModel(module, origin, has_weights=False, notes=(note,))
 
 
+def find_callable(reference: str) -> tuple[Callable[..., Any], Path, str]:
+    """Import the callable that `reference` names; return it, the file that holds it and the file's sha256.
+
+    Raises:
+        ModelError: no such file, module or callable, or an exception in the user's code.
+    """
+    path = locate(reference)
+    code = path.read_bytes()
+    return _callable(reference, path, code), path, hashlib.sha256(code).hexdigest()
+
+
 def origin_of(reference: str, arguments: dict[str, Any]) -> Origin:
     """Return the origin of a network that `reference`, as its file is now, would build. Runs nothing.
 
@@ -133,7 +144,7 @@ def _absolute(reference: str, path: Path) -> str:
 
 def _callable(reference: str, path: Path, code: bytes) -> Callable[..., Any]:
     named, _, name = reference.rpartition(":")
-    with _user_code(path, f"importing {named}"):
+    with user_code(path, f"importing {named}"):
         module = _run_file(path, code) if named.endswith(".py") else importlib.import_module(named)
     found: Any = module
     for part in name.split("."):
@@ -180,7 +191,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _call(function: Callable[..., Any], arguments: dict[str, Any], reference: str, path: Path) -> nn.Module:
-    with _user_code(path, f"calling {reference.rpartition(':')[2]}()"):
+    with user_code(path, f"calling {reference.rpartition(':')[2]}()"):
         module = function(**arguments)
     if not isinstance(module, nn.Module):
         raise ModelError(
@@ -190,9 +201,23 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any], reference: st
     return module
 
 
+_CALLED_WITH = (
+    "the callable is called with num_classes and in_channels if its signature names them, else without arguments"
+)
+
+
 @contextmanager
-def _user_code(path: Path, doing: str) -> Iterator[None]:
-    """Let the file import its neighbours, and turn whatever it raises into one line with the user's line number."""
+def user_code(path: Path, doing: str, *, hint: str = _CALLED_WITH) -> Iterator[None]:
+    """Let the file import its neighbours, and turn whatever it raises into one line with the user's line number.
+
+    Args:
+        path: the user's file.
+        doing: what is about to happen, for the message.
+        hint: what the user's code should know.
+
+    Raises:
+        ModelError: whatever the code raises.
+    """
     added = [str(path.parent), str(Path.cwd())]
     sys.path[:0] = added
     try:
@@ -203,8 +228,7 @@ def _user_code(path: Path, doing: str) -> Iterator[None]:
         where = f"{path.name}, line {line}" if line else path.name
         raise ModelError(
             f"{doing} failed: {one_line(error)} ({where})",
-            hint="the callable is called with num_classes and in_channels if its signature names them, else without "
-            "arguments",
+            hint=hint,
         ) from error
     finally:
         for entry in added:

@@ -1,0 +1,174 @@
+"""Opening a model that gives nothing but scores, and choosing the attacks that need no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from harden.access import Access
+from harden.attacks import ATTACKS, PRESETS, attack_names
+from harden.data import DataSource, Entry, ImageSet
+from harden.errors import ModelError, PreflightError, UsageError
+from harden.models import factory
+from harden.models.black_box import BlackBox, Program, Questions, are_probabilities, taken_channels
+from harden.models.classifier import Normalisation
+from harden.models.formats import FileKind, kind_of
+from harden.models.onnx_program import open_onnx
+from harden.models.scoring_function import open_function
+from harden.models.torchscript import open_torchscript
+from harden.workflows.narrator import Narrator
+from harden.workflows.prepare import (
+    COLOURS,
+    Images,
+    ModelSpec,
+    given_normalisation,
+    open_images,
+    preflight_sample,
+    run_preflight,
+)
+
+DEFAULT_ATTACK = "square-5000"
+_LOOKED_AT = 100
+"""Images whose scores say whether they are probabilities."""
+
+
+def is_black_box(model: str, *, black_box_flag: bool) -> bool:
+    """Return whether `model` is one that gives nothing but scores.
+
+    ONNX and TorchScript files are. `path/file.py:function` is where the flag says so: without it, such a name means
+    code that builds a network.
+
+    Raises:
+        UsageError: the flag stands beside something that cannot be asked like that.
+        ModelError: an unreadable file.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        found = kind_of(path) in (FileKind.ONNX, FileKind.TORCHSCRIPT)
+    else:
+        found = black_box_flag and factory.is_reference(model)
+    if black_box_flag and not found:
+        raise UsageError(
+            f"--black-box is for ONNX and TorchScript files and for functions that return scores, not for {model}",
+            hint="name it as path/file.py:function or pkg.mod:function, or leave --black-box out",
+        )
+    return found
+
+
+def open_black_box(
+    spec: ModelSpec, source: DataSource, entries: Sequence[Entry], narrator: Narrator
+) -> tuple[BlackBox, Images]:
+    """Open a model that gives nothing but scores, and check on a sample of `entries` that it knows them.
+
+    The classes are in the data's order, unless `spec.class_map` or the file itself (`harden export` writes their names
+    into it) says otherwise. A file of another tool may want normalised images: as for a network, the normalisation is
+    the one that is given, or found. A function and a file of `harden export` take images in [0, 1].
+
+    Args:
+        spec: the model; `arch` has no meaning here, `trust_pickle` lets a TorchScript call whatever it likes.
+        source: the data.
+        entries: labelled images, in the best case such as the model was trained on.
+        narrator: hears what was found.
+
+    Raises:
+        ModelError, UnsafeInputError: the model cannot or must not be opened, or gives no scores.
+        PreflightError: it does not know the images.
+        UsageError: what is said about it cannot be.
+    """
+    asked = (spec.image_size, spec.image_size) if spec.image_size else None
+    plain = open_images(source, channels=None, size=asked, class_map=spec.class_map)
+    program = _open(spec, len(source.classes), plain.image_format.size)
+    if program.size is not None and asked is not None and asked != program.size:
+        raise UsageError(
+            f"{program.name} takes images of {'x'.join(map(str, program.size))}, not of --image-size {spec.image_size}",
+            hint="leave --image-size out",
+        )
+    stored = plain.image_format
+    size = program.size or stored.size
+    channels = stored.channels if program.kind == "function" else taken_channels(program, stored.channels, size)
+    if channels != stored.channels:
+        narrator.note(
+            f"{program.name} reads {COLOURS[channels]} images: the {COLOURS[stored.channels]} ones are converted"
+        )
+    images = open_images(source, channels=channels, size=size, class_map=_class_map(spec, program, source))
+    sample = preflight_sample(images, entries, narrator)
+    floats, _ = sample.batch(slice(0, _LOOKED_AT))
+    probabilities = are_probabilities(program.ask(floats))
+    what = "probabilities, whose logarithms attacks climb" if probabilities else "scores"
+    narrator.note(f"{program.name} ({program.kind}) gives {what}, and no gradients: it is audited black-box only")
+    box = BlackBox(
+        program,
+        normalisation=_normalisation(spec, program, probabilities, images, sample, narrator),
+        classes=images.classes,
+        input_size=(channels, *size),
+        probabilities=probabilities,
+    )
+    return box, images
+
+
+def _open(spec: ModelSpec, classes: int, size: tuple[int, int]) -> Program:
+    path = Path(spec.model).expanduser()
+    if not path.is_file():
+        return open_function(spec.model)
+    kind = kind_of(path)
+    if kind is FileKind.ONNX:
+        return open_onnx(path, classes=classes, size=size)
+    if kind is FileKind.TORCHSCRIPT:
+        return open_torchscript(path, trust=spec.trust_pickle)
+    raise ModelError(
+        f"{path} is {kind.value}, not a finished program", hint="audit it as a network, without --black-box"
+    )
+
+
+def _class_map(spec: ModelSpec, program: Program, source: DataSource) -> tuple[int, ...] | None:
+    """Return what is given, or the order of the names in the file where they are those of the data."""
+    if spec.class_map is not None or program.classes is None or set(program.classes) != set(source.classes):
+        return spec.class_map
+    if len(program.classes) != len(source.classes):
+        return None
+    return tuple(program.classes.index(name) for name in source.classes)
+
+
+def _normalisation(
+    spec: ModelSpec, program: Program, probabilities: bool, images: Images, sample: ImageSet, narrator: Narrator
+) -> Normalisation:
+    channels = images.image_format.channels
+    given = given_normalisation(spec.mean, spec.std, channels)
+    if program.unit_range and given is not None:
+        raise UsageError(
+            f"{program.name} takes images in [0, 1]: its normalisation is inside", hint="leave --mean and --std out"
+        )
+    if program.unit_range:
+        given = Normalisation("inside", (0.0,) * channels, (1.0,) * channels)
+    try:
+        found = run_preflight(Questions(program, probabilities=probabilities), images.classes, sample, given, narrator)
+    except PreflightError as error:
+        if error.hint is not None and error.hint.startswith("--class-map"):
+            raise
+        repair = (
+            "it is given images in [0, 1] and must normalise them itself"
+            if program.unit_range
+            else "give the normalisation it was made for (--mean, --std)"
+        )
+        raise PreflightError(error.message, hint=f"{repair}; or use the data that it was trained on") from error
+    return found.chosen
+
+
+def score_attacks(names: Sequence[str] | None) -> tuple[tuple[str, bool], ...]:
+    """Return (attack, whether it is a member of an ensemble), as `attack_names` does, of those that need only scores.
+
+    A preset keeps its score-based attacks. Nothing named, it is Square with 5,000 queries.
+
+    Raises:
+        UsageError: an unknown name, an attack that needs gradients, or presets without a score-based attack.
+    """
+    found = attack_names(names or (DEFAULT_ATTACK,))
+    kept = tuple((name, member) for name, member in found if ATTACKS[name](0.0).access is Access.SCORES)
+    usable = [name for name, attack in ATTACKS.items() if attack(0.0).access is Access.SCORES]
+    hint = f"name {' or '.join(usable)}, or craft examples on another network with --surrogate"
+    gradients = [name for name in names or () if name not in PRESETS and name not in usable]
+    if gradients:
+        raise UsageError(f"a black box gives no gradients, which {', '.join(gradients)} would need", hint=hint)
+    if not kept:
+        raise UsageError(f"all attacks of {', '.join(names or ())} need gradients, which a black box lacks", hint=hint)
+    return kept
