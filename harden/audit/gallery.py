@@ -19,8 +19,9 @@ class Exhibit:
     Attributes:
         file: name of the image, or empty.
         attack: name of the attack whose example this is.
+        norm: that the distance is in: "linf", "l2" or "l1".
         true, before, after: class indices: the label, the prediction when clean and the prediction under attack.
-        distance: norm of the perturbation on the [0, 1] scale.
+        distance: norm of the perturbation on the [0, 1] scale, at the image's own size.
         clean, adversarial: (H, W, C) uint8, rounded for display only; C is 1 or 3.
         difference: (H, W, C) uint8: the perturbation times `amplified` around mid-gray 128.
         amplified: factor of the difference.
@@ -28,6 +29,7 @@ class Exhibit:
 
     file: str
     attack: str
+    norm: str
     true: int
     before: int
     after: int
@@ -42,6 +44,7 @@ class Exhibit:
         return {
             "file": self.file,
             "attack": self.attack,
+            "norm": self.norm,
             "true": self.true,
             "before": self.before,
             "after": self.after,
@@ -60,6 +63,7 @@ class Exhibit:
         return cls(
             data["file"],
             data["attack"],
+            data["norm"],
             data["true"],
             data["before"],
             data["after"],
