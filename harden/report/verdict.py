@@ -72,6 +72,13 @@ def cautions(report: Report) -> tuple[str, ...]:
     subject = report.subject
     if not subject.outcomes:
         found.append("No attack was run: clean accuracy says nothing about robustness.")
+    for result in report.results:
+        if not result.differentiable:
+            found.append(
+                f"{result.model} gives no gradients, so it was audited black-box only: by its scores and by examples "
+                "crafted on other networks, if any. Whoever has its weights can attack it harder, so read its robust "
+                "accuracy as an upper bound."
+            )
     for other in report.results[:-1]:
         if attack_keys(other).keys() != attack_keys(subject).keys():
             found.append(

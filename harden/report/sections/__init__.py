@@ -11,6 +11,7 @@ from harden.report.sections.costs import costs
 from harden.report.sections.definitions import definitions
 from harden.report.sections.domains import domains
 from harden.report.sections.facts import facts
+from harden.report.sections.queries import queries
 from harden.report.sections.training import training
 from harden.report.sections.verdict import verdict
 
@@ -19,6 +20,7 @@ SECTIONS: dict[str, SectionWriter] = {
     "cautions": caution_list,
     "accuracy": accuracy,
     "attacks": attacks,
+    "queries": queries,
     "classes": classes,
     "training": training,
     "domains": domains,
