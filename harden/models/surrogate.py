@@ -1,0 +1,170 @@
+"""Networks to craft transfer examples on: one of another family than the audited model, small enough for a CPU."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harden.models.classifier import Classifier
+from harden.models.trial import GRAY, RGB
+from harden.models.vision import import_timm
+
+Size = tuple[int, int, int]
+"""(C, H, W) of one image."""
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in gray, as Pillow converts (ITU-R 601-2)."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network that can be trained as a surrogate.
+
+    Attributes:
+        name: for print, and part of the name in the cache.
+        version: raised whenever `build` or its training changes, so that older ones are not taken from the cache.
+        family: what is not another family.
+        lr: peak learning rate of Adam.
+        build: from the number of classes and the size of an image to the network.
+    """
+
+    name: str
+    version: int
+    family: str
+    lr: float
+    build: Callable[[int, Size], nn.Module]
+
+
+def wide_dense(classes: int, size: Size) -> nn.Module:
+    """Return the paper's surrogate for Fashion-MNIST: one wide convolution and fully connected layers.
+
+    conv 64 k3, FC 300, dropout .5, FC 300, dropout .5, FC K, ReLU after each but the last. On images of more than 28
+    pixels the convolution has a stride that keeps the first fully connected layer as small.
+    """
+    channels, height, width = size
+    stride = -(-max(height, width) // 28)
+    maps = nn.Sequential(nn.Conv2d(channels, 64, 3, stride=stride), nn.ReLU(), nn.Flatten())
+    with torch.no_grad():
+        features = maps(torch.zeros(1, *size)).shape[1]
+    return nn.Sequential(
+        *maps,
+        nn.Linear(features, 300),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(300, 300),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(300, classes),
+    )
+
+
+def plain_conv(classes: int, size: Size) -> nn.Module:
+    """Return an all-convolutional network after the paper's surrogate for CIFAR-10.
+
+    As there: blocks of two convolutions, the second with stride 2, dropout between them, ELU, convolutions to K maps
+    and global average pooling. Unlike there it has a third of the channels, halves the image once more, and has
+    BatchNorm, without which it learns little in the few epochs that a CPU has time for.
+    """
+
+    def conv(taken: int, given: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+        layer = nn.Conv2d(taken, given, kernel, stride=stride, padding=kernel // 2, bias=False)
+        return [layer, nn.BatchNorm2d(given), nn.ELU()]
+
+    return nn.Sequential(
+        *conv(size[0], 32, stride=2 if max(size[1:]) > 32 else 1),
+        *conv(32, 32, stride=2),
+        nn.Dropout(0.2),
+        *conv(32, 64),
+        *conv(64, 64, stride=2),
+        nn.Dropout(0.3),
+        *conv(64, 96),
+        *conv(96, 96, kernel=1),
+        nn.Conv2d(96, classes, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+
+
+def _of_timm(name: str) -> Callable[[int, Size], nn.Module]:
+    def build(classes: int, size: Size) -> nn.Module:
+        module: nn.Module = import_timm().create_model(name, num_classes=classes, in_chans=size[0])
+        return module
+
+    return build
+
+
+WIDE_DENSE = Architecture("wide-dense", 1, "dense", 1e-3, wide_dense)
+PLAIN_CONV = Architecture("plain-conv", 1, "plain", 3e-3, plain_conv)
+MOBILENET = Architecture("mobilenetv3_small_050", 1, "mobilenet", 3e-3, _of_timm("mobilenetv3_small_050"))
+RESNET = Architecture("resnet10t", 1, "resnet", 3e-3, _of_timm("resnet10t"))
+
+
+def other_family(size: Size, *, classes: int, subject: nn.Module | None, reference: str) -> Architecture:
+    """Return the architecture of a surrogate for images of `size`, of another family than the audited model's.
+
+    The paper's for gray images up to 32 pixels, one like its for others up to 64, a small MobileNet beyond.
+
+    Args:
+        size: (C, H, W) of one image.
+        classes: number of classes.
+        subject: the audited network; None for a black box.
+        reference: where it came from ("resnet18.a1_in1k"), for the family of networks that have a name.
+    """
+    small = max(size[1:])
+    if size[0] == GRAY and small <= 32:
+        first, second = WIDE_DENSE, PLAIN_CONV
+    elif small <= 64:
+        first, second = PLAIN_CONV, WIDE_DENSE
+    else:
+        first, second = MOBILENET, RESNET
+    named = re.match("[a-z]*", reference.rpartition(":")[2].lower())
+    if named is not None and named[0].startswith(first.family):
+        return second
+    return second if subject is not None and _same(subject, first.build(classes, size)) else first
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    return [p.shape for p in one.parameters()] == [p.shape for p in other.parameters()]
+
+
+class Fitted(nn.Module):
+    """A classifier that is asked about another model's images, and answers in that model's order of the classes.
+
+    The conversion (size by antialiased bilinear interpolation, gray and RGB as Pillow converts) is differentiable.
+
+    Args:
+        classifier: the surrogate.
+        size: (C, H, W) of the images that come in.
+        order: the classifier's output for each of the classes that go out.
+    """
+
+    order: Tensor
+
+    def __init__(self, classifier: Classifier, *, size: Size, order: tuple[int, ...]) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.size = size
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+
+    @property
+    def converted(self) -> bool:
+        """Whether the images have to be converted."""
+        return self.size != self.classifier.input_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N, K) of images (N, C, H, W) float in [0, 1]."""
+        channels, height, width = self.classifier.input_size
+        if self.size[0] == RGB and channels == GRAY:
+            weights = torch.tensor(LUMINANCE, device=images.device).view(1, 3, 1, 1)
+            images = (images * weights).sum(dim=1, keepdim=True)
+        elif self.size[0] == GRAY and channels == RGB:
+            images = images.expand(-1, 3, -1, -1)
+        if self.size[1:] != (height, width):
+            images = F.interpolate(images, (height, width), mode="bilinear", antialias=True, align_corners=False)
+        scores: Tensor = self.classifier(images)
+        return scores[:, self.order]
