@@ -140,7 +140,9 @@ def to_hyperplane(norm: Norm, points: Tensor, normal: Tensor, rise: Tensor) -> T
     normal, flat = normal.flatten(1), points.flatten(1)
     side = normal.sign() * rise.sign()[:, None]
     room = torch.where(side > 0, 1 - flat, flat)
-    slopes, wanted = normal.abs(), rise.abs()
+    # The step does not depend on the scale of the normal, but its squares would underflow where gradients are tiny.
+    largest = normal.abs().amax(dim=1).clamp_min(torch.finfo(normal.dtype).tiny)
+    slopes, wanted = normal.abs() / largest[:, None], rise.abs() / largest
     if norm is Norm.L1:
         return (side * _largest_first(slopes, room, wanted)).view(shape)
     reach = torch.ones_like(slopes) if norm is Norm.LINF else slopes

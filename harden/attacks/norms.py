@@ -12,6 +12,7 @@ from harden.tensors import per_sample
 
 _TINY = 1e-12
 _HALVINGS = 40
+_PIECES = 12
 
 
 class Norm(StrEnum):
@@ -61,28 +62,44 @@ class Ball:
         return cls(norm, eps, clean, (clean - reach).clamp_(min=0.0), (clean + reach).clamp_(max=1.0))
 
     def project(self, points: Tensor) -> Tensor:
-        """Return points of the ball: the nearest ones for l_inf and l_1.
-
-        For l_2 the point is cut to [0, 1] first and then drawn towards the centre, which keeps it in both but need not
-        be the nearest such point.
-        """
+        """Return the nearest points of the ball, in the sense of l_2 whatever the norm of the radius."""
         inside = torch.clamp(points, self.low, self.high)
         if self.norm is Norm.LINF:
             return inside
-        if self.norm is Norm.L2:
-            moved = inside - self.clean
-            shrink = (self.eps / self.norm.of(moved).clamp_min(_TINY)).clamp_max(1.0)
-            return self.clean + moved * per_sample(shrink, moved)
-        return self._project_l1(points, inside)
+        return self._project_l2(points, inside) if self.norm is Norm.L2 else self._project_l1(points, inside)
+
+    def _project_l2(self, points: Tensor, inside: Tensor) -> Tensor:
+        """Shrink the way there until what the box leaves of it fits: min(shrink * |way|, room), pixel by pixel.
+
+        The squared norm of that is piecewise quadratic in the shrinking; it is met from below, a few exact pieces at
+        a time.
+        """
+        outside = self.norm.of(inside - self.clean) > self.eps
+        if not bool(outside.any()):
+            return inside
+        wish, room = self._wish_and_room(points, outside)
+        sizes = wish.abs()
+        shrink = self.eps / self.norm.of(wish)
+        for _ in range(_PIECES):
+            full = per_sample(shrink, sizes) * sizes >= room
+            spent = torch.where(full, room, 0.0).square().flatten(1).sum(dim=1)
+            free = torch.where(full, 0.0, sizes).square().flatten(1).sum(dim=1)
+            longer = ((self.eps**2 - spent).clamp_min(0) / free.clamp_min(_TINY)).sqrt()
+            if bool((longer <= shrink * (1 + 1e-6)).all()):
+                break
+            shrink = torch.maximum(shrink, longer).clamp_max(1.0)
+        moved = (per_sample(shrink, sizes) * sizes).minimum(room) * wish.sign()
+        result = inside.clone()
+        result[outside] = self.clean[outside] + moved
+        return result
 
     def _project_l1(self, points: Tensor, inside: Tensor) -> Tensor:
         """Soft-threshold by the least amount that fits; what the box cuts off is not spent (Croce and Hein, 2021)."""
         outside = self.norm.of(inside - self.clean) > self.eps
         if not bool(outside.any()):
             return inside
-        wish = (points - self.clean)[outside]
+        wish, room = self._wish_and_room(points, outside)
         sizes = wish.abs()
-        room = torch.where(wish > 0, self.high[outside] - self.clean[outside], self.clean[outside] - self.low[outside])
         low, high = sizes.new_zeros(len(sizes)), sizes.flatten(1).amax(dim=1)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
@@ -93,6 +110,12 @@ class Ball:
         result = inside.clone()
         result[outside] = self.clean[outside] + moved
         return result
+
+    def _wish_and_room(self, points: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the way from the centres to `points`, and how far the box lets each pixel go along it."""
+        clean = self.clean[outside]
+        wish = points[outside] - clean
+        return wish, torch.where(wish > 0, self.high[outside] - clean, clean - self.low[outside])
 
     def at(self, keep: Tensor) -> Ball:
         """The ball of the images that `keep` (indices or mask) selects."""
@@ -120,7 +143,10 @@ def steepest(norm: Norm, gradient: Tensor) -> Tensor:
     if norm is Norm.LINF:
         return gradient.sign()
     if norm is Norm.L2:
-        return gradient / per_sample(norm.of(gradient).clamp_min(_TINY), gradient)
+        # Scaled first, for the squares of the tiny gradients of a saturated loss underflow.
+        largest = Norm.LINF.of(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+        scaled = gradient / per_sample(largest, gradient)
+        return scaled / per_sample(norm.of(scaled).clamp_min(_TINY), scaled)
     raise ValueError("the steepest l_1 step moves one pixel; use sparse_ascent")
 
 
