@@ -50,6 +50,24 @@ ImageSize = Annotated[
         help="Height and width in pixels; the images' own where all share one, else 224.", rich_help_panel="Data"
     ),
 ]
+BlackBox = Annotated[
+    bool,
+    typer.Option(
+        "--black-box",
+        help="MODEL is a function that returns scores: file.py:function gets a numpy array (N, C, H, W) float32 in "
+        "[0, 1] and returns (N, classes). Runs that code. ONNX and TorchScript files need no flag.",
+        rich_help_panel="Model",
+    ),
+]
+Surrogates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--surrogate",
+        help="Craft examples on this model and try them on MODEL; 'auto' trains a network of another family once on "
+        "images that are not audited. Repeatable.",
+        rich_help_panel="Audit",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", rich_help_panel="Run")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and the result.", rich_help_panel="Run")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.", rich_help_panel="Run")]
