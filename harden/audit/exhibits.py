@@ -23,6 +23,7 @@ LARGEST = 96
 """Height and width in pixels up to which an image is shown as it is; larger ones are made smaller."""
 
 _MIDDLE = 128 / 255
+_ROOM = 0.4  # a difference drawn from black to white would hide the pattern behind its contrast
 _FACTORS = (1, 2, 3, 5, 10, 20, 30, 50, 100)
 
 
@@ -130,7 +131,7 @@ def exhibit_of(
     """
     moved = adversarial - clean
     reach = float(moved.abs().max())
-    factor = max((factor for factor in _FACTORS if factor * reach <= 0.5), default=1)
+    factor = max((factor for factor in _FACTORS if factor * reach <= _ROOM), default=1)
     return Exhibit(
         file=file,
         attack=attack.name,

@@ -1,4 +1,4 @@
-"""From result objects to what people and programs read: terminal, JSON, Markdown, one offline HTML page."""
+"""From result objects to what people and programs read: terminal, JSON, Markdown, JUnit XML, one offline HTML page."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harden.errors import UsageError
-from harden.report import document, html, markdown
+from harden.report import document, html, junit, markdown
 from harden.report.report import Report
 
 FORMATS: dict[str, Callable[[Report, Path], Path]] = {
     "json": document.write,
     "html": html.write,
     "md": markdown.write,
+    "xml": junit.write,
 }
 """Format (and file ending) -> what writes it to a path, whole or not at all."""
 
 
-def write_report(report: Report, folder: Path, formats: Sequence[str] = ("json", "html", "md")) -> dict[str, Path]:
+def write_report(report: Report, folder: Path, formats: Sequence[str] = tuple(FORMATS)) -> dict[str, Path]:
     """Write `report.<format>` into `folder` for each of the formats and return where they are.
 
     The JSON is written last: a run folder that has it is finished.

@@ -67,6 +67,13 @@ def small_bar(bar: Bar, *, title: str) -> Html:
     return element("svg", attributes, element("title", None, title), track, _bar(bar, _PITCH / 2))
 
 
+def plain_bar(length: float, *, title: str) -> Html:
+    """Return a bar for a table cell that is `length` (a share in [0, 1]) of the cell long and has no interval."""
+    attributes: dict[str, str | int | float] = {"class": "small-bar", "role": "img", "width": "100%", "height": _PITCH}
+    place: dict[str, str | int | float] = {"width": share(length), "y": (_PITCH - _THIN) / 2, "height": _THIN}
+    return element("svg", attributes, element("title", None, title), element("rect", {"class": "bar subject", **place}))
+
+
 def _heading(group: BarGroup, top: int) -> Html:
     remark = [element("tspan", {"class": "remark", "dx": 8}, group.remark)] if group.remark else []
     look = "heading strong" if group.strong else "heading"

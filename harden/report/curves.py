@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from harden.report.figures import percent
 from harden.report.markup import Html, element, joined, share
 
-_TOP, _HEIGHT, _BELOW = 40, 220, 42
-_INNER = 1000
+TOP, HEIGHT, BELOW = 40, 220, 42
+"""Pixels above, inside and below the drawing area of a chart."""
+INNER = 1000
+"""Units across the stretched inner drawing."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Scale:
     def height(self, value: float) -> float:
         """Return the pixels from the top of the drawing at which a value stands."""
         clipped = min(self.high, max(self.low, value))
-        return _TOP + _HEIGHT * (self.high - clipped) / (self.high - self.low)
+        return TOP + HEIGHT * (self.high - clipped) / (self.high - self.low)
 
 
 def line_chart(curves: Sequence[Curve], axis: Axis, scale: Scale, *, title: str, description: str) -> Html:
@@ -68,7 +70,7 @@ def line_chart(curves: Sequence[Curve], axis: Axis, scale: Scale, *, title: str,
         "class": "lines",
         "role": "img",
         "width": "100%",
-        "height": _TOP + _HEIGHT + _BELOW,
+        "height": TOP + HEIGHT + BELOW,
     }
     drawing = element(
         "svg",
@@ -76,7 +78,7 @@ def line_chart(curves: Sequence[Curve], axis: Axis, scale: Scale, *, title: str,
         element("title", None, title),
         element("desc", None, description),
         _undone(axis),
-        _levels(scale),
+        levels(scale),
         _epochs(axis),
         _strokes(curves, axis, scale, title),
         _chosen(curves, axis, scale),
@@ -85,7 +87,8 @@ def line_chart(curves: Sequence[Curve], axis: Axis, scale: Scale, *, title: str,
     return element("div", {"class": "chart line-chart"}, drawing)
 
 
-def _levels(scale: Scale) -> Html:
+def levels(scale: Scale) -> Html:
+    """Return the horizontal lines with their figures at the left."""
     parts = []
     for step in range(round((scale.high - scale.low) / scale.step) + 1):
         value = scale.low + step * scale.step
@@ -101,7 +104,7 @@ def _levels(scale: Scale) -> Html:
 
 
 def _epochs(axis: Axis) -> Html:
-    bottom = _TOP + _HEIGHT
+    bottom = TOP + HEIGHT
     stride = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**9) if len(axis.epochs) / s <= 7)
     parts = []
     for index, epoch in enumerate(axis.epochs):
@@ -123,10 +126,10 @@ def _undone(axis: Axis) -> Html:
             continue
         left, right = axis.place(index - 0.5), axis.place(index + 0.5)
         area: dict[str, str | int | float] = {"x": share(left), "width": share(right - left)}
-        parts.append(element("rect", {"class": "undone", "y": _TOP, "height": _HEIGHT, **area}))
+        parts.append(element("rect", {"class": "undone", "y": TOP, "height": HEIGHT, **area}))
         if not parts[1:]:
             centre = (left + right) / 2
-            parts.append(_flag(centre, _TOP - 8, "rolled back"))
+            parts.append(flag(centre, TOP - 8, "rolled back"))
     return joined(parts)
 
 
@@ -136,8 +139,8 @@ def _chosen(curves: Sequence[Curve], axis: Axis, scale: Scale) -> Html:
     place = axis.place(axis.chosen)
     x = share(place)
     parts = [
-        element("line", {"class": "chosen", "x1": x, "x2": x, "y1": _TOP - 18, "y2": _TOP + _HEIGHT}),
-        _flag(place, _TOP - 24, f"chosen: epoch {axis.epochs[axis.chosen]}"),
+        element("line", {"class": "chosen", "x1": x, "x2": x, "y1": TOP - 18, "y2": TOP + HEIGHT}),
+        flag(place, TOP - 24, f"chosen: epoch {axis.epochs[axis.chosen]}"),
     ]
     for curve in curves:
         value = curve.values[axis.chosen]
@@ -146,7 +149,8 @@ def _chosen(curves: Sequence[Curve], axis: Axis, scale: Scale) -> Html:
     return joined(parts)
 
 
-def _flag(place: float, y: float, words: str) -> Html:
+def flag(place: float, y: float, words: str) -> Html:
+    """Return a note at a share of the width, kept inside the drawing."""
     anchor = "start" if place < 0.2 else "end" if place > 0.8 else "middle"
     return element("text", {"class": "note", "x": share(place), "y": y, "text-anchor": anchor}, words)
 
@@ -157,14 +161,14 @@ def _strokes(curves: Sequence[Curve], axis: Axis, scale: Scale, title: str) -> H
         for run in _runs(curve.values):
             if len(run) == 1:
                 run = (run[0], run[0])
-            spots = " ".join(f"{_INNER * axis.place(i):.1f},{scale.height(curve.values[i]) - _TOP:.1f}" for i in run)
+            spots = " ".join(f"{INNER * axis.place(i):.1f},{scale.height(curve.values[i]) - TOP:.1f}" for i in run)
             lines.append(element("polyline", {"class": f"line {curve.look}", "points": spots}))
     attributes: dict[str, str | int | float] = {
         "x": 0,
-        "y": _TOP,
+        "y": TOP,
         "width": "100%",
-        "height": _HEIGHT,
-        "viewBox": f"0 0 {_INNER} {_HEIGHT}",
+        "height": HEIGHT,
+        "viewBox": f"0 0 {INNER} {HEIGHT}",
         "preserveAspectRatio": "none",
     }
     return element("svg", attributes, element("title", None, title), *lines)
@@ -194,7 +198,7 @@ def _names(curves: Sequence[Curve], scale: Scale) -> Html:
     places: list[float] = []
     for y, _, _ in ends:
         places.append(max(y, places[-1] + 16) if places else y)
-    overflow = max(0.0, places[-1] - (_TOP + _HEIGHT)) if places else 0.0
+    overflow = max(0.0, places[-1] - (TOP + HEIGHT)) if places else 0.0
     parts = []
     for place, (_, curve, last) in zip(places, ends, strict=True):
         value = element("tspan", {"class": "interval"}, f" {percent(last)}")

@@ -11,12 +11,12 @@ def looks(report: Report) -> tuple[str, ...]:
     return (*(f"baseline-{nth}" for nth in range(1, len(report.results))), "subject")
 
 
-def legend(report: Report) -> Html:
-    """Return the legend, or nothing where there is one model only."""
+def legend(report: Report, *, mark: str = "swatch") -> Html:
+    """Return the legend, or nothing where there is one model only; `mark` is "swatch" for bars, "stroke" for lines."""
     if len(report.results) == 1:
         return Html()
     items = (
-        element("li", None, element("span", {"class": f"swatch {look}"}), result.model)
+        element("li", None, element("span", {"class": f"{mark} {look}"}), result.model)
         for look, result in zip(looks(report), report.results, strict=True)
     )
     return element("ul", {"class": "legend"}, *items)

@@ -15,6 +15,13 @@ from harden.report.verdict import cautions, verdict_of
 def dumps(report: Report) -> str:
     """Return the report as GitHub-flavoured Markdown."""
     blocks = [f"# {_plain(report.title)}", f"**{_plain(verdict_of(report).sentence())}**"]
+    if report.gates:
+        signs = {True: "✅", False: "❌"}
+        blocks.append(
+            "\n".join(
+                f"- {signs[found.met]} {_plain(found.sentence().replace('>=', '≥', 1))}" for found in report.gates
+            )
+        )
     notes = cautions(report)
     if notes:
         blocks.append("> [!WARNING]\n" + "\n>\n".join(f"> {_plain(note)}" for note in notes))

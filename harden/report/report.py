@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from harden.audit.believe import Status
+from harden.audit.gate import GateVerdict
+from harden.audit.metrics import Proportion
 from harden.audit.result import AuditResult
 from harden.errors import DataError
 from harden.training.history import History
@@ -24,6 +27,7 @@ class Report:
         facts: (label, value) pairs that say how the numbers came about: command, method, split layer, eps, seeds,
             data, machine, versions.
         caveats: sentences that a reader must see beside the numbers.
+        gates: what became of the gates that the subject was held to.
     """
 
     title: str
@@ -31,6 +35,7 @@ class Report:
     history: History | None = None
     facts: tuple[tuple[str, str], ...] = ()
     caveats: tuple[str, ...] = ()
+    gates: tuple[GateVerdict, ...] = ()
 
     @property
     def subject(self) -> AuditResult:
@@ -48,6 +53,7 @@ class Report:
             "schema": SCHEMA,
             "title": self.title,
             "summary": [summary_of(result) for result in self.results],
+            "gates": [verdict.to_json() for verdict in self.gates],
             "results": [result.to_json() for result in self.results],
             "history": self.history.to_json() if self.history else None,
             "facts": [list(fact) for fact in self.facts],
@@ -72,13 +78,14 @@ class Report:
             history=History.from_json(data["history"]) if data["history"] else None,
             facts=tuple((fact[0], fact[1]) for fact in data["facts"]),
             caveats=tuple(data["caveats"]),
+            gates=tuple(GateVerdict.from_json(verdict) for verdict in data["gates"]),
         )
 
 
 def summary_of(result: AuditResult) -> dict[str, Any]:
     """Return the derived figures of one audit, strongest first, for readers of the JSON who do not derive them."""
 
-    def figure(proportion: Any) -> dict[str, Any]:
+    def figure(proportion: Proportion) -> dict[str, Any]:
         return {
             "value": round(proportion.value, 6),
             "low": round(proportion.low, 6),
@@ -95,4 +102,11 @@ def summary_of(result: AuditResult) -> dict[str, Any]:
             outcome.name: figure(result.robust_accuracy(outcome)) | {"complete": outcome.complete}
             for outcome in result.outcomes
         },
+        "checks": {str(status): sum(check.status is status for check in result.checks) for status in Status},
+        "curve": [
+            {"norm": result.curve.norm, "eps": eps} | figure(accuracy)
+            for eps, accuracy in zip(result.curve.eps, result.curve.accuracies(), strict=True)
+        ]
+        if result.curve
+        else [],
     }

@@ -72,6 +72,12 @@ def attack_keys(result: AuditResult) -> dict[AttackKey, AttackOutcome]:
     return keyed
 
 
+def labels_of(result: AuditResult) -> dict[str, AttackOutcome]:
+    """Return the attacks of one audit by labels that are unique among them."""
+    keyed = attack_keys(result)
+    return {label: keyed[key] for key, label in _labels(list(keyed)).items()}
+
+
 def rows(report: Report) -> tuple[Row, ...]:
     """Return clean, then every attack in the order in which the subject met it, then the worst case."""
     keyed = [attack_keys(result) for result in report.results]

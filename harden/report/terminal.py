@@ -49,6 +49,10 @@ def render(report: Report, *, width: int) -> Group:
     """Return the report for a terminal of `width` columns; no line is longer, with or without colour."""
     verdict, table = verdict_of(report), rows(report)
     parts: list[RenderableType] = [Text(_wrapped(verdict.sentence(), width), style="bold"), Text("")]
+    gates = [
+        Text(_wrapped(found.sentence(), width), style="green" if found.met else "bold red") for found in report.gates
+    ]
+    parts.extend((*gates, Text("")) if gates else ())
     parts.extend(_tables(report, table, verdict, width))
     notes = [Text(f"{report.subject.dataset}; seed {report.subject.seed}; brackets are 95 % intervals in percent.")]
     if any_bound(table):

@@ -152,8 +152,8 @@ def test_large_images_are_made_smaller_and_keep_their_shape(height: int, width: 
     assert exhibit.clean.shape == exhibit.adversarial.shape == exhibit.difference.shape
     assert exhibit.distance == pytest.approx(4 / 255, abs=1e-6)
     # A pattern that alternates from pixel to pixel is still seen in the smaller picture.
-    assert exhibit.amplified == 30
-    assert np.abs(exhibit.difference.astype(int) - 128).mean() > 80
+    assert exhibit.amplified == 20
+    assert np.abs(exhibit.difference.astype(int) - 128).mean() > 60
 
 
 def test_a_large_change_of_few_pixels_is_cut_off_not_wrapped() -> None:

@@ -7,6 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from harden.access import Access
+from harden.audit.believe import Check, Status
+from harden.audit.curve import EpsCurve
+from harden.audit.gallery import Exhibit
+from harden.audit.gate import Gate, judge_gates
+from harden.audit.representation import Domain, Representation
 from harden.audit.result import AttackOutcome, AuditResult, Exposure
 from harden.report.report import Report
 from harden.training.history import EpochRecord, History
@@ -62,7 +67,9 @@ def build_result(
                 backwards=0 if "Square" in name else images * passes,
                 access=Access.SCORES if "Square" in name else Access.GRADIENTS,
                 queries=np.where(margins > 0, passes + 1, 0),
-                closest=np.where(margins <= 0, 0, np.where(after < 0, 0.1, np.inf)).astype(np.float32),
+                closest=np.where(
+                    margins <= 0, 0, np.where(after < 0, 0.1 * np.minimum(1, margins / np.maximum(taken, 1e-6)), np.inf)
+                ).astype(np.float32),
             )
         )
     return AuditResult(
@@ -126,14 +133,89 @@ def build_history(epochs: int = 30, undone: int | None = 12) -> History:
     return History(tuple(records), chosen_epoch=max(1, epochs - 3))
 
 
+def build_curve(result: AuditResult) -> EpsCurve:
+    """Return a curve that starts at the clean accuracy and is a little above the worst case at the audited eps."""
+    clean, worst = result.clean_accuracy().count, result.worst_case().count
+    radii = tuple(0.1 * m for m in (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 5))
+    falls = max(0.05, (clean - worst) / clean) / 0.1
+    standing = [round(clean * max(0.0, 1 - falls * eps**1.05)) for eps in radii]
+    return EpsCurve("APGD margin, 20 steps, from the clean image", "linf", radii, tuple(standing), len(result))
+
+
+def build_representation(
+    result: AuditResult, *, images: int = 120, attacks: tuple[str, ...] = ("FGSM", "PGD-20", "MIM-10")
+) -> Representation:
+    """Return clusters on a circle that come apart a little more with each attack."""
+    generator = np.random.default_rng(11)
+    labels = np.arange(images) % len(result.classes)
+    angle = 2 * np.pi * labels / len(result.classes)
+    centres = 40 * np.stack((np.cos(angle), np.sin(angle)), axis=1)
+    domains = []
+    for nth, name in enumerate(("clean", *attacks)):
+        points = (centres * (1 - 0.15 * nth) + generator.normal(0, 3 + 3 * nth, (images, 2))).astype(np.float32)
+        accuracy = float("nan") if nth == 0 else 0.5 + 0.04 * nth
+        domains.append(Domain(name, 0.4 - 0.15 * nth, accuracy, accuracy + 0.03, points))
+    return Representation(500, labels, tuple(domains))
+
+
+def build_gallery(
+    classes: tuple[str, ...] = CLASSES, *, exhibits: int = 12, shape: tuple[int, int, int] = (28, 28, 1)
+) -> tuple[Exhibit, ...]:
+    """Return attacked images: a bright blob on black, and noise of eps 0.1."""
+    generator = np.random.default_rng(5)
+    height, width, channels = shape
+    rows, columns = np.mgrid[:height, :width]
+    found = []
+    for nth in range(exhibits):
+        far = np.hypot(rows / height - 0.35 - 0.03 * nth, columns / width - 0.5)
+        clean = np.repeat((255 * np.exp(-30 * far**2))[..., None], channels, axis=2)
+        moved = 25.5 * generator.choice([-1, 1], shape)
+        true = nth % len(classes)
+        found.append(
+            Exhibit(
+                file=f"test/{nth:05}.png",
+                attack=ATTACKS[nth % len(ATTACKS)][0],
+                norm="linf",
+                true=true,
+                before=true,
+                after=(true + 1) % len(classes),
+                distance=0.1,
+                clean=clean.round().astype(np.uint8),
+                adversarial=(clean + moved).clip(0, 255).round().astype(np.uint8),
+                difference=(128 + 5 * moved).clip(0, 255).astype(np.uint8),
+                amplified=5.0,
+            )
+        )
+    return tuple(found)
+
+
+CHECKS = (
+    Check("black-box against white-box", Status.PASS, "Square leaves 71.2 %, PGD-40 leaves 66.9 %."),
+    Check("accuracy at large eps", Status.WARN, "At eps 0.5 still 3.1 % are right.", "Run --attacks thorough."),
+    Check("stochastic forward passes", Status.FAIL, "Two passes differ on 3 images.", "Put the model into eval mode."),
+    Check("audited images seen in training", Status.SKIP, "The run's splits are not known."),
+)
+
+
+def build_rich(result: AuditResult) -> AuditResult:
+    """Return the audit with all that an audit may know beside its attacks."""
+    return replace(
+        result,
+        curve=build_curve(result),
+        representation=build_representation(result),
+        gallery=build_gallery(result.classes),
+        checks=CHECKS,
+    )
+
+
 def build_report(*, images: int = 1000) -> Report:
     """Return a report of a hardened model beside the one it came from, with everything there is to show."""
+    before = build_result("small CNN, as trained", images=images, strength=16.0, clean=9.0, defended=False)
+    after = build_rich(build_result(images=images, strength=4.4))
     return Report(
         title="small CNN on MNIST, hardened with adversarial domain training",
-        results=(
-            build_result("small CNN, as trained", images=images, strength=16.0, clean=9.0, defended=False),
-            build_result(images=images, strength=4.4),
-        ),
+        results=(build_rich(before), after),
+        gates=judge_gates(after, (Gate("robust", 0.99), Gate("clean", 0.5))),
         history=build_history(),
         facts=(
             ("Command", "harden fit --data mnist --model small-cnn --method adv4adv --eps 0.1 --seed 7"),

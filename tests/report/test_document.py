@@ -21,7 +21,7 @@ from harden.report.side_by_side import rows
 from harden.report.verdict import verdict_of
 from harden.training.history import EpochRecord, History
 
-from .builders import build_report
+from .builders import build_report, build_result
 
 
 @st.composite
@@ -114,3 +114,37 @@ def test_what_is_not_a_report_is_a_data_error(text: str) -> None:
 def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"report\.json"):
         document.read(tmp_path / "report.json")
+
+
+def test_gates_survive_the_round_trip_and_are_judged_by_readers_alike() -> None:
+    report = build_report(images=50)
+    again = document.loads(document.dumps(report))
+    assert again.gates == report.gates
+    assert [gate["met"] for gate in json.loads(document.dumps(report))["gates"]] == [g.met for g in report.gates]
+
+
+def test_the_summary_counts_checks_and_lists_the_curve() -> None:
+    report = build_report(images=200)
+    summary = json.loads(document.dumps(report))["summary"][-1]
+    assert summary["checks"] == {"pass": 1, "warn": 1, "fail": 1, "skip": 1}
+    curve = report.subject.curve
+    assert curve is not None
+    assert [(point["norm"], point["eps"], point["count"]) for point in summary["curve"]] == [
+        ("linf", eps, standing) for eps, standing in zip(curve.eps, curve.standing, strict=True)
+    ]
+    bare = json.loads(document.dumps(Report("bare", (build_result(images=20),))))
+    assert bare["summary"][0]["curve"] == bare["gates"] == []
+    assert sum(bare["summary"][0]["checks"].values()) == 0
+
+
+def test_pictures_and_embeddings_survive_a_file(tmp_path: Path) -> None:
+    report = build_report(images=30)
+    again = document.read(document.write(report, tmp_path / "report.json")).subject
+    for before, after in zip(report.subject.gallery, again.gallery, strict=True):
+        assert np.array_equal(before.adversarial, after.adversarial)
+    assert report.subject.representation is not None
+    assert again.representation is not None
+    for before, after in zip(report.subject.representation.domains, again.representation.domains, strict=True):
+        np.testing.assert_allclose(before.points, after.points, rtol=1e-5)
+        assert before.silhouette == pytest.approx(after.silhouette)
+        assert math.isnan(before.domain_accuracy) == math.isnan(after.domain_accuracy)

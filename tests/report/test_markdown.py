@@ -37,3 +37,9 @@ def test_a_name_cannot_break_the_table_or_become_markup() -> None:
     assert {row.replace("\\|", "").count("|") for row in rows} == {4}
     assert "<img>" not in text
     assert text.startswith("# # \\*t\\*\n")
+
+
+def test_gates_stand_under_the_verdict() -> None:
+    text = markdown.dumps(build_report(images=100))
+    assert text.index("Worst case over 7") < text.index("- ❌ gate robust ≥ 0.99 not met") < text.index("| clean |")
+    assert "- ✅ gate clean ≥ 0.5 met" in text

@@ -90,3 +90,8 @@ def test_without_attacks_there_is_no_worst_case() -> None:
     text = printed(Report("none", (build_result(images=50, attacks=0),)), 80)
     assert text.startswith("No attack was run. Clean accuracy:")
     assert "worst case" not in text.lower()
+
+
+def test_gates_stand_under_the_verdict_met_or_not() -> None:
+    text = " ".join(printed(build_report(images=100), 60).split())
+    assert text.index("gate robust >= 0.99 not met") < text.index("gate clean >= 0.5 met") < text.index("exposure")

@@ -23,10 +23,11 @@ def test_every_format_is_written_under_its_name(tmp_path: Path) -> None:
         "report.html",
         "report.json",
         "report.md",
+        "report.xml",
     ]
 
 
-@pytest.mark.parametrize("failing", ["html", "md"])
+@pytest.mark.parametrize("failing", ["html", "md", "xml"])
 def test_the_json_comes_last_because_it_says_that_a_run_is_finished(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,11 +7,16 @@ from harden.report.sections.accuracy import accuracy
 from harden.report.sections.attacks import attacks
 from harden.report.sections.cautions import caution_list
 from harden.report.sections.classes import classes
+from harden.report.sections.confusions import confusions
 from harden.report.sections.costs import costs
 from harden.report.sections.definitions import definitions
+from harden.report.sections.distances import distances
 from harden.report.sections.domains import domains
 from harden.report.sections.facts import facts
+from harden.report.sections.gallery import gallery
 from harden.report.sections.queries import queries
+from harden.report.sections.reach import reach
+from harden.report.sections.representation import representation
 from harden.report.sections.training import training
 from harden.report.sections.verdict import verdict
 
@@ -21,7 +26,12 @@ SECTIONS: dict[str, SectionWriter] = {
     "accuracy": accuracy,
     "attacks": attacks,
     "queries": queries,
+    "reach": reach,
+    "distances": distances,
+    "gallery": gallery,
     "classes": classes,
+    "confusions": confusions,
+    "representation": representation,
     "training": training,
     "domains": domains,
     "definitions": definitions,

@@ -12,7 +12,9 @@ from harden.report.verdict import Verdict, verdict_of
 def verdict(report: Report) -> Section:
     """Return the headline figure with its interval, and three smaller ones."""
     found = verdict_of(report)
-    return Section("Verdict", joined((_headline(found), _meaning(found, report), _smaller(found, report))))
+    return Section(
+        "Verdict", joined((_headline(found), _gates(report), _meaning(found, report), _smaller(found, report)))
+    )
 
 
 def _headline(found: Verdict) -> Html:
@@ -31,6 +33,16 @@ def _headline(found: Verdict) -> Html:
     return joined(
         (element("p", {"class": "scope"}, scope), element("p", {"class": "headline"}, *before, after), spread)
     )
+
+
+def _gates(report: Report) -> Html:
+    if not report.gates:
+        return Html()
+    items = []
+    for found in report.gates:
+        words = found.sentence().replace(">=", "≥", 1)
+        items.append(element("li", {"class": "met" if found.met else "unmet"}, words[:1].upper() + words[1:]))
+    return element("ul", {"class": "gates"}, *items)
 
 
 def _meaning(found: Verdict, report: Report) -> Html:
