@@ -95,7 +95,12 @@ def test_report_beside_the_initial_model(fitted: subprocess.CompletedProcess[str
     found = json.loads(done.stdout)
     assert [model["model"] for model in found["models"]] == ["run (initial)", "run"]
     assert found["models"][0]["clean"]["total"] == 15
-    assert {entry.name for entry in (desk / "r").iterdir()} == {"report.html", "report.json", "report.md"}
+    assert {entry.name for entry in (desk / "r").iterdir()} == {
+        "report.html",
+        "report.json",
+        "report.md",
+        "report.xml",
+    }
 
 
 def test_report_does_not_destroy_the_before_and_after_of_the_run(

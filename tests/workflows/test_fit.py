@@ -87,6 +87,7 @@ def test_a_run_folder_holds_everything(finished: Path, workshop: Workshop) -> No
         "report.html",
         "report.json",
         "report.md",
+        "report.xml",
         "splits.json",
     }
     before, after_ = load_file(finished / "initial.safetensors"), load_file(finished / "model.safetensors")
