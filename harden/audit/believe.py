@@ -22,10 +22,11 @@ class Check:
     """One reason to believe or to doubt a robust accuracy.
 
     Attributes:
-        name: a key of `CHECKS`, in words ("black-box beats white-box").
+        name: what was looked at, a key of `CHECKS`, in words that do not give the verdict away ("black-box against
+            white-box").
         status: the verdict.
-        finding: one sentence with the figures behind it.
-        remedy: one sentence on what to do; empty where it passes.
+        finding: one or two sentences with the figures behind it.
+        remedy: what to do; empty where it passes.
     """
 
     name: str

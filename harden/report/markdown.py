@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from harden.audit.believe import Check, Status
 from harden.files import write_whole
+from harden.report.beliefs import MARKS, failing_others, in_order, tally
 from harden.report.figures import MISSING, interval, points, with_interval
 from harden.report.report import Report
 from harden.report.side_by_side import BOUND_NOTE, Cell, Row, RowKind, any_bound, attack_rows, rows
@@ -27,6 +30,7 @@ def dumps(report: Report) -> str:
         blocks.append("> [!WARNING]\n" + "\n>\n".join(f"> {_plain(note)}" for note in notes))
     blocks.append(_table(report))
     blocks.extend(_footnotes(report))
+    blocks.extend(_checks(report))
     attacks = attack_rows(report)
     if attacks:
         blocks.append("## Attacks")
@@ -46,6 +50,21 @@ def write(report: Report, path: Path) -> Path:
         RunFolderError: the file cannot be written.
     """
     return write_whole(path, dumps(report))
+
+
+def _checks(report: Report) -> list[str]:
+    checks = report.subject.checks
+    lines = [f"- {_checked(check)}" for check in in_order(checks) if check.status in (Status.FAIL, Status.WARN)]
+    lines += [f"- {_plain(model)}: {_checked(replace(check, remedy=''))}" for model, check in failing_others(report)]
+    if not checks and not lines:
+        return []
+    told = [f"{tally(checks)}."] if checks else []
+    return ["## Can I believe this?", *told, *(["\n".join(lines)] if lines else [])]
+
+
+def _checked(check: Check) -> str:
+    told = _plain(f"{check.finding} {check.remedy}".strip())
+    return f"{MARKS[check.status]} **{check.status.value}: {_plain(check.name)}.** {told}"
 
 
 def _table(report: Report) -> str:

@@ -11,10 +11,13 @@ from rich import box
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.constrain import Constrain
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harden.audit.believe import Status
 from harden.audit.result import Exposure
+from harden.report.beliefs import doubts, failing_others, in_order, tally
 from harden.report.figures import MISSING, interval, percent, points, with_interval
 from harden.report.report import Report
 from harden.report.side_by_side import BOUND_NOTE, Cell, Row, RowKind, any_bound, attack_rows, rows
@@ -22,6 +25,9 @@ from harden.report.verdict import Verdict, cautions, verdict_of
 
 SHORT_EXPOSURE = {Exposure.TRAINING: "training", Exposure.SELECTION: "selection", Exposure.UNSEEN: "unseen"}
 """What stands in the table where "seen in training" has no room."""
+
+STYLES = {Status.FAIL: "bold red", Status.WARN: "bold yellow"}
+"""Checks that are told of one by one; the others are only counted."""
 
 _GAP = 2
 _LABEL_LIMIT = 26
@@ -48,12 +54,15 @@ _LAYOUTS = [
 def render(report: Report, *, width: int) -> Group:
     """Return the report for a terminal of `width` columns; no line is longer, with or without colour."""
     verdict, table = verdict_of(report), rows(report)
-    parts: list[RenderableType] = [Text(_wrapped(verdict.sentence(), width), style="bold"), Text("")]
+    parts: list[RenderableType] = [Text(_wrapped(verdict.sentence(), width), style="bold")]
+    parts.extend(Text(_wrapped(doubt, width), style="bold red") for doubt in doubts(report))
+    parts.append(Text(""))
     gates = [
         Text(_wrapped(found.sentence(), width), style="green" if found.met else "bold red") for found in report.gates
     ]
     parts.extend((*gates, Text("")) if gates else ())
     parts.extend(_tables(report, table, verdict, width))
+    parts.extend(_checks(report))
     notes = [Text(f"{report.subject.dataset}; seed {report.subject.seed}; brackets are 95 % intervals in percent.")]
     if any_bound(table):
         notes.append(Text(BOUND_NOTE))
@@ -61,9 +70,27 @@ def render(report: Report, *, width: int) -> Group:
     for note in notes:
         note.stylize("dim")
     parts.extend((Text(""), *notes))
-    warnings = [Text.assemble(("warning: ", "bold yellow"), caution) for caution in cautions(report)]
+    warnings = [
+        Text.assemble(("warning: ", "bold yellow"), caution) for caution in cautions(report)[len(doubts(report)) :]
+    ]
     parts.extend((Text(""), *warnings) if warnings else ())
     return Group(*(Constrain(part, width) for part in parts))
+
+
+def _checks(report: Report) -> list[RenderableType]:
+    """Return how many checks pass, then each that does not with its remedy; of the other models only what fails."""
+    checks = report.subject.checks
+    parts: list[RenderableType] = [Text(f"Can I believe this? {tally(checks)}.", style="bold")] if checks else []
+    loud = [("", check) for check in in_order(checks) if check.status in STYLES]
+    loud += [(f"{model}: ", check) for model, check in failing_others(report)]
+    advised: set[str] = set()
+    for whose, check in loud:
+        head = (f"{check.status.value}: ", STYLES[check.status])
+        parts.append(Text.assemble(head, f"{whose}{check.name}. {check.finding}"))
+        if check.remedy and not whose and check.remedy not in advised:
+            advised.add(check.remedy)
+            parts.append(Padding(Text(check.remedy, style="italic"), (0, 0, 0, 6)))
+    return [Text(""), *parts] if parts else []
 
 
 def _wrapped(sentence: str, width: int) -> str:

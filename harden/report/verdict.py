@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from harden.audit.metrics import Difference, Proportion
 from harden.audit.result import AttackOutcome
+from harden.report.beliefs import doubts
 from harden.report.figures import count, counted, percent, threat, with_interval
 from harden.report.report import Report
 from harden.report.side_by_side import attack_keys
@@ -67,8 +68,8 @@ def verdict_of(report: Report) -> Verdict:
 
 
 def cautions(report: Report) -> tuple[str, ...]:
-    """Return the caveats of the report, and those that follow from the results being set side by side."""
-    found = list(report.caveats)
+    """Return what the checks say against the numbers, the caveats, and what follows from the results side by side."""
+    found = [*doubts(report), *report.caveats]
     subject = report.subject
     if not subject.outcomes:
         found.append("No attack was run: clean accuracy says nothing about robustness.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from harden.report.section import SectionWriter
 from harden.report.sections.accuracy import accuracy
 from harden.report.sections.attacks import attacks
+from harden.report.sections.believe import believe
 from harden.report.sections.cautions import caution_list
 from harden.report.sections.classes import classes
 from harden.report.sections.confusions import confusions
@@ -24,6 +25,7 @@ SECTIONS: dict[str, SectionWriter] = {
     "verdict": verdict,
     "cautions": caution_list,
     "accuracy": accuracy,
+    "believe": believe,
     "attacks": attacks,
     "queries": queries,
     "reach": reach,

@@ -1,0 +1,1 @@
+"""What the checks of an audit measure: one file for each kind of doubt; `harden.audit.diagnostics` lists them."""
