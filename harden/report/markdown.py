@@ -9,7 +9,7 @@ from pathlib import Path
 from harden.audit.believe import Check, Status
 from harden.files import write_whole
 from harden.report.beliefs import MARKS, failing_others, in_order, tally
-from harden.report.figures import MISSING, interval, points, with_interval
+from harden.report.figures import MISSING, counted, interval, points, radius, with_interval
 from harden.report.report import Report
 from harden.report.side_by_side import BOUND_NOTE, Cell, Row, RowKind, any_bound, attack_rows, rows
 from harden.report.verdict import cautions, verdict_of
@@ -37,6 +37,7 @@ def dumps(report: Report) -> str:
         blocks.append(
             "\n".join(f"- **{_plain(row.label)}** ({row.exposure}): {_plain(row.definition)}" for row in attacks)
         )
+    blocks.extend(_curve(report))
     if report.facts:
         blocks.append("## How these numbers came about")
         blocks.append("\n".join(f"- {_plain(label)}: {_plain(value)}" for label, value in report.facts))
@@ -65,6 +66,24 @@ def _checks(report: Report) -> list[str]:
 def _checked(check: Check) -> str:
     told = _plain(f"{check.finding} {check.remedy}".strip())
     return f"{MARKS[check.status]} **{check.status.value}: {_plain(check.name)}.** {told}"
+
+
+def _curve(report: Report) -> list[str]:
+    """Return the accuracies at the radii of the subject's curve, the models side by side."""
+    curve = report.subject.curve
+    if curve is None:
+        return []
+    shown = [
+        (result.model, dict(zip(result.curve.eps, result.curve.accuracies(), strict=True)))
+        for result in report.results
+        if result.curve is not None and (result.curve.norm, result.curve.definition) == (curve.norm, curve.definition)
+    ]
+    lines = [_line([f"eps ({curve.norm})", *(_plain(model) for model, _ in shown)]), _line(["--:"] * (len(shown) + 1))]
+    for eps in curve.eps:
+        figures = (with_interval(found[eps]) if eps in found else MISSING for _, found in shown)
+        lines.append(_line([radius(eps), *figures]))
+    note = f"{_plain(curve.definition)}; {counted(curve.total, 'image')}."
+    return ["## Accuracy against eps", "\n".join(lines), note]
 
 
 def _table(report: Report) -> str:

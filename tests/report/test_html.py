@@ -263,6 +263,14 @@ def test_the_curve_shows_its_accuracies_the_worst_case_and_the_radius() -> None:
     assert f">{100 * report.subject.worst_case().value:.1f} %</text>" in section
 
 
+def test_a_curve_of_fewer_images_says_so() -> None:
+    result = build_rich(build_result(images=100))
+    assert result.curve is not None
+    few = replace(result, curve=replace(result.curve, standing=(9,) * 11, total=10))
+    assert "on 10 images of the audit" in Page(html.dumps(Report("x", (few,)))).text
+    assert "of the audit" not in Page(html.dumps(Report("x", (result,)))).text
+
+
 def test_a_curve_of_another_norm_is_not_drawn_with_the_subject() -> None:
     before, after = (build_rich(build_result(images=60)) for _ in range(2))
     assert before.curve is not None

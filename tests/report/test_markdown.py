@@ -13,7 +13,7 @@ from .builders import build_report, build_result
 def test_the_table_has_every_number() -> None:
     report = build_report(images=300)
     text = markdown.dumps(report)
-    table = [line for line in text.splitlines() if line.startswith("|")]
+    table = [line for line in text.split("## ")[0].splitlines() if line.startswith("|")]
     assert len(table) == 2 + 1 + 7 + 1
     for result in report.results:
         figures = [result.clean_accuracy(), result.worst_case(), *map(result.robust_accuracy, result.outcomes)]
@@ -43,3 +43,15 @@ def test_gates_stand_under_the_verdict() -> None:
     text = markdown.dumps(build_report(images=100))
     assert text.index("Worst case over 7") < text.index("- ❌ gate robust ≥ 0.99 not met") < text.index("| clean |")
     assert "- ✅ gate clean ≥ 0.5 met" in text
+
+
+def test_the_curve_is_a_table_with_the_models_side_by_side() -> None:
+    report = build_report(images=100)
+    lines = markdown.dumps(report).split("## Accuracy against eps")[1].splitlines()
+    rows = [line for line in lines if line.startswith("|")][2:]
+    curves = [result.curve.accuracies() for result in report.results if result.curve is not None]
+    assert len(rows) == 11
+    for row, found in zip(rows, zip(*curves, strict=True), strict=True):
+        assert all(f"{100 * accuracy.value:.1f} %" in row for accuracy in found)
+    assert rows[4].startswith("| 0.1 |")
+    assert "eps (linf)" not in markdown.dumps(Report("x", (build_result(images=20),)))

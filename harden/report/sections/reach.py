@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harden.audit.curve import EpsCurve
 from harden.audit.result import AuditResult
-from harden.report.figures import percent, radius
+from harden.report.figures import counted, percent, radius
 from harden.report.legend import legend, looks
 from harden.report.markup import element, joined
 from harden.report.plot import Across, Line, plot
@@ -38,10 +38,12 @@ def reach(report: Report) -> Section | None:
         title="Accuracy against eps",
         description=" ".join(_spoken(result, found) for _, result, found in shown),
     )
+    sample = "" if curve.total == len(report.subject) else f" on {counted(curve.total, 'image')} of the audit"
     note = (
-        f"One attack at rising radii ({curve.definition}); the band is the 95 % interval. The dot is the worst case "
-        "over all attacks at the audited radius, which lies below the line where other attacks find more. A line that "
-        "does not come down to 0 at large radii is a sign that the attack fails, not that the model withstands."
+        f"One attack at rising radii{sample} ({curve.definition}); the band is the 95 % interval. The dot is the worst "
+        f"case over all attacks and {'all ' if sample else ''}images at the audited radius, which lies below the line "
+        "where other attacks find more. A line that does not come down to 0 at large radii is a sign that the attack "
+        "fails, not that the model withstands."
     )
     return Section(
         "Accuracy against eps",
