@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +16,9 @@ from harden.models.vision import import_timm
 Size = tuple[int, int, int]
 """(C, H, W) of one image."""
 
+SMALL = 64
+"""Height and width that `plain_conv` makes larger images fit."""
+
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in gray, as Pillow converts (ITU-R 601-2)."""
 
@@ -28,16 +30,34 @@ class Architecture:
     Attributes:
         name: for print, and part of the name in the cache.
         version: raised whenever `build` or its training changes, so that older ones are not taken from the cache.
-        family: what is not another family.
+        kin: how the names of networks of its family begin.
         lr: peak learning rate of Adam.
         build: from the number of classes and the size of an image to the network.
     """
 
     name: str
     version: int
-    family: str
+    kin: tuple[str, ...]
     lr: float
     build: Callable[[int, Size], nn.Module]
+
+
+class Shrink(nn.Module):
+    """Makes images smaller, by antialiased bilinear interpolation.
+
+    Args:
+        longest: height or width of what comes out, in pixels, whichever is larger.
+    """
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self.longest = longest
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return images (N, C, h, w) of images (N, C, H, W)."""
+        scale = self.longest / max(images.shape[2:])
+        size = [max(1, round(scale * side)) for side in images.shape[2:]]
+        return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def wide_dense(classes: int, size: Size) -> nn.Module:
@@ -67,8 +87,10 @@ def plain_conv(classes: int, size: Size) -> nn.Module:
     """Return an all-convolutional network after the paper's surrogate for CIFAR-10.
 
     As there: blocks of two convolutions, the second with stride 2, dropout between them, ELU, convolutions to K maps
-    and global average pooling. Unlike there it has a third of the channels, halves the image once more, and has
-    BatchNorm, without which it learns little in the few epochs that a CPU has time for.
+    and global average pooling. Unlike there it has a third of the channels, halves images of more than 32 pixels once
+    more, and has BatchNorm, without which it learns little in the few epochs that a CPU has time for. Images of more
+    than 64 pixels are first made smaller: in one minute of one core on five kinds of flowers it got 58 % of the test
+    images right from 64 pixels, 47 % from 96, and a small MobileNet 39 % from 160.
     """
 
     def conv(taken: int, given: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
@@ -76,6 +98,7 @@ def plain_conv(classes: int, size: Size) -> nn.Module:
         return [layer, nn.BatchNorm2d(given), nn.ELU()]
 
     return nn.Sequential(
+        *([Shrink(SMALL)] if max(size[1:]) > SMALL else []),
         *conv(size[0], 32, stride=2 if max(size[1:]) > 32 else 1),
         *conv(32, 32, stride=2),
         nn.Dropout(0.2),
@@ -90,24 +113,21 @@ def plain_conv(classes: int, size: Size) -> nn.Module:
     )
 
 
-def _of_timm(name: str) -> Callable[[int, Size], nn.Module]:
-    def build(classes: int, size: Size) -> nn.Module:
-        module: nn.Module = import_timm().create_model(name, num_classes=classes, in_chans=size[0])
-        return module
-
-    return build
+def _mobilenet(classes: int, size: Size) -> nn.Module:
+    module: nn.Module = import_timm().create_model("mobilenetv3_small_050", num_classes=classes, in_chans=size[0])
+    return module
 
 
-WIDE_DENSE = Architecture("wide-dense", 1, "dense", 1e-3, wide_dense)
-PLAIN_CONV = Architecture("plain-conv", 1, "plain", 3e-3, plain_conv)
-MOBILENET = Architecture("mobilenetv3_small_050", 1, "mobilenet", 3e-3, _of_timm("mobilenetv3_small_050"))
-RESNET = Architecture("resnet10t", 1, "resnet", 3e-3, _of_timm("resnet10t"))
+WIDE_DENSE = Architecture("wide-dense", 1, (), 1e-3, wide_dense)
+PLAIN_CONV = Architecture("plain-conv", 1, ("vgg", "alexnet"), 3e-3, plain_conv)
+MOBILENET = Architecture("mobilenetv3_small_050", 1, ("mobilenet",), 3e-3, _mobilenet)
 
 
 def other_family(size: Size, *, classes: int, subject: nn.Module | None, reference: str) -> Architecture:
     """Return the architecture of a surrogate for images of `size`, of another family than the audited model's.
 
-    The paper's for gray images up to 32 pixels, one like its for others up to 64, a small MobileNet beyond.
+    The paper's for gray images up to 32 pixels, one like its for colour and for larger images; and for a subject that
+    is just that, another.
 
     Args:
         size: (C, H, W) of one image.
@@ -115,15 +135,12 @@ def other_family(size: Size, *, classes: int, subject: nn.Module | None, referen
         subject: the audited network; None for a black box.
         reference: where it came from ("resnet18.a1_in1k"), for the family of networks that have a name.
     """
-    small = max(size[1:])
-    if size[0] == GRAY and small <= 32:
+    longest = max(size[1:])
+    if size[0] == GRAY and longest <= 32:
         first, second = WIDE_DENSE, PLAIN_CONV
-    elif small <= 64:
-        first, second = PLAIN_CONV, WIDE_DENSE
     else:
-        first, second = MOBILENET, RESNET
-    named = re.match("[a-z]*", reference.rpartition(":")[2].lower())
-    if named is not None and named[0].startswith(first.family):
+        first, second = PLAIN_CONV, WIDE_DENSE if longest <= SMALL else MOBILENET
+    if first.kin and reference.rpartition(":")[2].lower().startswith(first.kin):
         return second
     return second if subject is not None and _same(subject, first.build(classes, size)) else first
 

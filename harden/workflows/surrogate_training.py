@@ -34,11 +34,13 @@ MOST_IMAGES = 50_000
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000
 LEAST_PER_CLASS = 5
 BATCH_SIZE = 128
+STEPS_PER_LOOK = 100
+"""After about so many steps the held-out images, and the clock, are looked at."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a surrogate trains: this many steps (whole epochs, at least one), or fewer where `seconds` are over."""
+    """How long a surrogate trains: about this many steps, or fewer, but some 100, where `seconds` are over."""
 
     steps: int = 1500
     seconds: float = 100.0
@@ -189,8 +191,9 @@ def _train(
     narrator: Narrator,
     stop_requested: Callable[[], bool],
 ) -> None:
-    steps_per_epoch = max(1, len(train) // BATCH_SIZE)
-    epochs = max(1, round(effort.steps / steps_per_epoch))
+    steps = max(1, len(train) // BATCH_SIZE)
+    parts = max(1, round(steps / STEPS_PER_LOOK))
+    epochs = max(1, round(effort.steps / max(1, steps // parts)))
     settings = TrainingSettings(
         epochs=epochs,
         batch_size=BATCH_SIZE,
@@ -198,6 +201,7 @@ def _train(
         eps=0.0,
         source_attack=None,
         eps_ramp=0.0,
+        epoch_parts=parts,
         augment="none" if classifier.input_size[0] == 1 else "flip+shift",
         seed=derive_seed(seed, "surrogate", architecture.name),
     )
