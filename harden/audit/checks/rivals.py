@@ -23,8 +23,8 @@ _STUCK = 0.01
 def black_box_against_white_box(evidence: Evidence) -> Check:
     """Images that withstand every gradient attack and fall to one that needs no gradient.
 
-    An image that fell to a black-box attack before some white-box one could try is not counted. Fails where the lower
-    end of the interval of their share lies above 2 %, warns above 0.5 %.
+    An image that fell to a black-box attack before some white-box one could try is not counted, but a warning where
+    there are many. Fails where the lower end of the interval of their share lies above 2 %, warns above 0.5 %.
     """
     said = partial(Check, "black-box against white-box")
     result = evidence.result
@@ -43,8 +43,12 @@ def black_box_against_white_box(evidence: Evidence) -> Check:
         beaten |= fell
         by += [f"{outcome.name} {int(fell.sum()):,}"] if fell.any() else []
     share = wilson(int(beaten.sum()), len(result))
-    untried = int((evidence.withstood_gradients & ~met).sum())
-    note = f" {untried:,} more fell to one before every gradient attack had them." if untried else ""
+    untried = wilson(int((evidence.withstood_gradients & ~met).sum()), len(result))
+    note = f" {untried.count:,} more fell to one before every gradient attack had them." if untried.count else ""
+    status = _judged(share.low, warn=0.005, fail=0.02)
+    if status is not Status.FAIL and untried.low > 0.02:
+        finding = f"{of(untried.count, untried.total)} fell without gradients before every gradient attack had them."
+        return said(Status.WARN, finding, "Let black-box attacks come last, as in --attacks standard.")
     if not beaten.any():
         names = listed([o.name for o in blind])
         return said(Status.PASS, f"No image that withstood the gradient attacks fell to {names}.{note}")
@@ -52,7 +56,6 @@ def black_box_against_white_box(evidence: Evidence) -> Check:
         f"{of(share.count, share.total)} withstood every gradient attack but fell without gradients "
         f"({', '.join(by)}).{note}"
     )
-    status = _judged(share.low, warn=0.005, fail=0.02)
     return said(status, finding, "" if status is Status.PASS else MASKED)
 
 
