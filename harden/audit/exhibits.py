@@ -14,7 +14,7 @@ from harden.attacks import Attack, Examples, run_attack
 from harden.audit.gallery import Exhibit, Pixels
 from harden.audit.result import AuditResult
 from harden.data import ImageSet
-from harden.models.classifier import Classifier
+from harden.models.black_box import Audited
 from harden.randomness import stream
 
 LIMIT = 12
@@ -80,7 +80,7 @@ class Gallery:
                 ),
             )
 
-    def revisit(self, classifier: Classifier, result: AuditResult, attacks: Sequence[Attack], *, seed: int = 0) -> None:
+    def revisit(self, classifier: Audited, result: AuditResult, attacks: Sequence[Attack], *, seed: int = 0) -> None:
         """Repeat attacks whose examples it has not seen, because their outcomes were kept by an earlier audit.
 
         Each is repeated on at most `limit` images that it fooled then, the first of each class.

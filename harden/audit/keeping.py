@@ -39,7 +39,7 @@ class Keeping:
         if isinstance(model, nn.Module):
             for key, value in (*model.named_parameters(), *model.named_buffers()):
                 digest.update(key.encode())
-                digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         self._subject = digest.hexdigest()
 
     def find(self, attack: Attack, attacked: Tensor, repeats: int) -> AttackOutcome | None:

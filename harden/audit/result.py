@@ -202,6 +202,15 @@ class AuditResult:
         """Accuracy under one attack."""
         return share_of(self.survived(outcome))
 
+    def accuracy_after(self, last: AttackOutcome) -> Proportion:
+        """Accuracy under the worst of all attacks up to `last`, in the order in which they ran."""
+        flags = self.clean_correct
+        for outcome in self.outcomes:
+            flags = flags & self.survived(outcome)
+            if outcome is last:
+                break
+        return share_of(flags)
+
     def worst_case(self) -> Proportion:
         """Accuracy under the worst of all attacks, sample by sample: the number to quote."""
         return share_of(self.standing())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from harden.cli.fit import show_report
 from harden.cli.running import run_command, typed_command
 
 if TYPE_CHECKING:
+    from harden.audit.gate import GateVerdict
     from harden.cli.console import Terminal
 
 
@@ -29,7 +31,19 @@ def report(
     ] = None,
     attacks: Annotated[
         str | None,
-        typer.Option(help="full, paper, fast, or names of attacks. [full]", rich_help_panel="Audit"),
+        typer.Option(
+            help="fast, standard (AutoAttack-class), thorough, paper (Table 1), unseen (other norms and corruptions "
+            "too), or names of attacks, with commas between. [standard]",
+            rich_help_panel="Audit",
+        ),
+    ] = None,
+    surrogate: options.Surrogates = None,
+    fail_under: Annotated[
+        str | None,
+        typer.Option(
+            help="Exit with 3 unless the lower end of the 95 % interval reaches this: robust=0.40,clean=80%.",
+            rich_help_panel="Audit",
+        ),
     ] = None,
     eps: Annotated[
         str | None, typer.Option(help="l_inf radius, as 8/255 or 0.03. [the run's]", rich_help_panel="Audit")
@@ -38,20 +52,22 @@ def report(
         int | None, typer.Option(help="Images to audit, stratified. [all]", rich_help_panel="Audit")
     ] = None,
     arch: options.Arch = None,
+    black_box: options.BlackBox = False,
     trust_pickle: options.TrustPickle = False,
     class_map: options.ClassMap = None,
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for report.html, .json and .md.", rich_help_panel="Run")
+        Path | None,
+        typer.Option(help="Folder for report.html, .json, .md and .xml (JUnit).", rich_help_panel="Run"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and the random starts.", rich_help_panel="Run")] = 0,
     device: options.Device = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Audit a model: attack it, and report what withstands the worst case.
+    """Audit a model: attack it, report what withstands the worst case, and whether that can be believed.
 
     [bold]Examples[/bold]
 
@@ -60,12 +76,14 @@ def report(
       harden report runs/imgs-adv4adv --against initial
 
       harden report weights.pth --arch net.py:build --data ./imgs --eps 8/255 --samples 1000
+
+      harden report model.onnx --data ./imgs --surrogate auto --fail-under robust=0.40
     """
 
     def body(terminal: Terminal) -> None:
         from harden.recipe import parse_eps
-        from harden.workflows.audit import ReportSettings
-        from harden.workflows.audit import report as workflow
+        from harden.workflows.report import ReportSettings
+        from harden.workflows.report import report as workflow
 
         settings = ReportSettings(
             spec=options.model_spec(
@@ -80,12 +98,29 @@ def report(
             data=data,
             against=tuple(against or ()),
             eps=parse_eps(eps) if eps else None,
-            attacks=tuple(part.strip() for part in attacks.split(",")) if attacks else ("full",),
+            attacks=tuple(part.strip() for part in attacks.split(",")) if attacks else None,
             samples=options.within(samples, "--samples", "audit_samples"),
             seed=options.within(seed, "--seed", "seed") or 0,
             device=device or "auto",
+            surrogates=tuple(surrogate or ()),
+            black_box=black_box,
+            fail_under=fail_under,
         )
         found, folder = workflow(settings, out=out, narrator=terminal, command=typed_command())
         show_report(terminal, found, as_json=as_json, where=folder)
+        require_gates(found.gates)
 
     run_command(body, quiet=quiet or as_json)
+
+
+def require_gates(verdicts: Sequence[GateVerdict]) -> None:
+    """Raise where a gate was not met.
+
+    Raises:
+        GateError: names every gate that was missed.
+    """
+    from harden.errors import GateError
+
+    missed = [verdict.sentence() for verdict in verdicts if not verdict.met]
+    if missed:
+        raise GateError("; ".join(missed), hint="audit more images where the interval is wide, or harden it further")

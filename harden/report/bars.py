@@ -24,12 +24,12 @@ class Bar:
     Attributes:
         look: class that the style sheet colours: "subject" or "baseline-1", "baseline-2", ...
         accuracy: with its interval.
-        bound: whether it is only an upper bound; drawn faint and without a whisker.
+        faint: whether the attack did not have every image; drawn faint and without a whisker.
     """
 
     look: str
     accuracy: Proportion
-    bound: bool = False
+    faint: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def _heading(group: BarGroup, top: int) -> Html:
 
 def _bar(bar: Bar, middle: float) -> Html:
     accuracy = bar.accuracy
-    if bar.bound:
-        return _piece(f"bar {bar.look} bound", 0.0, accuracy.value, bar, middle)
+    if bar.faint:
+        return _piece(f"bar {bar.look} faint", 0.0, accuracy.value, bar, middle)
     if bar.look != "subject":
         return joined((_piece(f"bar {bar.look}", 0.0, accuracy.value, bar, middle), _whisker(accuracy, middle)))
     sure = _piece("bar subject", 0.0, accuracy.low, bar, middle)
@@ -110,8 +110,8 @@ def _whisker(accuracy: Proportion, middle: float) -> Html:
 def _figure(bar: Bar, middle: float) -> Html:
     value = percent(bar.accuracy.value)
     look = f"figure {bar.look}"
-    if bar.bound:
-        return element("text", {"class": look, "x": "100%", "dx": 12, "y": middle + 4}, f"≤ {value}")
+    if bar.faint:
+        return element("text", {"class": look, "x": "100%", "dx": 12, "y": middle + 4}, f"left {value}")
     spread = element("tspan", {"class": "interval"}, f" {interval(bar.accuracy)}")
     return element("text", {"class": look, "x": "100%", "dx": 12, "y": middle + 4}, value, spread)
 

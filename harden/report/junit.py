@@ -85,8 +85,10 @@ def _gate(verdict: GateVerdict) -> ET.Element:
 
 def _attack(result: AuditResult, outcome: AttackOutcome, label: str) -> ET.Element:
     case = _case("attacks", label, outcome.seconds)
-    bound = "" if outcome.complete else "at most "
-    found = f"accuracy {bound}{with_interval(result.robust_accuracy(outcome))} ({outcome.exposure})"
+    if outcome.complete:
+        found = f"accuracy {with_interval(result.robust_accuracy(outcome))} ({outcome.exposure})"
+    else:
+        found = f"{with_interval(result.accuracy_after(outcome))} stand after this and all before ({outcome.exposure})"
     _say(case, f"{found}\n{outcome.definition}")
     return case
 

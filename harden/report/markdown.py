@@ -11,7 +11,7 @@ from harden.files import write_whole
 from harden.report.beliefs import MARKS, failing_others, in_order, tally
 from harden.report.figures import MISSING, counted, interval, points, radius, with_interval
 from harden.report.report import Report
-from harden.report.side_by_side import BOUND_NOTE, Cell, Row, RowKind, any_bound, attack_rows, rows
+from harden.report.side_by_side import MEMBER_MARK, MEMBER_NOTE, Cell, Row, RowKind, any_member, attack_rows, rows
 from harden.report.verdict import cautions, verdict_of
 
 
@@ -101,7 +101,7 @@ def _cells(row: Row) -> list[str]:
 def _figure(cell: Cell | None) -> str:
     if cell is None:
         return MISSING
-    return f"≤ {with_interval(cell.accuracy)}" if cell.bound else with_interval(cell.accuracy)
+    return f"{MEMBER_MARK if cell.member else ''}{with_interval(cell.accuracy)}"
 
 
 def _footnotes(report: Report) -> list[str]:
@@ -113,8 +113,8 @@ def _footnotes(report: Report) -> list[str]:
             f"Worst case, {_plain(report.subject.model)} against {_plain(report.baseline.model)} on the same images: "
             f"**{points(gain.value)}** {interval(gain)}.",
         )
-    if any_bound(rows(report)):
-        found.append(BOUND_NOTE.replace("<=", "≤"))
+    if any_member(rows(report)):
+        found.append(MEMBER_NOTE)
     return found
 
 

@@ -99,7 +99,10 @@ def summary_of(result: AuditResult) -> dict[str, Any]:
         "worst_case": figure(result.worst_case()),
         "clean": figure(result.clean_accuracy()),
         "attacks": {
-            outcome.name: figure(result.robust_accuracy(outcome)) | {"complete": outcome.complete}
+            outcome.name: figure(
+                result.robust_accuracy(outcome) if outcome.complete else result.accuracy_after(outcome)
+            )
+            | {"complete": outcome.complete}
             for outcome in result.outcomes
         },
         "checks": {str(status): sum(check.status is status for check in result.checks) for status in Status},

@@ -11,11 +11,14 @@ from harden.audit.result import AttackOutcome, AuditResult, Exposure
 from harden.report.figures import radius
 from harden.report.report import Report
 
-BOUND_NOTE = (
-    "<=: attacked only the images that were still standing when its turn came (a member of an ensemble), "
-    "so its own accuracy would be at most this; the worst case is exact."
+MEMBER_MARK = "left "
+"""Stands before the figure of a cell whose `member` is true."""
+
+MEMBER_NOTE = (
+    f"{MEMBER_MARK.strip()}: by a member of an ensemble, which attacked only the images that still stood when its turn "
+    "came; the figure is what stands after it and all attacks above it."
 )
-"""Explains a cell whose `bound` is true; every format shows it where there is one."""
+"""Explains such a cell; every format shows it where there is one."""
 
 
 class RowKind(Enum):
@@ -32,11 +35,11 @@ class Cell:
 
     Attributes:
         accuracy: with its interval.
-        bound: whether it is only an upper bound, because the attack did not have every image.
+        member: whether the attack did not have every image, and the accuracy is that after it and all before it.
     """
 
     accuracy: Proportion
-    bound: bool = False
+    member: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def rows(report: Report) -> tuple[Row, ...]:
             exposure=next(found[key].exposure for found in (keyed[-1], *keyed[:-1]) if key in found),
             definition=key[3],
             cells=tuple(
-                Cell(result.robust_accuracy(found[key]), bound=not found[key].complete) if key in found else None
+                _cell(result, found[key]) if key in found else None
                 for result, found in zip(report.results, keyed, strict=True)
             ),
         )
@@ -114,9 +117,15 @@ def attack_rows(report: Report) -> tuple[Row, ...]:
     return tuple(row for row in rows(report) if row.kind is RowKind.ATTACK)
 
 
-def any_bound(table: tuple[Row, ...]) -> bool:
-    """Whether `BOUND_NOTE` is needed."""
-    return any(cell is not None and cell.bound for row in table for cell in row.cells)
+def any_member(table: tuple[Row, ...]) -> bool:
+    """Whether `MEMBER_NOTE` is needed."""
+    return any(cell is not None and cell.member for row in table for cell in row.cells)
+
+
+def _cell(result: AuditResult, outcome: AttackOutcome) -> Cell:
+    if outcome.complete:
+        return Cell(result.robust_accuracy(outcome))
+    return Cell(result.accuracy_after(outcome), member=True)
 
 
 def _labels(keys: list[AttackKey]) -> dict[AttackKey, str]:

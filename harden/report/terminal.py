@@ -20,7 +20,7 @@ from harden.audit.result import Exposure
 from harden.report.beliefs import doubts, failing_others, in_order, tally
 from harden.report.figures import MISSING, interval, percent, points, with_interval
 from harden.report.report import Report
-from harden.report.side_by_side import BOUND_NOTE, Cell, Row, RowKind, any_bound, attack_rows, rows
+from harden.report.side_by_side import MEMBER_MARK, MEMBER_NOTE, Cell, Row, RowKind, any_member, attack_rows, rows
 from harden.report.verdict import Verdict, cautions, verdict_of
 
 SHORT_EXPOSURE = {Exposure.TRAINING: "training", Exposure.SELECTION: "selection", Exposure.UNSEEN: "unseen"}
@@ -64,8 +64,8 @@ def render(report: Report, *, width: int) -> Group:
     parts.extend(_tables(report, table, verdict, width))
     parts.extend(_checks(report))
     notes = [Text(f"{report.subject.dataset}; seed {report.subject.seed}; brackets are 95 % intervals in percent.")]
-    if any_bound(table):
-        notes.append(Text(BOUND_NOTE))
+    if any_member(table):
+        notes.append(Text(MEMBER_NOTE))
     notes.extend(Text(f"{row.label} ({row.exposure}): {row.definition}") for row in attack_rows(report))
     for note in notes:
         note.stylize("dim")
@@ -155,8 +155,8 @@ def _words(row: Row, layout: _Layout) -> list[Text]:
 def _figure(cell: Cell | None, layout: _Layout) -> str:
     if cell is None:
         return MISSING
-    bound = "<= " if cell.bound else ""
-    return bound + (with_interval(cell.accuracy) if layout.intervals else percent(cell.accuracy.value))
+    mark = MEMBER_MARK if cell.member else ""
+    return mark + (with_interval(cell.accuracy) if layout.intervals else percent(cell.accuracy.value))
 
 
 def _aligned(text: str) -> Text:

@@ -154,10 +154,11 @@ def _normalisation(
     return found.chosen
 
 
-def score_attacks(names: Sequence[str] | None) -> tuple[tuple[str, bool], ...]:
+def score_attacks(names: Sequence[str] | None, *, others: bool = False) -> tuple[tuple[str, bool], ...]:
     """Return (attack, whether it is a member of an ensemble), as `attack_names` does, of those that need only scores.
 
-    A preset keeps its score-based attacks. Nothing named, it is Square with 5,000 queries.
+    A preset keeps its score-based attacks. Nothing named, it is Square with 5,000 queries. Where there are `others`
+    (from surrogates), none need be left.
 
     Raises:
         UsageError: an unknown name, an attack that needs gradients, or presets without a score-based attack.
@@ -169,6 +170,6 @@ def score_attacks(names: Sequence[str] | None) -> tuple[tuple[str, bool], ...]:
     gradients = [name for name in names or () if name not in PRESETS and name not in usable]
     if gradients:
         raise UsageError(f"a black box gives no gradients, which {', '.join(gradients)} would need", hint=hint)
-    if not kept:
+    if not kept and not others:
         raise UsageError(f"all attacks of {', '.join(names or ())} need gradients, which a black box lacks", hint=hint)
     return kept

@@ -25,9 +25,8 @@ from harden.files import write_whole
 from harden.models.classifier import Classifier
 from harden.randomness import stream
 from harden.registry import lookup
-from harden.workflows.audit import default_eps
 from harden.workflows.narrator import Narrator
-from harden.workflows.prepare import ModelSpec, as_run, images_for, open_model
+from harden.workflows.prepare import ModelSpec, as_run, default_eps, images_for, open_model
 from harden.workflows.run_folder import RunFolder, describe, refuse_stated
 
 PARITY_IMAGES = 256

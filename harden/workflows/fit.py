@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from harden.attacks import ATTACKS, attack_names
+from harden.attacks import ATTACKS
 from harden.data import open_data
 from harden.errors import HardenError, Interrupted, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights
@@ -21,9 +21,10 @@ from harden.training.freezing import frozen_names
 from harden.training.loop import CANARY_ATTACK
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
-from harden.workflows.audit import Subject, audit_subjects, run_facts, write_reports, write_unreadable
+from harden.workflows.audit import audit_subjects, run_facts, write_reports, write_unreadable
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
+from harden.workflows.examine import Scope, Subject
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
 from harden.workflows.job import Job, StopRequested, choose_splits, prepare_job, selection_entries
 from harden.workflows.narrator import Narrator
@@ -229,7 +230,9 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
             Subject(settings.method, job.classifier, test, _met(job, trained).exposures(job.eps)),
         ],
         eps=job.eps,
-        attacks=attack_names(settings.attacks),
+        attacks=settings.attacks,
+        scope=Scope.of(settings.attacks, brief=True),
+        kept_in=run.audit_progress,
         dataset=where,
         seed=settings.seed,
         narrator=job.narrator,
@@ -242,6 +245,7 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
         stop_requested=job.stop_requested,
     )
     write_reports(report, run.path, job.narrator)
+    shutil.rmtree(run.audit_progress, ignore_errors=True)
     return report
 
 

@@ -16,7 +16,6 @@ from harden.models.classifier import Classifier
 from harden.models.split import default_split
 from harden.models.tap import Tap
 from harden.randomness import derive_seed
-from harden.workflows.audit import default_eps
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.narrator import Narrator
@@ -26,6 +25,7 @@ from harden.workflows.prepare import (
     as_run,
     choose_device,
     classifier_of,
+    default_eps,
     find_normalisation,
     images_for,
     load_candidate,

@@ -36,6 +36,11 @@ COLOURS = {1: "gray", 3: "RGB"}
 DEVICES = ("auto", "cpu", "cuda")
 
 
+def default_eps(shape: tuple[int, int, int]) -> float:
+    """Return the eps for images (C, H, W) when nobody says: 0.1 for gray up to 32 pixels (the paper's), else 4/255."""
+    return 0.1 if shape[0] == 1 and max(shape[1:]) <= 32 else 4 / 255
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device that "auto", "cpu" or "cuda" means here.
 

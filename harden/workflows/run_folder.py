@@ -81,6 +81,11 @@ class RunFolder:
         return self.path / "budget.json"
 
     @property
+    def audit_progress(self) -> Path:
+        """Folder of the attacks that an unfinished final audit has finished."""
+        return self.path / "progress"
+
+    @property
     def pretraining(self) -> Path:
         """The state of clean pre-training."""
         return self.path / "pretraining.pt"

@@ -44,7 +44,7 @@ def autoattack(opened: Opened, eps: float, attacks: list[str] | None) -> tuple[n
 
     x, y = opened.images.batch(slice(None))
     counted = Counted(opened.classifier).eval()
-    attack = AutoAttack(counted, norm="Linf", eps=eps, seed=0, version="standard", device="cpu", verbose=False)
+    attack = AutoAttack(counted, norm="Linf", eps=eps, seed=0, version="standard", device="cpu")
     # "standard" sets the published parameters; fewer than ten classes have fewer targets.
     attack.attacks_to_run = attacks or attack.attacks_to_run
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, len(opened.classifier.classes) - 1)

@@ -174,8 +174,8 @@ def test_curves_are_shown_where_there_is_something_to_draw() -> None:
 def test_an_incomplete_outcome_is_a_bound_and_says_so() -> None:
     result = build_incomplete(build_result(images=300))
     text = Page(html.dumps(Report("part", (result,)))).text
-    assert f"≤ {100 * result.robust_accuracy(result.outcomes[3]).value:.1f} %" in text
-    assert "≤: attacked only the images that were still standing" in text
+    assert f"left {100 * result.accuracy_after(result.outcomes[3]).value:.1f} %" in text
+    assert "left: by a member of an ensemble, which attacked only the images that still stood" in text
 
 
 def test_classes_without_samples_are_named() -> None:

@@ -74,13 +74,15 @@ def test_a_gate_fails_just_where_it_is_not_met() -> None:
     assert failure.get("message") == verdicts[1].sentence()
 
 
-def test_attacks_of_one_name_are_told_apart_and_bounds_say_so() -> None:
+def test_attacks_of_one_name_are_told_apart_and_members_say_so() -> None:
     result = build_incomplete(build_result(images=100))
     twins = replace(result, outcomes=(*result.outcomes, replace(result.outcomes[0], definition="another")))
     found = cases(parsed(Report("x", (twins,))), "attacks")
     names = [case.get("name") for case in found]
     assert len(set(names)) == len(names) == 8
-    assert [("at most" in (case.findtext("system-out") or "")) for case in found] == [n == 3 for n in range(8)]
+    assert [("stand after this and all before" in (case.findtext("system-out") or "")) for case in found] == [
+        n == 3 for n in range(8)
+    ]
     assert float(found[1].get("time", "")) == pytest.approx(result.outcomes[1].seconds, abs=1e-3)
 
 

@@ -66,10 +66,14 @@ def test_the_paired_gain_is_there_for_two_models_only() -> None:
     assert "paired gain" not in printed(REPORTS["many"], 100)
 
 
-def test_an_incomplete_outcome_is_a_bound() -> None:
+def test_a_member_of_an_ensemble_shows_what_it_and_all_before_left() -> None:
     text = printed(REPORTS["incomplete"], 100)
-    assert sum("<= " in line for line in text.splitlines() if line.startswith("PGD-40")) == 1
-    assert "still standing" in text
+    result = REPORTS["incomplete"].subject
+    left = result.accuracy_after(result.outcomes[3])
+    lines = [line for line in text.splitlines() if line.startswith("PGD-40")]
+    assert sum(f"left {100 * left.value:.1f} %" in line for line in lines) == 1
+    assert left.value < min(result.robust_accuracy(outcome).value for outcome in result.outcomes[:3])
+    assert "still stood" in text
 
 
 def test_without_colour_there_are_no_escapes_and_with_colour_the_words_are_the_same() -> None:

@@ -17,11 +17,11 @@ from harden.cli.app import app
 from harden.errors import ExportError, ModelError, UsageError
 from harden.export.to_onnx import save_onnx
 from harden.models.classifier import Classifier
-from harden.workflows.audit import ReportSettings, report
 from harden.workflows.export import ExportSettings, export
 from harden.workflows.fit import fit
 from harden.workflows.inspect import inspect
 from harden.workflows.prepare import ModelSpec
+from harden.workflows.report import ReportSettings, report
 from harden.workflows.settings import FitSettings
 
 from .builders import Notebook, Workshop, trained

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from harden.errors import DataError, HardenError, Interrupted, ModelError, PreflightError, RunFolderError, UsageError
 from harden.recipe import read_recipe, resolve
 from harden.training.history import EpochRecord, History
-from harden.workflows.audit import ReportSettings, overfitted, report
+from harden.workflows.audit import overfitted
 from harden.workflows.fit import FitResult, fit, resume
 from harden.workflows.job import default_batch_size
 from harden.workflows.prepare import ModelSpec
+from harden.workflows.report import ReportSettings, report
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
 from tests.conftest import MakeImages

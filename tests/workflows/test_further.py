@@ -15,10 +15,10 @@ import torch
 from harden.errors import DataError, UsageError
 from harden.recipe import read_recipe, resolve
 from harden.workflows import hardening
-from harden.workflows.audit import ReportSettings, report
 from harden.workflows.export import ExportSettings, export
 from harden.workflows.fit import fit, resume
 from harden.workflows.prepare import ModelSpec
+from harden.workflows.report import ReportSettings, report
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
 from tests.conftest import MakeImages

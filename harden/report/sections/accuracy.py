@@ -6,7 +6,7 @@ from harden.report.figures import MISSING, interval, percent
 from harden.report.markup import Html, element, joined
 from harden.report.report import Report
 from harden.report.section import Section
-from harden.report.side_by_side import BOUND_NOTE, Cell, Row, RowKind, any_bound, rows
+from harden.report.side_by_side import MEMBER_MARK, MEMBER_NOTE, Cell, Row, RowKind, any_member, rows
 
 
 def accuracy(report: Report) -> Section:
@@ -33,7 +33,7 @@ def _line(row: Row) -> Html:
 def _figure(cell: Cell | None) -> Html:
     if cell is None:
         return element("span", {"class": "value"}, MISSING)
-    value = element("span", {"class": "value"}, f"{'≤ ' if cell.bound else ''}{percent(cell.accuracy.value)}")
+    value = element("span", {"class": "value"}, f"{MEMBER_MARK if cell.member else ''}{percent(cell.accuracy.value)}")
     return joined((value, Html(" "), element("span", {"class": "interval"}, interval(cell.accuracy))))
 
 
@@ -41,6 +41,6 @@ def _notes(table: tuple[Row, ...]) -> list[Html]:
     notes = ["In brackets: 95 % intervals (Wilson), in percent."]
     if any(row.kind is RowKind.WORST for row in table):
         notes[0] += " Worst case: an image counts only if it is right when clean and under every attack."
-    if any_bound(table):
-        notes.append(BOUND_NOTE.replace("<=", "≤"))
+    if any_member(table):
+        notes.append(MEMBER_NOTE)
     return [element("p", {"class": "footnote"}, note) for note in notes]

@@ -27,7 +27,7 @@ def attacks(report: Report) -> Section | None:
 
 def _group(row: Row, report: Report) -> BarGroup:
     bars = tuple(
-        Bar(look, cell.accuracy, bound=cell.bound)
+        Bar(look, cell.accuracy, faint=cell.member)
         for look, cell in zip(looks(report), row.cells, strict=True)
         if cell is not None
     )

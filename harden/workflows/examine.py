@@ -1,0 +1,162 @@
+"""The whole examination of one model: attacks, then everything that says what to make of their number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harden.attacks import GRADIENT_ATTACKS, PRESETS, Planned
+from harden.audit.corrupting import corrupted_outcomes
+from harden.audit.diagnostics import believe, randomness
+from harden.audit.domains import represent
+from harden.audit.exhibits import Gallery
+from harden.audit.keeping import Keeping
+from harden.audit.result import AuditResult, Exposure
+from harden.audit.runner import audit
+from harden.audit.sweep import sweep
+from harden.data import ImageSet, stratified_sample
+from harden.models.black_box import Audited
+from harden.models.classifier import Classifier
+from harden.randomness import stream
+from harden.workflows.narrator import Narrator
+
+CURVE_IMAGES = 300
+FEWEST_PROBES, MOST_PROBES = 20, 100
+"""Images that the checks probe: a fifth of those audited, within these."""
+REPRESENTED = ("fgsm", "pgd-20", "mim")
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model to audit.
+
+    Attributes:
+        name: for the report.
+        classifier: the model.
+        images: what it is attacked on, in its own format; the same files for every subject.
+        exposures: per attack name what its training or selection had to do with it.
+    """
+
+    name: str
+    classifier: Audited
+    images: ImageSet
+    exposures: Mapping[str, Exposure]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What an examination consists of besides the attacks.
+
+    Attributes:
+        checks: reasons to believe or to doubt the number.
+        curve: accuracy against eps.
+        shifts: other norms and common corruptions.
+        representation: silhouettes, domain accuracy and embeddings of the logits.
+    """
+
+    checks: bool = True
+    curve: bool = True
+    shifts: bool = False
+    representation: bool = True
+
+    @classmethod
+    def of(cls, attacks: Sequence[str], *, brief: bool = False) -> Scope:
+        """Return the scope that goes with presets and attacks; a brief one leaves out what takes long."""
+        shifts = any(name in PRESETS and PRESETS[name].shifts for name in attacks)
+        return cls(curve=not brief, shifts=shifts, representation=not brief)
+
+
+def examine(
+    subject: Subject,
+    planned: Sequence[Planned],
+    *,
+    eps: float,
+    scope: Scope,
+    dataset: str,
+    seed: int,
+    narrator: Narrator,
+    stopping: Callable[[], None] = lambda: None,
+    copies: Sequence[tuple[str, str]] | None = None,
+    kept_in: Path | None = None,
+) -> AuditResult:
+    """Attack one model and find out whether the number can be believed.
+
+    Args:
+        subject: the model.
+        planned: attacks of the threat model.
+        eps: its l_inf radius on the [0, 1] scale.
+        scope: what else to measure; a black box has no curve and no representation.
+        dataset: for the report.
+        seed: of everything random.
+        narrator: hears how far it is.
+        stopping: called often; may raise to stop.
+        copies: (training file, audited file) of equal pixels; None: the training images are not known.
+        kept_in: folder for finished attacks, so that an interrupted examination can go on.
+    """
+    classifier, images = subject.classifier, subject.images
+    task = f"auditing {subject.name}"
+
+    def told(detail: str) -> Callable[[int, int], None]:
+        def progress(done: int, total: int) -> None:
+            narrator.progress(f"{task}: {detail}", done, total)
+            stopping()
+
+        return progress
+
+    def attacking(attack: str, done: int, total: int) -> None:
+        narrator.progress(task, done, total, attack)
+        stopping()
+
+    random = randomness(classifier, images, seed=seed)
+    repeats = random.repeats
+    if repeats > 1:
+        narrator.warn(f"{subject.name} answers at random; each answer to an attack is the mean of {repeats} passes")
+    keeping = Keeping(kept_in, model=classifier, name=subject.name, images=images, seed=seed) if kept_in else None
+    gallery = Gallery(images)
+    result = audit(
+        classifier,
+        images,
+        planned,
+        model=subject.name,
+        dataset=dataset,
+        exposures=subject.exposures,
+        seed=seed,
+        repeats=repeats,
+        progress=attacking,
+        keeping=keeping,
+        witness=gallery,
+    )
+    gallery.revisit(classifier, result, [entry.attack for entry in planned], seed=seed)
+    result = replace(result, gallery=gallery.exhibits())
+    if isinstance(classifier, Classifier) and scope.curve:
+        few = _some(images, CURVE_IMAGES, seed)
+        curve = sweep(classifier, few, eps, seed=seed, repeats=repeats, progress=told("accuracy against eps"))
+        result = replace(result, curve=curve)
+    if isinstance(classifier, Classifier) and scope.representation:
+        attacks = [GRADIENT_ATTACKS[name](eps) for name in REPRESENTED]
+        found = represent(classifier, images, attacks, seed=seed, progress=lambda _, *at: told("representation")(*at))
+        result = replace(result, representation=found)
+    if scope.shifts:
+        found_corrupted = corrupted_outcomes(
+            classifier, images, seed=seed, progress=lambda _, *at: told("corruptions")(*at)
+        )
+        result = replace(result, corruptions=found_corrupted)
+    if scope.checks:
+        probes = max(FEWEST_PROBES, min(MOST_PROBES, len(images) // 5))
+        checks = believe(
+            result,
+            classifier,
+            images,
+            copies=copies,
+            repeats=repeats,
+            probes=probes,
+            seed=seed,
+            progress=told("whether it can be believed"),
+        )
+        result = replace(result, checks=checks)
+    return result
+
+
+def _some(images: ImageSet, count: int, seed: int) -> ImageSet:
+    return images.subset(stratified_sample(images.labels.cpu(), count, generator=stream(seed, "examine")))

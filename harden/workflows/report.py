@@ -1,0 +1,283 @@
+"""`harden report`: any model, on any images, beside others if asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harden import __version__
+from harden.attacks import ATTACKS, Planned
+from harden.audit.gate import Gate, judge_gates, parse_gates
+from harden.audit.result import Exposure
+from harden.data import DataSource, Entry, ImageSet, open_data
+from harden.errors import DataError, Interrupted, UsageError
+from harden.models.black_box import BlackBox
+from harden.models.classifier import Classifier
+from harden.report.report import Report
+from harden.training.history import EpochRecord, History
+from harden.workflows.audit import DEFAULT_ATTACKS, audit_subjects, plan_for, write_reports, write_unreadable
+from harden.workflows.black_box import is_black_box, open_black_box
+from harden.workflows.encounters import Encounters
+from harden.workflows.examine import Scope, Subject
+from harden.workflows.narrator import Narrator
+from harden.workflows.prepare import (
+    Images,
+    ModelSpec,
+    as_run,
+    choose_device,
+    default_eps,
+    images_for,
+    open_model,
+)
+from harden.workflows.run_folder import RunFolder, refuse_stated, unused
+from harden.workflows.surrogates import open_surrogates, transfer_attacks
+
+PROGRESS = "progress"
+"""Folder beside a report in the making that holds its finished attacks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """What `harden report` is asked for.
+
+    Attributes:
+        spec: the model; what it says besides the model's name goes for the others too.
+        data: images; None: those of the run.
+        against: models to compare with; "initial" is the run's model before hardening.
+        device: as for `harden fit`.
+        eps: l_inf radius on the [0, 1] scale; None: the run's, or the default for the images.
+        attacks: names of presets and attacks; None: the default.
+        samples: images to audit, stratified; None: all.
+        surrogates: models on which examples are crafted that are then tried on the audited ones; "auto" trains one.
+        black_box: ask the model for scores only.
+        fail_under: gates such as "robust=0.40", each on the lower end of an interval.
+        seed: of the sample and of everything random.
+    """
+
+    spec: ModelSpec
+    data: str | None = None
+    against: tuple[str, ...] = ()
+    eps: float | None = None
+    attacks: tuple[str, ...] | None = None
+    samples: int | None = None
+    surrogates: tuple[str, ...] = ()
+    black_box: bool = False
+    fail_under: str | None = None
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    name: str
+    classifier: Classifier | BlackBox
+    images: Images
+    exposures: Mapping[str, Exposure]
+
+
+def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, command: str) -> tuple[Report, Path]:
+    """Audit a model, beside others if asked, and write the report.
+
+    Args:
+        settings: what to do.
+        out: the folder for report.*; None: `RUN/audit`, or `MODEL-report` here, numbered where that exists. An audit
+            that was interrupted there goes on.
+        narrator: hears what happens.
+        command: what the user typed, for the record.
+
+    Returns:
+        The report, with the verdict on every gate, and the folder it was written to.
+
+    Raises:
+        HardenError: anything the user can repair.
+    """
+    run = as_run(settings.spec.model)
+    if run is not None and all(spec == "initial" or as_run(spec) is not None for spec in settings.against):
+        refuse_stated(run, settings.spec)
+    data = settings.data or (run.read_config().get("training", {}).get("data") if run else None)
+    if data is None:
+        raise UsageError("which images?", hint="give --data DIR; only a finished run folder knows its own")
+    source = open_data(data)
+    entries, which, left_out = _entries(source, _runs(settings, run))
+    for caveat in left_out:
+        narrator.warn(caveat)
+    narrator.heading("Model")
+    eps = settings.eps
+    if eps is None and run is not None:
+        eps = run.read_config().get("training", {}).get("eps")
+    subject = _open(settings, settings.spec.model, source, eps, narrator)
+    if eps is None:
+        eps = default_eps(subject.classifier.input_size)
+    others = [_open(settings, spec, source, eps, narrator, run=run) for spec in settings.against]
+    chosen = subject.images.sample(entries, settings.samples, settings.seed, "audit")
+    device = choose_device(settings.device)
+    subjects = []
+    for opened in (*others, subject):
+        if opened.images.classes != subject.images.classes:
+            raise DataError(
+                f"{opened.name} and {subject.name} number the classes differently, so they cannot stand side by side",
+                hint="audit them one by one",
+            )
+        if isinstance(opened.classifier, Classifier):
+            opened.classifier.to(device)
+        images = opened.images.decode(chosen, narrator, "images to audit")
+        subjects.append(Subject(opened.name, opened.classifier, images, opened.exposures))
+    surrogates = open_surrogates(
+        settings.surrogates,
+        spec=settings.spec,
+        subject=subject.classifier,
+        images=subject.images,
+        plan=run.splits_of(source) if run is not None else None,
+        audited=chosen,
+        seed=settings.seed,
+        device=device,
+        narrator=narrator,
+    )
+    presets = settings.attacks or DEFAULT_ATTACKS
+    paper = "paper" in presets
+    transfers = transfer_attacks(surrogates, eps=eps, paper=paper, member=not paper)
+    plan = plan_for(subjects[-1], settings.attacks, eps, transfers)
+    gates = _gates(settings.fail_under, plan)
+    folder = _folder(settings, run, out)
+    unreadable = {file: why for opened in (*others, subject) for file, why in opened.images.unreadable.items()}
+    narrator.heading("Audit")
+    kept_in = folder / PROGRESS
+    try:
+        found = audit_subjects(
+            subjects,
+            eps=eps,
+            attacks=settings.attacks,
+            dataset=f"{data}, {len(chosen)} of {len(entries)} {which}",
+            seed=settings.seed,
+            narrator=narrator,
+            title=f"Audit of {subject.name}",
+            scope=Scope.of(presets),
+            kept_in=kept_in,
+            history=_history(run),
+            facts=(("command", command), ("images", which), ("seed", str(settings.seed)), ("harden", __version__)),
+            train=_training_images(run, source, subject, narrator),
+            samples_flag="--samples" if len(chosen) < len(entries) else None,
+            caveats=(*left_out, *write_unreadable(unreadable, folder, narrator)),
+            transfers=transfers,
+        )
+    except KeyboardInterrupt:
+        hint = f"the same command with --out {folder} goes on after the attacks that were finished"
+        raise Interrupted("stopped in the audit", hint=hint if kept_in.exists() else None) from None
+    found = replace(found, gates=judge_gates(found.subject, gates))
+    write_reports(found, folder, narrator)
+    shutil.rmtree(kept_in, ignore_errors=True)
+    return found, folder
+
+
+def _gates(text: str | None, plan: Sequence[Planned]) -> tuple[Gate, ...]:
+    """Read `--fail-under` for the attacks that the subject meets."""
+    if not text:
+        return ()
+    typed = {attack(0.0).name: name for name, attack in ATTACKS.items()}
+    every, members = (
+        {typed.get(entry.attack.name, entry.attack.name): entry.attack.name for entry in plan if entry.member is member}
+        for member in (False, True)
+    )
+    return parse_gates(text, attacks=every, members=members)
+
+
+def _folder(settings: ReportSettings, run: RunFolder | None, out: Path | None) -> Path:
+    """Return where the report goes: the folder asked for, the newest one with an unfinished audit, or a new one."""
+    if out is not None:
+        return out
+    stem = Path(settings.spec.model).stem.replace(":", "-")
+    base = run.path / "audit" if run else Path(f"{stem}-report")
+    free = unused(base)
+    last = sorted(base.parent.glob(f"{base.name}*/{PROGRESS}"), key=lambda path: path.stat().st_mtime)
+    return last[-1].parent if last and not (last[-1].parent / "report.json").exists() else free
+
+
+def _training_images(
+    run: RunFolder | None, source: DataSource, subject: _Opened, narrator: Narrator
+) -> ImageSet | None:
+    """Return the images that the run trained on, as the subject sees them; None where they are not known."""
+    plan = run.splits_of(source) if run is not None else None
+    return subject.images.decode(plan.train, narrator, "training images, to look for copies") if plan else None
+
+
+def _runs(settings: ReportSettings, run: RunFolder | None) -> list[RunFolder]:
+    """Return the run folders among the models, the one that the report is on first."""
+    others = (as_run(spec) for spec in settings.against if spec != "initial")
+    return [folder for folder in (run, *others) if folder is not None]
+
+
+def _entries(source: DataSource, runs: Sequence[RunFolder]) -> tuple[tuple[Entry, ...], str, tuple[str, ...]]:
+    """Return what to audit on, what it is, and what must be said of it.
+
+    These are the test images that all of the runs have in common, where they used these data; else the test folder, or
+    else everything there is.
+
+    Raises:
+        DataError: the runs have no test image in common.
+    """
+    plans = [(run.path.name, plan) for run in runs if (plan := run.splits_of(source)) is not None]
+    if plans:
+        (first, plan), *rest = plans
+        everyone = ", ".join(name for name, _ in plans)
+        common = set(plan.test).intersection(*(other.test for _, other in rest))
+        if not common:
+            raise DataError(
+                f"{everyone} have no test image in common: each held out others of {source.location}",
+                hint="audit them one by one, or on images that none of them has seen: --data DIR",
+            )
+        left_out = len(plan.test) - len(common)
+        caveat = (
+            f"{left_out} of the {len(plan.test)} test images of {first} are left out, because "
+            f"{' or '.join(name for name, _ in rest)} did not hold them out for testing."
+        )
+        which = "test images of the runs" if rest else "test images of the run"
+        if left_out:
+            which = f"test images that {everyone} have in common"
+        return tuple(entry for entry in plan.test if entry in common), which, (caveat,) if left_out else ()
+    for split, name in (("test", "test images"), ("val", "validation images (there is no test folder)")):
+        if split in source.listings:
+            return tuple(source.listings[split]), name, ()
+    split, entries = next(iter(source.listings.items()))
+    return tuple(entries), "images (the data has no test folder: some may have been trained on)", ()
+
+
+def _open(
+    settings: ReportSettings,
+    spec: str,
+    source: DataSource,
+    eps: float | None,
+    narrator: Narrator,
+    *,
+    run: RunFolder | None = None,
+) -> _Opened:
+    """Open a run folder, "initial" of `run`, or a model with a preflight."""
+    initial = spec == "initial"
+    folder = run if initial else as_run(spec)
+    if initial and run is None:
+        raise UsageError("--against initial needs a run folder as the model", hint="name the model to compare with")
+    if folder is not None:
+        # --arch is about the model that the report is on; another run builds its own network.
+        arch = settings.spec.arch if initial or spec == settings.spec.model else None
+        classifier = folder.load_classifier(initial=initial, arch=arch)
+        images = images_for(classifier, source)
+        name = f"{folder.path.name} (initial)" if initial else folder.path.name
+        config = folder.read_config()
+        met = Encounters.from_json(config.get("earlier" if initial else "training"))
+        radius = eps if eps is not None else config.get("training", {}).get("eps", 0.0)
+        return _Opened(name, classifier, images, met.exposures(radius))
+    listed = source.listings.get("train") or source.listings.get("val") or next(iter(source.listings.values()))
+    typed, name = replace(settings.spec, model=spec), Path(spec).name
+    if is_black_box(spec, black_box_flag=settings.black_box and spec == settings.spec.model):
+        return _Opened(name, *open_black_box(typed, source, listed, narrator), {})
+    return _Opened(name, *open_model(typed, source, listed, narrator), {})
+
+
+def _history(run: RunFolder | None) -> History | None:
+    if run is None or not run.metrics.exists():
+        return None
+    lines = run.metrics.read_text(encoding="utf-8").splitlines()
+    epochs = tuple(EpochRecord.from_json(json.loads(line)) for line in lines if line.strip())
+    return History(epochs, run.read_config().get("training", {}).get("chosen_epoch"))
