@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -17,6 +18,8 @@ from harden.tensors import per_sample
 MOMENTUM = 0.75
 ENOUGH_RISES = 0.75
 """A window in which the objective rose in fewer than this share of the steps halves the step."""
+WIDE = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
+"""Radii over eps, and shares of the steps, of an ascent that begins outside the ball."""
 SPARSEST = 10.0
 """The l_1 step may shrink to eps over this."""
 
@@ -35,6 +38,8 @@ class APGD(Attack):
         finalists: how many of them get a full ascent.
         screening: steps of the short ascents.
         tries: restarts of everything, each from another random point.
+        wide: whether an ascent begins in a ball of three times the radius, goes on in one of twice, and ends in the
+            ball itself, each part from where the last came highest. AutoAttack's l_1 version does so.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
@@ -45,6 +50,7 @@ class APGD(Attack):
     finalists: int = 0
     screening: int = 0
     tries: int = 1
+    wide: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,7 +66,8 @@ class APGD(Attack):
         """APGD with its objective, targets and restarts."""
         kind = "-T" if self.targets else ""
         steps = "" if self.iterations == 100 else f"-{self.iterations}"
-        return f"APGD{steps} {self.raises.short}{kind}" + (f" x{self.tries}" if self.tries > 1 else "")
+        wide = " wide" if self.wide else ""
+        return f"APGD{steps} {self.raises.short}{kind}{wide}" + (f" x{self.tries}" if self.tries > 1 else "")
 
     @property
     def definition(self) -> str:
@@ -73,10 +80,11 @@ class APGD(Attack):
             aim += f", {self.screening} steps at each, then the full ascent at the {self.finalists} that came highest"
         substitute = "; margin where there are too few classes for the ratio" if self.raises is Objective.DLR else ""
         tries = f", {self.tries} restarts" if self.tries > 1 else ""
+        wide = "30 % of the steps in the ball of 3 eps, 30 % in that of 2 eps, the rest in that of eps; "
         return (
             f"{self.iterations} steps of {self.raises.value}{substitute}, {aim}; first step {first[self.norm]}, "
             f"momentum {MOMENTUM:g}, step halved and best point taken up again where the objective stops rising; "
-            f"random start{tries}; fooled at any step counts; {self.radius()}"
+            f"{wide if self.wide else ''}random start{tries}; fooled at any step counts; {self.radius()}"
         )
 
     @property
@@ -123,9 +131,47 @@ class APGD(Attack):
     def _climb(
         self, oracle: Oracle, rows: Tensor, targets: Tensor | None, iterations: int, generator: torch.Generator
     ) -> Tensor:
-        """One ascent; return the highest objective that each of `rows` reached, (n,)."""
-        ball = oracle.ball.at(rows)
-        highest = ball.clean.new_full((len(rows),), -torch.inf)
+        """One ascent; return the highest objective that each of `rows` reached, (n,); -inf where it left fooled."""
+        highest = oracle.best.new_full((len(rows),), -torch.inf)
+        places = torch.arange(len(rows), device=rows.device)
+        climb: _Climb | None = None
+        for nth, (ball, steps) in enumerate(self._stages(oracle.ball, iterations)):
+            ball = ball.at(rows[places])
+            points = ball.start(generator) if climb is None else ball.project(climb.best_points)
+            aims = targets[places] if targets is not None else None
+            last = nth + 1 == len(WIDE) or not self.wide
+            climb, kept = self._ascend(oracle, ball, points, rows[places], aims, steps, inside=last, first=nth == 0)
+            places = places[kept]
+            if len(places) == 0:
+                return highest
+        if climb is not None:
+            highest[places] = climb.best_values
+        return highest
+
+    def _stages(self, ball: Ball, iterations: int) -> list[tuple[Ball, int]]:
+        """Return the balls that an ascent goes through, and the steps in each; no part is without a step."""
+        if not self.wide:
+            return [(ball, iterations)]
+        steps = [max(1, math.ceil(share * iterations)) for _, share in WIDE[:-1]]
+        steps.append(max(1, iterations - sum(steps)))
+        return [
+            (Ball.around(ball.clean, wider * self.eps, self.norm), count)
+            for (wider, _), count in zip(WIDE, steps, strict=True)
+        ]
+
+    def _ascend(
+        self,
+        oracle: Oracle,
+        ball: Ball,
+        points: Tensor,
+        rows: Tensor,
+        targets: Tensor | None,
+        iterations: int,
+        *,
+        inside: bool,
+        first: bool,
+    ) -> tuple[_Climb, Tensor]:
+        """Climb in one ball; return the last state, and the places among `rows` that it holds."""
         places = torch.arange(len(rows), device=rows.device)
         raises: Objective | None = None
 
@@ -134,24 +180,23 @@ class APGD(Attack):
             if raises is None:  # the number of classes is known once the model has answered
                 raises = self.raises
                 if self.raises is Objective.DLR:
-                    classes = oracle.ask(points[:1], rows[:1]).shape[1]
+                    classes = oracle.ask(points[:1], rows[:1], anywhere=not inside).shape[1]
                     raises = self.raises.for_classes(classes, targeted=targets is not None)
             if last:
                 scores = oracle.ask(points, rows)
                 values = raises.of(scores.float(), oracle.labels[rows], targets)
                 return Answer(scores, values, points)
-            return oracle.ascend(points, rows, raises, targets)
+            return oracle.ascend(points, rows, raises, targets, anywhere=not inside)
 
-        points = ball.start(generator)
         found = answer(points)
-        climb = _Climb.begin(points, found, self._first_step(ball))
+        step = ball.eps if self.norm is Norm.L1 else 2 * ball.eps
+        climb = _Climb.begin(points, found, step, None if first else ball.clean)
         window = _Window.of(self.norm, iterations)
         since = 0
         for nth in range(iterations):
             moved = self._move(ball, climb, first=nth == 0)
-            found = answer(moved, last=nth + 1 == iterations)
-            climb = climb.moved(moved, found)
-            highest[places] = torch.maximum(highest[places], climb.best_values)
+            # Nobody climbs from the last point of all, so its gradient is not needed.
+            climb = climb.moved(moved, answer(moved, last=inside and nth + 1 == iterations))
             since += 1
             if since == window.length:
                 climb = self._sparser(ball, climb) if self.norm is Norm.L1 else climb.halved(window.length)
@@ -162,10 +207,7 @@ class APGD(Attack):
                 targets = targets[keep] if targets is not None else None
                 if len(rows) == 0:
                     break
-        return highest
-
-    def _first_step(self, ball: Ball) -> float:
-        return self.eps if self.norm is Norm.L1 else 2 * self.eps
+        return climb, places
 
     def _move(self, ball: Ball, climb: _Climb, *, first: bool) -> Tensor:
         direction = (
@@ -182,10 +224,10 @@ class APGD(Attack):
         moved = (climb.best_points - ball.clean).flatten(1)
         entries = (moved != 0).sum(dim=1).float()
         sparser = entries < 0.95 * climb.entries
-        step = torch.where(sparser, torch.full_like(climb.step, self.eps), climb.step / 1.5)
+        step = torch.where(sparser, torch.full_like(climb.step, ball.eps), climb.step / 1.5)
         return replace(
             climb.back_to_best(sparser),
-            step=step.clamp(self.eps / SPARSEST, self.eps),
+            step=step.clamp(ball.eps / SPARSEST, ball.eps),
             share=(entries / moved.shape[1] / 1.5).clamp(max=1.0),
             entries=entries,
         )
@@ -229,10 +271,16 @@ class _Climb:
     entries: Tensor
 
     @classmethod
-    def begin(cls, points: Tensor, found: Answer, step: float) -> _Climb:
+    def begin(cls, points: Tensor, found: Answer, step: float, clean: Tensor | None) -> _Climb:
+        """Begin at random points, or, with the `clean` images, at points that an earlier climb found."""
         values = found.values.float()
         zeros = torch.zeros_like(values)
-        entries = torch.full_like(values, points[0].numel() if len(points) else 1)
+        size = points[0].numel()
+        entries = torch.full_like(values, size)
+        share = torch.full_like(values, 0.2)
+        if clean is not None:
+            entries = (points != clean).flatten(1).sum(dim=1).float()
+            share = entries / size / 1.5
         return cls(
             points,
             points,
@@ -245,7 +293,7 @@ class _Climb:
             zeros,
             torch.ones_like(values, dtype=torch.bool),
             values,
-            torch.full_like(values, 0.2),
+            share,
             entries,
         )
 

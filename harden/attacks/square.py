@@ -1,4 +1,4 @@
-"""Square (Andriushchenko et al., 2020): random search in squares, which needs nothing but the scores."""
+"""Square (Andriushchenko et al., 2020), in l_inf and l_2: random search in squares, which needs nothing but scores."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from harden.access import Access
-from harden.attacks.norms import Norm
+from harden.attacks.norms import Ball, Norm
 from harden.attacks.oracle import Oracle, judge
 from harden.attacks.protocol import Attack
+from harden.attacks.square_l2 import SMALLEST, tiled, with_mass_moved
 
 _SHRINKS_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, of ten thousand, at which the squares shrink to half their area."""
@@ -21,6 +22,8 @@ _SHRINKS_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
     """Vertical stripes at first, then one square after the other moved to a corner of the ball where the margin falls.
+
+    For l_2 a tiled pattern at first, then mass moved from one square to another; see `square_l2`.
 
     With `hope`, an image is given up when its margin, falling for each doubling of the queries by `hope` times what it
     fell in the last doubling, would still be positive at the end of the budget. It is looked at from a tenth of the
@@ -33,7 +36,7 @@ class Square(Attack):
     """
 
     access: ClassVar[Access] = Access.SCORES
-    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF,)
+    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
 
     queries: int = 5000
     area: float = 0.8
@@ -57,9 +60,14 @@ class Square(Attack):
             if math.isinf(self.hope)
             else f"; given up where the margin would stay positive at {self.hope:g} times its pace"
         )
+        moves = (
+            "vertical stripes of +-eps, then random squares of +-eps for each channel"
+            if self.norm is Norm.LINF
+            else "tiles of two hills of random sign, then mass moved between random squares"
+        )
         return (
-            f"{self.queries} queries of scores; vertical stripes of +-eps, then random squares of +-eps for each "
-            f"channel, at first {self.area:g} of the image, kept where the margin falls{given_up}; {self.radius()}"
+            f"{self.queries} queries of scores; {moves}, at first {self.area:g} of the image, kept where the margin "
+            f"falls{given_up}; {self.radius()}"
         )
 
     @property
@@ -72,21 +80,13 @@ class Square(Attack):
         rows = oracle.standing()
         if len(rows) == 0:
             return
-        clean = oracle.ball.clean[rows]
-        low, high = oracle.ball.low[rows], oracle.ball.high[rows]
-        _, channels, height, width = clean.shape
-        stripes = self._signs((len(rows), channels, 1, width), generator, clean)
-        points = torch.where(stripes > 0, high, low)
+        ball = oracle.ball.at(rows)
+        points = self._first(ball, generator)
         margin = judge(oracle.ask(points, rows), oracle.labels[rows])[1]
         earlier = margin
         look = max(2, self.queries // 10)
         for nth in range(1, self.queries):
-            side = self._side(nth, channels, height, width)
-            top, left = (self._below(limit - side + 1, generator) for limit in (height, width))
-            window = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
-            signs = self._signs((len(rows), channels, 1, 1), generator, clean)
-            trial = points.clone()
-            trial[window] = torch.where(signs > 0, high[window], low[window])
+            trial = self._tried(ball, points, nth, generator)
             new = judge(oracle.ask(trial, rows), oracle.labels[rows])[1]
             better = new < margin
             margin = torch.where(better, new, margin)
@@ -99,10 +99,32 @@ class Square(Attack):
             elif 2 * nth == look:
                 earlier = margin
             if keep is not None and not bool(keep.all()):
-                rows, clean, points, low, high = rows[keep], clean[keep], points[keep], low[keep], high[keep]
+                rows, ball, points = rows[keep], ball.at(keep), points[keep]
                 margin, earlier = margin[keep], earlier[keep]
                 if len(rows) == 0:
                     return
+
+    def _first(self, ball: Ball, generator: torch.Generator) -> Tensor:
+        """Return the points of the first query."""
+        if self.norm is Norm.L2:
+            return tiled(ball.clean, self.eps, generator)
+        count, channels, _, width = ball.clean.shape
+        stripes = self._signs((count, channels, 1, width), generator, ball.clean)
+        return torch.where(stripes > 0, ball.high, ball.low)
+
+    def _tried(self, ball: Ball, points: Tensor, nth: int, generator: torch.Generator) -> Tensor:
+        """Return the points of query `nth`, near the best so far."""
+        count, channels, height, width = points.shape
+        side = self._side(nth, channels, height, width)
+        if self.norm is Norm.L2:
+            side = min(max(side, SMALLEST) | 1, height, width)
+            return with_mass_moved(ball.clean, points, self.eps, side, generator)
+        top, left = (self._below(limit - side + 1, generator) for limit in (height, width))
+        window = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
+        signs = self._signs((count, channels, 1, 1), generator, points)
+        trial = points.clone()
+        trial[window] = torch.where(signs > 0, ball.high[window], ball.low[window])
+        return trial
 
     def _hopeful(self, margin: Tensor, earlier: Tensor, queries: int) -> Tensor:
         """Return which images may still fall: the margin falls about as the logarithm of the queries."""

@@ -61,6 +61,13 @@ def test_apgd_is_as_strong_as_the_official_one(norm, objective, batch):
     assert 20 < ours < 100  # neither all nor none: the radius tells attacks apart
 
 
+def test_apgd_through_wider_balls_is_as_strong_as_the_official_one(batch):
+    official = pytest.importorskip("pyautoattack.autopgd_base")
+    eps = RADII[Norm.L1]
+    peer = official.APGDAttack(trained_cnn(), norm="L1", eps=eps, n_iter=30, device="cpu", use_largereps=True)
+    assert standing(APGD(norm=Norm.L1, eps=eps, iterations=30, wide=True), batch) <= perturbed(peer, batch) + NOISE
+
+
 @norms
 def test_targeted_apgd_is_as_strong_as_the_official_one(norm, batch):
     official = pytest.importorskip("pyautoattack.autopgd_base")
@@ -114,13 +121,15 @@ def test_fab_finds_perturbations_as_small_as_that_of_torchattacks(batch):
     assert ours.median() <= 1.01 * theirs.median()
 
 
-def test_square_is_as_strong_as_the_official_one_at_equal_queries(batch):
+@pytest.mark.parametrize(("norm", "eps"), [(Norm.LINF, 0.12), (Norm.L2, 0.8)])
+def test_square_is_as_strong_as_the_official_one_at_equal_queries(norm, eps, batch):
+    """Ours draws signs for every image, not once for the batch, and reaches the last row and column."""
     official = pytest.importorskip("pyautoattack.square")
-    eps, queries = 0.12, 300
-    settings = {"norm": "Linf", "eps": eps, "n_queries": queries, "resc_schedule": True, "device": "cpu"}
+    queries = 250
+    settings = {"norm": THEIRS[norm], "eps": eps, "n_queries": queries, "resc_schedule": True, "device": "cpu"}
     theirs = [perturbed(official.SquareAttack(trained_cnn(), seed=seed, **settings), batch) for seed in range(2)]
-    ours = [standing(Square(eps=eps, queries=queries), batch, seed) for seed in range(2)]
-    assert sum(ours) <= sum(theirs) + 2 * NOISE  # ours tries another corner for every image, not one for the batch
+    ours = [standing(Square(eps=eps, norm=norm, queries=queries), batch, seed) for seed in range(2)]
+    assert sum(ours) <= sum(theirs) + 2 * NOISE
 
 
 def test_square_is_as_strong_as_that_of_torchattacks_at_equal_queries(batch):
