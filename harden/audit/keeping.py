@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harden.attacks import Attack
+from harden.attacks import Attack, Transfer
 from harden.audit.result import AttackOutcome
 from harden.data.dataset import ImageSet
 from harden.files import write_whole
@@ -37,9 +37,7 @@ class Keeping:
         if isinstance(model, BlackBox):
             digest.update(model.identity.encode())
         if isinstance(model, nn.Module):
-            for key, value in (*model.named_parameters(), *model.named_buffers()):
-                digest.update(key.encode())
-                digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+            _weights_into(digest, model)
         self._subject = digest.hexdigest()
 
     def find(self, attack: Attack, attacked: Tensor, repeats: int) -> AttackOutcome | None:
@@ -63,4 +61,12 @@ class Keeping:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(f"{self._subject}/{attack.name}/{attack.definition}/{repeats}".encode())
         digest.update(np.packbits(attacked.numpy()).tobytes())
+        for surrogate in attack.surrogates if isinstance(attack, Transfer) else ():
+            _weights_into(digest, surrogate)
         return self._folder / f"{digest.hexdigest()}.json"
+
+
+def _weights_into(digest: hashlib.blake2b, module: nn.Module) -> None:
+    for key, value in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())

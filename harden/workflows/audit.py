@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harden import __version__
@@ -79,7 +80,7 @@ def audit_subjects(
             subject,
             plan_for(subject, attacks, eps, transfers),
             eps=eps,
-            scope=scope,
+            scope=scope if subject is subjects[-1] or scope.baselines else replace(scope, checks=False),
             dataset=dataset,
             seed=seed,
             narrator=narrator,

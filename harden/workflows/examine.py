@@ -23,7 +23,6 @@ from harden.workflows.narrator import Narrator
 
 CURVE_IMAGES = 300
 FEWEST_PROBES, MOST_PROBES = 20, 100
-"""Images that the checks probe: a fifth of those audited, within these."""
 REPRESENTED = ("fgsm", "pgd-20", "mim")
 
 
@@ -50,12 +49,14 @@ class Scope:
 
     Attributes:
         checks: reasons to believe or to doubt the number.
+        baselines: whether the models beside the one that the report is about are checked, too.
         curve: accuracy against eps.
         shifts: other norms and common corruptions.
         representation: silhouettes, domain accuracy and embeddings of the logits.
     """
 
     checks: bool = True
+    baselines: bool = True
     curve: bool = True
     shifts: bool = False
     representation: bool = True
@@ -64,7 +65,7 @@ class Scope:
     def of(cls, attacks: Sequence[str], *, brief: bool = False) -> Scope:
         """Return the scope that goes with presets and attacks; a brief one leaves out what takes long."""
         shifts = any(name in PRESETS and PRESETS[name].shifts for name in attacks)
-        return cls(curve=not brief, shifts=shifts, representation=not brief)
+        return cls(baselines=not brief, curve=not brief, shifts=shifts, representation=not brief)
 
 
 def examine(
@@ -143,19 +144,23 @@ def examine(
         )
         result = replace(result, corruptions=found_corrupted)
     if scope.checks:
-        probes = max(FEWEST_PROBES, min(MOST_PROBES, len(images) // 5))
         checks = believe(
             result,
             classifier,
             images,
             copies=copies,
             repeats=repeats,
-            probes=probes,
+            probes=probes_of(len(images)),
             seed=seed,
             progress=told("whether it can be believed"),
         )
         result = replace(result, checks=checks)
     return result
+
+
+def probes_of(audited: int) -> int:
+    """Return how many images the checks probe: a fifth of those audited, between 20 and 100."""
+    return max(FEWEST_PROBES, min(MOST_PROBES, audited // 5))
 
 
 def _some(images: ImageSet, count: int, seed: int) -> ImageSet:

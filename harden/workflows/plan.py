@@ -19,6 +19,7 @@ from harden.training.evaluate import BATCH
 from harden.training.loop import Trainer
 from harden.training.selection import CANDIDATES
 from harden.training.settings import TrainingSettings
+from harden.workflows.examine import probes_of
 
 TIMED_STEPS = 12
 TIMED_SECONDS = 4.0
@@ -39,6 +40,8 @@ SURVIVORS = 0.75
 """Share of images that stand through an attack on a hardened model, as the estimates assume."""
 EPOCH_PASSES, CONFIRMATION_PASSES = 20 + 10 // 2, 50
 """Gradient passes per selection image: PGD-20, and PGD-10 on half of them, every epoch; PGD-50 per candidate."""
+CHECK_GRADIENTS = 135
+"""Gradient passes per probed image of the checks; see `harden.audit.diagnostics.believe`."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ def make_plan(
         selected = min(val_images, max(SMALLEST_SELECTION, int(affordable)))
     if budget is not None and audit_samples is None:
         audited = min(test_images, max(SMALLEST_AUDIT, int(AUDIT_SHARE * usable / per_image)))
-    finish = audited * per_image
+    finish = audited * per_image + probes_of(audited) * CHECK_GRADIENTS * timing.attack_pass
     per_epoch = training
     if settings.source_attack is not None:
         per_epoch += gradient * EPOCH_PASSES * selected

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from harden.attacks import APGD, FGSM, MIM, PGD, RFGSM, Planned, frozen
+from harden.attacks import APGD, FGSM, MIM, PGD, RFGSM, Planned, Transfer, frozen
 from harden.audit.keeping import Keeping
 from harden.audit.result import AuditResult, Exposure
 from harden.audit.runner import audit, exposures_of
@@ -224,10 +225,19 @@ def test_an_interrupted_audit_goes_on_where_it_was(images, tmp_path):
         assert ours.predictions.tolist() == theirs.predictions.tolist()
     everything = torch.ones(len(images), dtype=torch.bool)
     right = torch.from_numpy(whole.clean_correct)
+    nets = {"a": trained_cnn(), "b": copy.deepcopy(trained_cnn())}
+    with torch.no_grad():
+        next(nets["b"].parameters()).add_(0.01)
     assert keeping().find(ATTACKS[0], right, 1) is not None
     assert keeping().find(ATTACKS[0], everything, 1) is None
     assert keeping().find(FGSM(eps=EPS / 2), right, 1) is None
     assert keeping(seed=1).find(ATTACKS[0], right, 1) is None
+    over = {
+        name: Transfer(eps=EPS, inner=FGSM(eps=EPS), surrogates=(net,), names=("net",)) for name, net in nets.items()
+    }
+    keeping().keep(over["a"], right, 1, whole.outcomes[0])
+    assert keeping().find(over["a"], right, 1) is not None
+    assert keeping().find(over["b"], right, 1) is None  # the same name, other weights
     next(tmp_path.glob("*.json")).write_text("{cut off")
     assert run(images, keeping=keeping()).worst_case() == whole.worst_case()
 
