@@ -49,10 +49,15 @@ def wilson(count: int, total: int) -> Proportion:
     """
     if total <= 0 or not 0 <= count <= total:
         raise ValueError(f"need 0 <= count <= total and total > 0, got {count} of {total}")
+    return _wilson(count, total, float(total))
+
+
+def _wilson(count: int, total: int, effective: float) -> Proportion:
+    """Return `count / total` with the interval of that share of `effective` independent samples."""
     share = count / total
-    scale = 1 + Z95**2 / total
-    centre = (share + Z95**2 / (2 * total)) / scale
-    half = Z95 * math.sqrt(share * (1 - share) / total + Z95**2 / (4 * total**2)) / scale
+    scale = 1 + Z95**2 / effective
+    centre = (share + Z95**2 / (2 * effective)) / scale
+    half = Z95 * math.sqrt(share * (1 - share) / effective + Z95**2 / (4 * effective**2)) / scale
     low = 0.0 if count == 0 else max(0.0, centre - half)
     high = 1.0 if count == total else min(1.0, centre + half)
     return Proportion(share, low, high, count, total)
@@ -61,6 +66,31 @@ def wilson(count: int, total: int) -> Proportion:
 def share_of(flags: Flags) -> Proportion:
     """Return the share of true values in `flags` (N,) with its Wilson interval."""
     return wilson(int(flags.sum()), len(flags))
+
+
+def clustered(flags: Flags) -> Proportion:
+    """Return the share of true values over M conditions on the same N images, with a 95 % interval.
+
+    The images are the independent samples. The interval is Wilson's for as many of them as would give the variance
+    that the mean has over images (the design effect; Kish, 1965): N where all conditions agree on every image, M times
+    N where they have nothing to do with each other.
+
+    Args:
+        flags: (M, N).
+
+    Raises:
+        ValueError: there is no condition or no image.
+    """
+    if flags.ndim != 2 or flags.size == 0:
+        raise ValueError(f"need conditions by images, got {flags.shape}")
+    conditions, images = flags.shape
+    share = float(flags.mean())
+    variance = float(flags.mean(axis=0).var()) / images
+    most = conditions * images
+    effective = share * (1 - share) / variance if variance > 0 else float(most)
+    if share in (0.0, 1.0):
+        effective = float(images)
+    return _wilson(int(flags.sum()), most, min(max(effective, 1.0), float(most)))
 
 
 def paired_difference(after: Flags, before: Flags) -> Difference:

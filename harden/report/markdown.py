@@ -12,6 +12,7 @@ from harden.report.beliefs import MARKS, failing_others, in_order, tally
 from harden.report.figures import MISSING, counted, interval, points, radius, with_interval
 from harden.report.report import Report
 from harden.report.side_by_side import MEMBER_MARK, MEMBER_NOTE, Cell, Row, RowKind, any_member, attack_rows, rows
+from harden.report.unseen import shift_lines
 from harden.report.verdict import cautions, verdict_of
 
 
@@ -38,6 +39,7 @@ def dumps(report: Report) -> str:
             "\n".join(f"- **{_plain(row.label)}** ({row.exposure}): {_plain(row.definition)}" for row in attacks)
         )
     blocks.extend(_curve(report))
+    blocks.extend(_shifts(report))
     if report.facts:
         blocks.append("## How these numbers came about")
         blocks.append("\n".join(f"- {_plain(label)}: {_plain(value)}" for label, value in report.facts))
@@ -66,6 +68,11 @@ def _checks(report: Report) -> list[str]:
 def _checked(check: Check) -> str:
     told = _plain(f"{check.finding} {check.remedy}".strip())
     return f"{MARKS[check.status]} **{check.status.value}: {_plain(check.name)}.** {told}"
+
+
+def _shifts(report: Report) -> list[str]:
+    lines = shift_lines(report.subject)
+    return ["## Beyond the threat model", "\n".join(f"- {_plain(line)}" for line in lines)] if lines else []
 
 
 def _curve(report: Report) -> list[str]:

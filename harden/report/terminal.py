@@ -21,6 +21,7 @@ from harden.report.beliefs import doubts, failing_others, in_order, tally
 from harden.report.figures import MISSING, interval, percent, points, with_interval
 from harden.report.report import Report
 from harden.report.side_by_side import MEMBER_MARK, MEMBER_NOTE, Cell, Row, RowKind, any_member, attack_rows, rows
+from harden.report.unseen import shift_lines
 from harden.report.verdict import Verdict, cautions, verdict_of
 
 SHORT_EXPOSURE = {Exposure.TRAINING: "training", Exposure.SELECTION: "selection", Exposure.UNSEEN: "unseen"}
@@ -62,6 +63,7 @@ def render(report: Report, *, width: int) -> Group:
     ]
     parts.extend((*gates, Text("")) if gates else ())
     parts.extend(_tables(report, table, verdict, width))
+    parts.extend(_shifts(report, width))
     parts.extend(_checks(report))
     notes = [Text(f"{report.subject.dataset}; seed {report.subject.seed}; brackets are 95 % intervals in percent.")]
     if any_member(table):
@@ -75,6 +77,14 @@ def render(report: Report, *, width: int) -> Group:
     ]
     parts.extend((Text(""), *warnings) if warnings else ())
     return Group(*(Constrain(part, width) for part in parts))
+
+
+def _shifts(report: Report, width: int) -> list[RenderableType]:
+    """Return a line on each of the other norms, one on the corruptions and one on the spread."""
+    lines = shift_lines(report.subject)
+    if not lines:
+        return []
+    return [Text(""), Text("Beyond the threat model", style="bold"), *(Text(_wrapped(line, width)) for line in lines)]
 
 
 def _checks(report: Report) -> list[RenderableType]:

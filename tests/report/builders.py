@@ -8,6 +8,7 @@ import numpy as np
 
 from harden.access import Access
 from harden.audit.believe import Check, Status
+from harden.audit.corruptions import CorruptionOutcome
 from harden.audit.curve import EpsCurve
 from harden.audit.gallery import Exhibit
 from harden.audit.gate import Gate, judge_gates
@@ -197,6 +198,40 @@ CHECKS = (
 )
 
 
+def build_shifts(result: AuditResult) -> tuple[AttackOutcome, ...]:
+    """Return two attacks in l_2, of which the second met only what the first had left, and one in l_1."""
+    strong = result.outcomes[-2]
+    weak = result.outcomes[0]
+    second = build_incomplete(replace(result, outcomes=(weak, strong)), number=1).outcomes[1]
+    names = ("APGD CE wide", "FAB-T-50", "APGD CE wide")
+    return tuple(
+        replace(
+            outcome,
+            name=name,
+            norm=norm,
+            eps=eps,
+            exposure=Exposure.UNSEEN,
+            definition=f"100 steps; l_{norm[1]} eps {eps}",
+        )
+        for outcome, name, norm, eps in zip(
+            (weak, second, strong), names, ("l2", "l2", "l1"), (0.81, 0.81, 9.8), strict=True
+        )
+    )
+
+
+def build_corruptions(result: AuditResult) -> tuple[CorruptionOutcome, ...]:
+    """Return four corruptions that take a little more of the margin with each severity."""
+    generator = np.random.default_rng(13)
+    found = []
+    for nth, name in enumerate(("Gaussian noise", "defocus blur", "haze", "JPEG")):
+        for severity in (1, 3, 5):
+            taken = (0.2 + 0.35 * nth) * severity + generator.normal(0, 0.3, len(result))
+            wrong = result.clean_margins - taken < 0
+            predictions = np.where(wrong, (result.labels + 1) % len(result.classes), result.labels)
+            found.append(CorruptionOutcome(name, severity, f"strength {severity}", predictions))
+    return tuple(found)
+
+
 def build_rich(result: AuditResult) -> AuditResult:
     """Return the audit with all that an audit may know beside its attacks."""
     return replace(
@@ -205,6 +240,8 @@ def build_rich(result: AuditResult) -> AuditResult:
         representation=build_representation(result),
         gallery=build_gallery(result.classes),
         checks=CHECKS,
+        shifts=build_shifts(result),
+        corruptions=build_corruptions(result),
     )
 
 

@@ -18,6 +18,7 @@ from harden.report.sections.gallery import gallery
 from harden.report.sections.queries import queries
 from harden.report.sections.reach import reach
 from harden.report.sections.representation import representation
+from harden.report.sections.shifts import shifts
 from harden.report.sections.training import training
 from harden.report.sections.verdict import verdict
 
@@ -30,6 +31,7 @@ SECTIONS: dict[str, SectionWriter] = {
     "queries": queries,
     "reach": reach,
     "distances": distances,
+    "shifts": shifts,
     "gallery": gallery,
     "classes": classes,
     "confusions": confusions,
