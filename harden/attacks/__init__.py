@@ -12,7 +12,7 @@ from harden.attacks.mim import MIM
 from harden.attacks.nfgsm import NFGSM
 from harden.attacks.norms import Ball, Norm
 from harden.attacks.objectives import Objective
-from harden.attacks.oracle import Passes, judge
+from harden.attacks.oracle import Passes, input_gradient, judge
 from harden.attacks.pgd import PGD
 from harden.attacks.protocol import Attack, GradientAttack
 from harden.attacks.rfgsm import RFGSM, RandomStep
@@ -151,6 +151,7 @@ __all__ = [
     "check_images",
     "craft",
     "frozen",
+    "input_gradient",
     "judge",
     "run_attack",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harden.attacks.norms import Ball
 from harden.attacks.objectives import Objective
+from harden.errors import ModelError
 from harden.tensors import margins
 
 COMPACT_BELOW = 0.75
@@ -80,10 +81,19 @@ def input_gradient(
 
     A gradient that is not a number (the slope of a root at 0, say) moves its pixel nowhere. Left in, it would spoil
     what an attack accumulates or averages over the image (MIM), which would then look as if it withstood.
+
+    Raises:
+        ModelError: the scores have no gradient at all.
     """
     points = points.detach().requires_grad_(True)
     with torch.enable_grad():
         scores = model(points)
+        if len(points) and not scores.requires_grad:
+            raise ModelError(
+                "the model's scores have no gradient: something inside it leaves torch's graph (detach, no_grad, "
+                "numpy, a comparison)",
+                hint="an audit by its scores alone (square-5000) is possible, training is not",
+            )
         values = objective.of(scores.float(), labels, targets)
         (gradient,) = torch.autograd.grad(values.sum(), points)
     return Answer(scores.detach(), values.detach(), torch.nan_to_num(gradient))

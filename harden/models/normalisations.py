@@ -40,6 +40,11 @@ CANDIDATES: dict[int, tuple[Normalisation, ...]] = {
 OWN_STATISTICS = "the data's own"
 
 
+def plain(channels: int) -> Normalisation:
+    """Return the normalisation that changes nothing."""
+    return Normalisation("none", (0.0,) * channels, (1.0,) * channels)
+
+
 def own_statistics(images: Tensor) -> Normalisation:
     """Return the mean and standard deviation per channel of `images` (N, C, H, W) float in [0, 1]."""
     flat = images.double().transpose(0, 1).flatten(1)
@@ -50,8 +55,7 @@ def own_statistics(images: Tensor) -> Normalisation:
 def candidates(images: Tensor) -> tuple[Normalisation, ...]:
     """Return what to try for `images` (N, C, H, W) float in [0, 1], the data's own statistics last."""
     channels = images.shape[1]
-    plain = Normalisation("none", (0.0,) * channels, (1.0,) * channels)
-    return (*CANDIDATES.get(channels, (plain,)), own_statistics(images))
+    return (*CANDIDATES.get(channels, (plain(channels),)), own_statistics(images))
 
 
 def apply(normalisation: Normalisation, images: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from harden.workflows.examine import Scope, Subject, examine
 from harden.workflows.narrator import Narrator
 from harden.workflows.settings import FitSettings
 
-FEW_IMAGES = 1000
 DEFAULT_ATTACKS = ("standard",)
 UNREADABLE = "unreadable.txt"
 
@@ -43,7 +42,6 @@ def audit_subjects(
     history: History | None = None,
     facts: Sequence[tuple[str, str]] = (),
     train: ImageSet | None = None,
-    samples_flag: str | None = None,
     caveats: Sequence[str] = (),
     transfers: Sequence[Planned] = (),
     stop_requested: Callable[[], bool] = lambda: False,
@@ -61,7 +59,6 @@ def audit_subjects(
         scope: what to measure besides.
         kept_in: folder for finished attacks, so that an interrupted audit can go on; the caller removes it.
         train: training images, to look for copies of audited images among them.
-        samples_flag: what audits more images; None: there are no more.
         transfers: attacks from surrogates; they come before those that ask for scores only.
         stop_requested: asked as often as the narrator hears something.
 
@@ -90,11 +87,7 @@ def audit_subjects(
         )
         for subject in subjects
     ]
-    found = [*overfitted(history), *caveats]
-    if len(subjects[-1].images) < FEW_IMAGES:
-        repair = f", and raise {samples_flag} for a claim" if samples_flag else ""
-        found.append(f"Only {len(subjects[-1].images)} images were audited; mind the intervals{repair}.")
-    return Report(title, tuple(results), history, tuple(facts), tuple(found))
+    return Report(title, tuple(results), history, tuple(facts), (*overfitted(history), *caveats))
 
 
 def plan_for(

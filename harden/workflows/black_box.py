@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from harden.access import Access
-from harden.attacks import ATTACKS, PRESETS, attack_names
+from harden.attacks import ATTACKS, PRESETS, Objective, attack_names, frozen, input_gradient
 from harden.data import DataSource, Entry, ImageSet
 from harden.errors import ModelError, PreflightError, UsageError
 from harden.models import factory
 from harden.models.black_box import BlackBox, Program, Questions, are_probabilities, taken_channels
-from harden.models.classifier import Normalisation
+from harden.models.classifier import Classifier, Normalisation
 from harden.models.formats import FileKind, kind_of
+from harden.models.normalisations import plain
 from harden.models.onnx_program import open_onnx
 from harden.models.scoring_function import open_function
 from harden.models.torchscript import open_torchscript
@@ -152,6 +156,38 @@ def _normalisation(
         )
         raise PreflightError(error.message, hint=f"{repair}; or use the data that it was trained on") from error
     return found.chosen
+
+
+def without_gradients(classifier: Classifier, name: str, sample: ImageSet) -> BlackBox | None:
+    """Return a network as a black box where its scores have no gradient at all; None where they have one.
+
+    Args:
+        classifier: a network, on the CPU; its own layers may be anything (a comparison, numpy, a detach).
+        name: for print.
+        sample: a few images that it takes.
+    """
+    pixels, labels = sample.batch(slice(0, 2))
+    try:
+        with frozen(classifier):
+            input_gradient(classifier, pixels, labels, Objective.MARGIN)
+    except ModelError:
+        scorer = Program(name, "network", lambda images: asked(classifier, images), identity=name, unit_range=True)
+        with torch.no_grad():
+            probabilities = are_probabilities(scorer.ask(pixels))
+        return BlackBox(
+            scorer,
+            normalisation=plain(classifier.input_size[0]),
+            classes=classifier.classes,
+            input_size=classifier.input_size,
+            probabilities=probabilities,
+        )
+    return None
+
+
+def asked(classifier: Classifier, images: Tensor) -> Tensor:
+    """Return the scores of a network in eval mode, which is restored."""
+    with frozen(classifier), torch.no_grad():
+        return classifier(images)  # type: ignore[no-any-return]
 
 
 def score_attacks(names: Sequence[str] | None, *, others: bool = False) -> tuple[tuple[str, bool], ...]:

@@ -240,7 +240,6 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
         history=trained.history,
         facts=run_facts(settings, job.command, job.splits.how, trained.history, job.budget),
         train=job.train,
-        samples_flag="--audit-samples" if len(entries) < len(job.splits.test) else None,
         caveats=unread,
         stop_requested=job.stop_requested,
     )

@@ -19,7 +19,7 @@ from harden.models.classifier import Classifier
 from harden.report.report import Report
 from harden.training.history import EpochRecord, History
 from harden.workflows.audit import DEFAULT_ATTACKS, audit_subjects, plan_for, write_reports, write_unreadable
-from harden.workflows.black_box import is_black_box, open_black_box
+from harden.workflows.black_box import is_black_box, open_black_box, without_gradients
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.narrator import Narrator
@@ -159,7 +159,6 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
             history=_history(run),
             facts=(("command", command), ("images", which), ("seed", str(settings.seed)), ("harden", __version__)),
             train=_training_images(run, source, subject, narrator),
-            samples_flag="--samples" if len(chosen) < len(entries) else None,
             caveats=(*left_out, *write_unreadable(unreadable, folder, narrator)),
             transfers=transfers,
         )
@@ -272,7 +271,12 @@ def _open(
     typed, name = replace(settings.spec, model=spec), Path(spec).name
     if is_black_box(spec, black_box_flag=settings.black_box and spec == settings.spec.model):
         return _Opened(name, *open_black_box(typed, source, listed, narrator), {})
-    return _Opened(name, *open_model(typed, source, listed, narrator), {})
+    classifier, images = open_model(typed, source, listed, narrator)
+    few = images.decode(listed[:2], narrator, "images")
+    box = without_gradients(classifier, name, few)
+    if box is not None:
+        narrator.warn(f"{name} has no gradients (something in it leaves torch's graph): it is audited black-box only")
+    return _Opened(name, box or classifier, images, {})
 
 
 def _history(run: RunFolder | None) -> History | None:

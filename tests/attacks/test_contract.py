@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from harden.access import Access
 from harden.attacks import (
     ATTACKS,
     CRAFTERS,
@@ -27,7 +28,7 @@ from harden.attacks import (
     frozen,
     run_attack,
 )
-from harden.errors import DataError, UsageError
+from harden.errors import DataError, ModelError, UsageError
 
 from .nets import cnn, gen, modal
 
@@ -354,3 +355,19 @@ def test_a_model_that_answers_in_half_precision_can_be_attacked(make, dtype):
     found = run_attack(make(0.1), Half(), images, labels, generator=gen())
     assert found.margins.dtype == torch.float32
     assert torch.equal(found.margins < 0, found.predictions != labels)
+
+
+@pytest.mark.parametrize("make", [few_steps(make) for make in ATTACKS.values() if make(0.1).access is Access.GRADIENTS])
+def test_scores_without_a_gradient_are_an_error_that_names_the_way_out(make):
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = cnn(3, 4)
+
+        def forward(self, images):
+            return self.inner(images).detach()
+
+    net, (images, _) = Detached(), batch(4, 3, 8, 8)
+    with pytest.raises(ModelError, match="no gradient") as caught:
+        run_attack(make(0.1), net, images, net(images).argmax(1), generator=gen())
+    assert "square-5000" in caught.value.hint

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import harden.workflows.export as export_module
+from harden.audit.diagnostics import CHECKS
 from harden.cli.app import app
 from harden.errors import ExportError, ModelError, UsageError
 from harden.export.to_onnx import save_onnx
@@ -24,7 +25,7 @@ from harden.workflows.prepare import ModelSpec
 from harden.workflows.report import ReportSettings, report
 from harden.workflows.settings import FitSettings
 
-from .builders import Notebook, Workshop, trained
+from .builders import NET, Notebook, Workshop, trained
 
 
 def quick(shop: Workshop, out: Path, **changes: Any) -> Path:
@@ -136,15 +137,14 @@ def test_reports_stand_beside_each_other_and_never_replace(
         )
 
 
-def test_the_caution_about_few_images_names_the_flag_of_the_command(finished: Path, tmp_path: Path) -> None:
-    fitted = json.loads((finished / "report.json").read_text())["caveats"]
-    assert "Only 12 images were audited; mind the intervals, and raise --audit-samples for a claim." in fitted
+def test_few_images_are_held_against_the_number(finished: Path, tmp_path: Path) -> None:
+    fitted = json.loads((finished / "report.json").read_text())["results"]
+    assert [len(result["checks"]) for result in fitted] == [0, len(CHECKS)]  # the model before is not checked in a fit
+    assert "12 images" in next(c for c in fitted[1]["checks"] if c["name"] == "number of images")["finding"]
     spec = ModelSpec(model=str(finished))
     few = ReportSettings(spec=spec, attacks=("fgsm",), samples=15)
     found, _ = report(few, out=tmp_path / "few", narrator=Notebook(), command="")
-    assert "Only 15 images were audited; mind the intervals, and raise --samples for a claim." in found.caveats
-    found, _ = report(replace(few, samples=None), out=tmp_path / "all", narrator=Notebook(), command="")
-    assert "Only 36 images were audited; mind the intervals." in found.caveats
+    assert "15 images" in next(c for c in found.subject.checks if c.name == "number of images").finding
 
 
 def test_inspect_a_run_and_a_model_without_data(finished: Path, workshop: Workshop) -> None:
@@ -182,3 +182,32 @@ def test_every_command_takes_the_repair_that_the_preflight_offers(
     with pytest.raises(SystemExit) as caught:
         app([*line, *hint])
     assert caught.value.code == 0
+
+
+def test_a_network_without_gradients_is_audited_by_its_scores(workshop: Workshop, tmp_path: Path) -> None:
+    """A threshold inside cuts the graph: no traceback, but a black-box audit that says so."""
+    code = (
+        "import torch\n"
+        "from torch import nn\n"
+        f"{NET}\n"
+        "class Cut(nn.Module):\n"
+        "    def __init__(self, num_classes=3, in_channels=3):\n"
+        "        super().__init__()\n"
+        "        self.inner = net(num_classes, in_channels)\n"
+        "    def forward(self, x):\n"
+        "        return self.inner(x.detach())\n"
+    )
+    (tmp_path / "cut.py").write_text(code)
+    weights = {f"inner.{key}": value for key, value in workshop.module.state_dict().items()}
+    torch.save(weights, tmp_path / "cut.pth")
+    spec = ModelSpec(model=str(tmp_path / "cut.pth"), arch=f"{tmp_path / 'cut.py'}:Cut")
+    notebook = Notebook()
+    settings = ReportSettings(spec=spec, data=str(workshop.data), attacks=("square",), eps=0.05, samples=12)
+    found, folder = report(settings, out=tmp_path / "report", narrator=notebook, command="")
+    assert not found.subject.differentiable
+    assert [outcome.name for outcome in found.subject.outcomes] == ["Square"]
+    assert any("no gradients" in warning for warning in notebook.warnings)
+    assert (folder / "report.html").exists()
+    assert not (folder / "progress").exists()
+    with pytest.raises(UsageError, match="gives no gradients"):
+        report(replace(settings, attacks=("pgd-20",)), out=tmp_path / "other", narrator=Notebook(), command="")

@@ -92,7 +92,7 @@ def number_of_images(evidence: Evidence) -> Check:
     total, worst = len(result), result.worst_case()
     half = (worst.high - worst.low) / 2
     finding = f"{total:,} images: the robust accuracy is known to within {100 * half:.1f} points."
-    remedy = "Audit more images (--samples), or quote the interval."
+    remedy = "Audit more images (--samples; --audit-samples of harden fit), or quote the interval."
     if total < ENOUGH / 10:
         return said(Status.FAIL, finding, remedy)
     if total < ENOUGH:
