@@ -12,6 +12,7 @@ from harden.audit.diagnostics import believe, randomness
 from harden.audit.domains import represent
 from harden.audit.exhibits import Gallery
 from harden.audit.keeping import Keeping
+from harden.audit.other_norms import audit_other_norms
 from harden.audit.result import AuditResult, Exposure
 from harden.audit.runner import audit
 from harden.audit.sweep import sweep
@@ -139,6 +140,17 @@ def examine(
         found = represent(classifier, images, attacks, seed=seed, progress=lambda _, *at: told("representation")(*at))
         result = replace(result, representation=found)
     if scope.shifts:
+        others = audit_other_norms(
+            classifier,
+            images,
+            result,
+            eps=eps,
+            seed=seed,
+            repeats=repeats,
+            progress=lambda _, *at: told("other norms")(*at),
+            keeping=keeping,
+        )
+        result = replace(result, shifts=others)
         found_corrupted = corrupted_outcomes(
             classifier, images, seed=seed, progress=lambda _, *at: told("corruptions")(*at)
         )
