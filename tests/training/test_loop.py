@@ -414,8 +414,8 @@ def test_a_second_collapse_softens_and_too_many_end_the_run(monkeypatch: pytest.
     trained = run.run()
     assert len(trained.history.epochs) == 5
     assert [r.rolled_back for r in trained.history.epochs] == [False, True, True, True, True]
-    assert run.strength == 0.25
-    assert run.defence.reversal == pytest.approx(0.25)  # type: ignore[union-attr]
+    assert run.strength == 0.5
+    assert run.defence.reversal == pytest.approx(0.5)  # type: ignore[union-attr]
     assert trained.history.chosen_epoch == 1
 
 
