@@ -247,7 +247,7 @@ class Trainer:
         full_eps = progress >= settings.eps_ramp
         if settings.source_attack is not None:
             scalars["eps"] = self.schedule.eps_at(progress)
-            vitals = self._vitals(scalars["loss"], source)
+            vitals = self._vitals(scalars["loss"])
             scalars |= {"val_source": vitals.source, "val_canary": vitals.canary}
             collapse = diagnose(
                 vitals,
@@ -289,14 +289,15 @@ class Trainer:
     def _time_to_replan(self) -> bool:
         return self.epoch == 1 or self.epoch in {max(2, int(self.epochs * share)) for share in REPLAN_AT}
 
-    def _vitals(self, loss: float, source: str) -> Vitals:
+    def _vitals(self, loss: float) -> Vitals:
+        """Measure; the source attack is the one that the run began with, so that epochs compare across a cure."""
         clean = predictions(self.classifier, self.canary) == self.canary.labels
         eps, seed = self.settings.eps, self.settings.seed
         attack = GRADIENT_ATTACKS[CANARY_ATTACK](eps)
         canary = standing_after(self.classifier, self.canary, attack, standing=clean, seed=seed)
         return Vitals(
             clean=share(clean),
-            source=source_accuracy(self.classifier, self.canary, CRAFTERS[source](eps), seed=seed),
+            source=source_accuracy(self.classifier, self.canary, CRAFTERS[self.sources.used[0]](eps), seed=seed),
             canary=share(canary),
             loss=loss,
         )
@@ -313,6 +314,7 @@ class Trainer:
         if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources.now != REMEDY:
             long = self.sources.overfitted(self.epoch, self.epochs)
             return f"{collapse.value} on held-out images; rolled back, and training goes on from N-FGSM examples{long}"
+        self.sources.stay()
         self.strength /= 2
         return f"{collapse.value} on held-out images; rolled back, and halved the learning rate and the domain terms"
 

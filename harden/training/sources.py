@@ -35,6 +35,10 @@ class Sources:
         self._back_at = epoch + 1 + cure
         return f" for {cure} epoch{'s' if cure > 1 else ''}"
 
+    def stay(self) -> None:
+        """Let what crafts now go on for good: a cure that collapses too is no time to return."""
+        self._back_at = None
+
     def returned(self, epoch: int) -> bool:
         """Whether the source attack takes over again now that `epoch` epochs are done."""
         if self._back_at is None or epoch < self._back_at:

@@ -28,12 +28,6 @@ def sign_gradient(net, at, labels):
     return at.grad.sign()
 
 
-@pytest.fixture(autouse=True)
-def _no_gradients_on_the_shared_net(net):
-    yield
-    net.zero_grad(set_to_none=True)
-
-
 def test_the_net_is_worth_attacking(net, correct):
     images, labels = correct
     adversarial = craft(FGSM(eps=EPS), net, images, labels, generator=gen())

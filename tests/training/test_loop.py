@@ -12,6 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from harden.attacks import GradientAttack
 from harden.data import ImageSet
 from harden.defences import DEFENCES, Craft, Defence, DefenceContext, DefenceSettings, StepLoss
 from harden.defences.sat import SAT
@@ -352,8 +353,8 @@ def collapsing(monkeypatch: pytest.MonkeyPatch, at: set[int], vitals: Vitals) ->
     """Let the canary report `vitals` at these epochs (counted from 1); everything else is real."""
     honest = Trainer._vitals
 
-    def measure(self: Trainer, loss: float, source: str) -> Vitals:
-        return vitals if self.epoch + 1 in at else honest(self, loss, source)
+    def measure(self: Trainer, loss: float) -> Vitals:
+        return vitals if self.epoch + 1 in at else honest(self, loss)
 
     monkeypatch.setattr(Trainer, "_vitals", measure)
 
@@ -374,7 +375,7 @@ def test_a_collapse_rolls_back_and_switches_to_nfgsm(monkeypatch: pytest.MonkeyP
     run = trainer("sat", epochs=4)
     trained = run.run()
     records = trained.history.epochs
-    assert [r.rolled_back for r in records[:3]] == [False, True, False]
+    assert [r.rolled_back for r in records] == [False, True, False, False]
     assert [r.source_attack for r in records] == ["fgsm", "fgsm", "nfgsm", "fgsm"]  # a cure of a tenth, at least one
     assert "N-FGSM examples for 1 epoch" in records[1].event
     assert any("epoch 3 training goes on from fgsm" in note for note in run.observer.notes)  # type: ignore[attr-defined]
@@ -408,14 +409,30 @@ def test_overfitting_again_after_the_cure_stays_with_nfgsm(monkeypatch: pytest.M
     assert trained.source_attacks == ("fgsm", "nfgsm")
 
 
+def test_the_gap_is_of_the_same_source_attack_while_another_one_crafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """N-FGSM examples lie outside the ball and are harder: their gap to PGD-10 is no measure for that of FGSM."""
+    collapsing(monkeypatch, {2}, OVERFIT)
+    crafted: list[str] = []
+    honest = loop.source_accuracy
+
+    def heard(classifier: Classifier, images: ImageSet, attack: GradientAttack, *, seed: int) -> float:
+        crafted.append(attack.name)
+        return honest(classifier, images, attack, seed=seed)
+
+    monkeypatch.setattr(loop, "source_accuracy", heard)
+    records = trainer("sat", epochs=4).run().history.epochs
+    assert [r.source_attack for r in records] == ["fgsm", "fgsm", "nfgsm", "fgsm"]
+    assert crafted == ["FGSM"] * 3  # the second epoch is the made-up one
+
+
 def test_a_second_collapse_softens_and_too_many_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     collapsing(monkeypatch, {2, 3, 4, 5}, OVERFIT)
     run = trainer("adv4adv", epochs=8)
     trained = run.run()
     assert len(trained.history.epochs) == 5
     assert [r.rolled_back for r in trained.history.epochs] == [False, True, True, True, True]
-    assert run.strength == 0.5
-    assert run.defence.reversal == pytest.approx(0.5)  # type: ignore[union-attr]
+    assert run.strength == 0.25
+    assert run.defence.reversal == pytest.approx(0.25)  # type: ignore[union-attr]
     assert trained.history.chosen_epoch == 1
 
 

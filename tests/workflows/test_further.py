@@ -15,8 +15,10 @@ import torch
 from harden.errors import DataError, UsageError
 from harden.recipe import read_recipe, resolve
 from harden.workflows import hardening
+from harden.workflows.examine import probes_of
 from harden.workflows.export import ExportSettings, export
 from harden.workflows.fit import fit, resume
+from harden.workflows.plan import CHECK_GRADIENTS
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.report import ReportSettings, report
 from harden.workflows.run_folder import RunFolder
@@ -181,9 +183,10 @@ def test_the_plan_of_a_further_run_reckons_with_a_model_that_withstands_attacks(
         wanted = FitSettings(model=str(model), data=str(unsplit), epochs=1, batch_size=30)
         found = fit(wanted, out=None, dry_run=True, narrator=Notebook(), stop_requested=lambda: False, command="")
         assert found.plan is not None
-        return found.plan.finish_seconds
+        # The checks are of the model after, and take the same whatever it was before.
+        return found.plan.finish_seconds - 0.01 * CHECK_GRADIENTS * probes_of(found.plan.audit_samples)
 
-    assert finish(first.path) > 1.2 * finish(workshop.pickled)
+    assert finish(first.path) > 1.3 * finish(workshop.pickled)
 
 
 # -- what a run folder settles -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ _CURVES = {
     "val_clean": ("clean", "clean validation images"),
     "val_robust": ("robust", "under the attack used for selection (averaged weights)"),
     "val_canary": ("canary", "under an attack that training does not use, to notice a collapse"),
-    "val_source": ("source", "under the attack that crafts the training examples"),
+    "val_source": ("source", "under the source attack that training began with"),
 }
 """Scalar -> what stands at the end of its line (its class, too), what the legend says."""
 
