@@ -173,20 +173,12 @@ class APGD(Attack):
     ) -> tuple[_Climb, Tensor]:
         """Climb in one ball; return the last state, and the places among `rows` that it holds."""
         places = torch.arange(len(rows), device=rows.device)
-        raises: Objective | None = None
 
         def answer(points: Tensor, *, last: bool = False) -> Answer:
-            nonlocal raises
-            if raises is None:  # the number of classes is known once the model has answered
-                raises = self.raises
-                if self.raises is Objective.DLR:
-                    classes = oracle.ask(points[:1], rows[:1], anywhere=not inside).shape[1]
-                    raises = self.raises.for_classes(classes, targeted=targets is not None)
             if last:
                 scores = oracle.ask(points, rows)
-                values = raises.of(scores.float(), oracle.labels[rows], targets)
-                return Answer(scores, values, points)
-            return oracle.ascend(points, rows, raises, targets, anywhere=not inside)
+                return Answer(scores, self.raises.of(scores.float(), oracle.labels[rows], targets), points)
+            return oracle.ascend(points, rows, self.raises, targets, anywhere=not inside)
 
         found = answer(points)
         step = ball.eps if self.norm is Norm.L1 else 2 * ball.eps

@@ -24,8 +24,7 @@ class Objective(StrEnum):
         """Return the objective of each sample, (N,).
 
         Targeted, the cross-entropy of the target falls, and margin and ratio are between target and true class. The
-        ratio (Croce and Hein, 2020) is undefined for two classes, and for three with a target: `for_classes` says what
-        stands in.
+        ratio (Croce and Hein, 2020) is undefined for two classes, and for three with a target; it is the margin there.
 
         Args:
             scores: (N, K) float.
@@ -40,19 +39,15 @@ class Objective(StrEnum):
             gap = -margins(scores, labels)
         else:
             gap = (scores.gather(1, targets[:, None]) - scores.gather(1, labels[:, None])).squeeze(1)
-        if self is Objective.MARGIN:
+        needed = 3 if targets is None else 4
+        if self is Objective.MARGIN or scores.shape[1] < needed:
             return gap
-        ordered = scores.topk(3 if targets is None else 4, dim=1).values
+        ordered = scores.topk(needed, dim=1).values
         if targets is None:
             spread = ordered[:, 0] - ordered[:, 2]
         else:
             spread = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2
         return gap / (spread + _SMALL)
-
-    def for_classes(self, classes: int, *, targeted: bool) -> Objective:
-        """Return this objective, or the margin where there are too few classes for the ratio."""
-        too_few = classes < (4 if targeted else 3)
-        return Objective.MARGIN if self is Objective.DLR and too_few else self
 
     @property
     def short(self) -> str:

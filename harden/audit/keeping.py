@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from harden.attacks import Attack, Transfer
@@ -15,6 +14,7 @@ from harden.audit.result import AttackOutcome
 from harden.data.dataset import ImageSet
 from harden.files import write_whole
 from harden.models.black_box import BlackBox
+from harden.models.fingerprint import fingerprint
 
 
 class Keeping:
@@ -37,7 +37,7 @@ class Keeping:
         if isinstance(model, BlackBox):
             digest.update(model.identity.encode())
         if isinstance(model, nn.Module):
-            _weights_into(digest, model)
+            digest.update(fingerprint(model).encode())
         self._subject = digest.hexdigest()
 
     def find(self, attack: Attack, attacked: Tensor, repeats: int) -> AttackOutcome | None:
@@ -62,11 +62,5 @@ class Keeping:
         digest.update(f"{self._subject}/{attack.name}/{attack.definition}/{repeats}".encode())
         digest.update(np.packbits(attacked.numpy()).tobytes())
         for surrogate in attack.surrogates if isinstance(attack, Transfer) else ():
-            _weights_into(digest, surrogate)
+            digest.update(fingerprint(surrogate).encode())
         return self._folder / f"{digest.hexdigest()}.json"
-
-
-def _weights_into(digest: hashlib.blake2b, module: nn.Module) -> None:
-    for key, value in (*module.named_parameters(), *module.named_buffers()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())

@@ -11,7 +11,7 @@ from harden.attacks import APGD, FAB, Attack, Norm, Objective, Planned, Square
 from harden.audit.keeping import Keeping
 from harden.audit.meter import Meter
 from harden.audit.result import AttackOutcome, AuditResult
-from harden.audit.runner import AuditProgress, attack_images
+from harden.audit.runner import AuditProgress, attack_in_turn
 from harden.data.dataset import ImageSet
 from harden.models.black_box import Audited
 
@@ -87,35 +87,25 @@ def audit_other_norms(
         seed, repeats, progress, keeping: see `harden.audit.runner.audit`.
     """
     by_norm = other_norm_attacks(eps, classifier.input_size, gradients=isinstance(classifier, nn.Module))
-    right = torch.from_numpy(result.clean_correct)
-    plan = [Planned(attack, member=nth > 0) for attacks in by_norm.values() for nth, attack in enumerate(attacks)]
-    meter = Meter(
-        [(f"{entry.attack.norm.written} {entry.attack.name}", entry.attack.passes * repeats) for entry in plan],
-        int(right.sum()),
-        progress,
-    )
-    labels = images.labels.cpu()
-    standing = right
-    outcomes = []
-    for entry in plan:
-        attacked = standing if entry.member else right
-        outcome = keeping.find(entry.attack, attacked, repeats) if keeping is not None else None
-        if outcome is None:
-            meter.begin(int(attacked.sum()))
-            outcome = attack_images(
-                classifier,
-                images,
-                entry.attack,
-                attacked=attacked,
-                predictions=torch.from_numpy(result.clean_predictions),
-                margins=torch.from_numpy(result.clean_margins),
-                seed=seed,
-                repeats=repeats,
-                passes=meter.passes(),
-            )
-            if keeping is not None:
-                keeping.keep(entry.attack, attacked, repeats, outcome)
-        standing = attacked & (torch.from_numpy(outcome.predictions) == labels)
-        outcomes.append(outcome)
-        meter.end(int(standing.sum()))
-    return tuple(outcomes)
+    passes = [
+        (f"{attack.norm.written} {attack.name}", attack.passes * repeats)
+        for attacks in by_norm.values()
+        for attack in attacks
+    ]
+    meter = Meter(passes, int(result.clean_correct.sum()), progress)
+    found = [
+        attack_in_turn(
+            classifier,
+            images,
+            [Planned(attack, member=nth > 0) for nth, attack in enumerate(attacks)],
+            predictions=torch.from_numpy(result.clean_predictions),
+            margins=torch.from_numpy(result.clean_margins),
+            exposures={},
+            seed=seed,
+            repeats=repeats,
+            meter=meter,
+            keeping=keeping,
+        )
+        for attacks in by_norm.values()
+    ]
+    return tuple(outcome for outcomes in found for outcome in outcomes)

@@ -72,32 +72,20 @@ def audit(
     predictions, clean_margins = clean_scores(classifier, images)
     labels = images.labels.cpu()
     right = predictions == labels
-    standing = right.clone()
     meter = Meter([(entry.attack.name, entry.attack.passes * repeats) for entry in planned], int(right.sum()), progress)
-    outcomes = []
-    for entry in planned:
-        attacked = standing if entry.member else right
-        outcome = keeping.find(entry.attack, attacked, repeats) if keeping is not None else None
-        if outcome is None:
-            meter.begin(int(attacked.sum()))
-            outcome = attack_images(
-                classifier,
-                images,
-                entry.attack,
-                attacked=attacked,
-                predictions=predictions,
-                margins=clean_margins,
-                exposure=exposures.get(entry.attack.name, Exposure.UNSEEN),
-                seed=seed,
-                repeats=repeats,
-                passes=meter.passes(),
-                witness=witness,
-            )
-            if keeping is not None:
-                keeping.keep(entry.attack, attacked, repeats, outcome)
-        standing = standing & torch.from_numpy(outcome.predictions == labels.numpy())
-        outcomes.append(outcome)
-        meter.end(int(standing.sum()))
+    outcomes = attack_in_turn(
+        classifier,
+        images,
+        planned,
+        predictions=predictions,
+        margins=clean_margins,
+        exposures=exposures,
+        seed=seed,
+        repeats=repeats,
+        meter=meter,
+        keeping=keeping,
+        witness=witness,
+    )
     return AuditResult(
         model=model,
         dataset=dataset,
@@ -106,7 +94,7 @@ def audit(
         files=images.files,
         clean_predictions=predictions.numpy(),
         clean_margins=clean_margins.numpy(),
-        outcomes=tuple(outcomes),
+        outcomes=outcomes,
         seed=seed,
         machine=describe_machine(classifier.device),
         seconds=time.perf_counter() - began,
@@ -125,6 +113,57 @@ def clean_scores(classifier: Audited, images: ImageSet) -> tuple[Tensor, Tensor]
             predictions.append(guess)
             kept.append(margin)
     return torch.cat(predictions), torch.cat(kept)
+
+
+def attack_in_turn(
+    classifier: Audited,
+    images: ImageSet,
+    planned: Sequence[Planned],
+    *,
+    predictions: Tensor,
+    margins: Tensor,
+    exposures: Mapping[str, Exposure],
+    seed: int,
+    repeats: int,
+    meter: Meter,
+    keeping: Keeping | None = None,
+    witness: Witness | None = None,
+) -> tuple[AttackOutcome, ...]:
+    """Run attacks of one norm and eps, in order; members of an ensemble attack only what all before left standing.
+
+    Args:
+        classifier, images, planned, exposures, seed, repeats, keeping, witness: see `audit`.
+        predictions, margins: (N,) of the clean images.
+        meter: knows the attacks; hears of every pass.
+    """
+    labels = images.labels.cpu()
+    right = predictions == labels
+    standing = right
+    outcomes = []
+    for entry in planned:
+        attacked = standing if entry.member else right
+        outcome = keeping.find(entry.attack, attacked, repeats) if keeping is not None else None
+        if outcome is None:
+            meter.begin(int(attacked.sum()))
+            outcome = attack_images(
+                classifier,
+                images,
+                entry.attack,
+                attacked=attacked,
+                predictions=predictions,
+                margins=margins,
+                exposure=exposures.get(entry.attack.name, Exposure.UNSEEN),
+                seed=seed,
+                repeats=repeats,
+                passes=meter.passes(),
+                witness=witness,
+            )
+            if keeping is not None:
+                keeping.keep(entry.attack, attacked, repeats, outcome)
+        standing = standing & (torch.from_numpy(outcome.predictions) == labels)
+        outcomes.append(outcome)
+        meter.end(int(standing.sum()))
+    return tuple(outcomes)
 
 
 def attack_images(

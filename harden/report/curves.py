@@ -66,25 +66,42 @@ class Scale:
 
 def line_chart(curves: Sequence[Curve], axis: Axis, scale: Scale, *, title: str, description: str) -> Html:
     """Return the chart; a curve has gaps where its values are not finite."""
-    attributes: dict[str, str | int | float] = {
-        "class": "lines",
-        "role": "img",
-        "width": "100%",
-        "height": TOP + HEIGHT + BELOW,
-    }
-    drawing = element(
-        "svg",
-        attributes,
-        element("title", None, title),
-        element("desc", None, description),
+    return frame(
+        "line-chart",
         _undone(axis),
         levels(scale),
         _epochs(axis),
         _strokes(curves, axis, scale, title),
         _chosen(curves, axis, scale),
         _names(curves, scale),
+        title=title,
+        description=description,
     )
-    return element("div", {"class": "chart line-chart"}, drawing)
+
+
+def frame(look: str, *parts: Html, title: str, description: str) -> Html:
+    """Return a drawing as high as all charts of lines, with what it is in words; `look` is its class."""
+    attributes: dict[str, str | int | float] = {
+        "class": "lines",
+        "role": "img",
+        "width": "100%",
+        "height": TOP + HEIGHT + BELOW,
+    }
+    head = (element("title", None, title), element("desc", None, description))
+    return element("div", {"class": f"chart {look}"}, element("svg", attributes, *head, *parts))
+
+
+def stretched(lines: Sequence[Html], title: str) -> Html:
+    """Return strokes in an inner drawing, `INNER` by `HEIGHT`, that is stretched to the width of the chart."""
+    attributes: dict[str, str | int | float] = {
+        "x": 0,
+        "y": TOP,
+        "width": "100%",
+        "height": HEIGHT,
+        "viewBox": f"0 0 {INNER} {HEIGHT}",
+        "preserveAspectRatio": "none",
+    }
+    return element("svg", attributes, element("title", None, title), *lines)
 
 
 def levels(scale: Scale) -> Html:
@@ -163,15 +180,7 @@ def _strokes(curves: Sequence[Curve], axis: Axis, scale: Scale, title: str) -> H
                 run = (run[0], run[0])
             spots = " ".join(f"{INNER * axis.place(i):.1f},{scale.height(curve.values[i]) - TOP:.1f}" for i in run)
             lines.append(element("polyline", {"class": f"line {curve.look}", "points": spots}))
-    attributes: dict[str, str | int | float] = {
-        "x": 0,
-        "y": TOP,
-        "width": "100%",
-        "height": HEIGHT,
-        "viewBox": f"0 0 {INNER} {HEIGHT}",
-        "preserveAspectRatio": "none",
-    }
-    return element("svg", attributes, element("title", None, title), *lines)
+    return stretched(lines, title)
 
 
 def _runs(values: tuple[float, ...]) -> list[tuple[int, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harden.report.curves import BELOW, HEIGHT, INNER, TOP, Scale, flag, levels
+from harden.report.curves import HEIGHT, INNER, TOP, Scale, flag, frame, levels, stretched
 from harden.report.figures import percent, radius
 from harden.report.markup import Html, element, joined, share
 
@@ -64,24 +64,16 @@ class Across:
 def plot(lines: Sequence[Line], across: Across, *, title: str, description: str) -> Html:
     """Return the chart; the last line is drawn on top."""
     scale = Scale()
-    size: dict[str, str | int | float] = {
-        "class": "lines",
-        "role": "img",
-        "width": "100%",
-        "height": TOP + HEIGHT + BELOW,
-    }
-    drawing = element(
-        "svg",
-        size,
-        element("title", None, title),
-        element("desc", None, description),
+    return frame(
+        "plot",
         levels(scale),
         _bottom(across),
         _strokes(lines, across, scale, title),
         _mark(across),
         *(_dot(line, across, scale) for line in lines),
+        title=title,
+        description=description,
     )
-    return element("div", {"class": "chart plot"}, drawing)
 
 
 def cut(points: Sequence[tuple[float, float]], end: float) -> list[tuple[float, float]]:
@@ -119,15 +111,7 @@ def _strokes(lines: Sequence[Line], across: Across, scale: Scale, title: str) ->
     for line in lines:
         spots = " ".join(spot(*point) for point in cut(line.points, across.end))
         drawn.append(element("polyline", {"class": f"line {line.look}", "points": spots}))
-    attributes: dict[str, str | int | float] = {
-        "x": 0,
-        "y": TOP,
-        "width": "100%",
-        "height": HEIGHT,
-        "viewBox": f"0 0 {INNER} {HEIGHT}",
-        "preserveAspectRatio": "none",
-    }
-    return element("svg", attributes, element("title", None, title), *drawn)
+    return stretched(drawn, title)
 
 
 def _mark(across: Across) -> Html:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from harden.errors import ModelError, PreflightError, UsageError
 from harden.models import factory
 from harden.models.black_box import BlackBox, Program, Questions, are_probabilities, taken_channels
 from harden.models.classifier import Classifier, Normalisation
+from harden.models.fingerprint import fingerprint
 from harden.models.formats import FileKind, kind_of
 from harden.models.normalisations import plain
 from harden.models.onnx_program import open_onnx
@@ -80,14 +82,14 @@ def open_black_box(
         UsageError: what is said about it cannot be.
     """
     asked = (spec.image_size, spec.image_size) if spec.image_size else None
-    plain = open_images(source, channels=None, size=asked, class_map=spec.class_map)
-    program = _open(spec, len(source.classes), plain.image_format.size)
+    as_stored = open_images(source, channels=None, size=asked, class_map=spec.class_map)
+    program = _open(spec, len(source.classes), as_stored.image_format.size)
     if program.size is not None and asked is not None and asked != program.size:
         raise UsageError(
             f"{program.name} takes images of {'x'.join(map(str, program.size))}, not of --image-size {spec.image_size}",
             hint="leave --image-size out",
         )
-    stored = plain.image_format
+    stored = as_stored.image_format
     size = program.size or stored.size
     channels = stored.channels if program.kind == "function" else taken_channels(program, stored.channels, size)
     if channels != stored.channels:
@@ -158,36 +160,35 @@ def _normalisation(
     return found.chosen
 
 
-def without_gradients(classifier: Classifier, name: str, sample: ImageSet) -> BlackBox | None:
+def without_gradients(classifier: Classifier, name: str) -> BlackBox | None:
     """Return a network as a black box where its scores have no gradient at all; None where they have one.
 
     Args:
         classifier: a network, on the CPU; its own layers may be anything (a comparison, numpy, a detach).
         name: for print.
-        sample: a few images that it takes.
     """
-    pixels, labels = sample.batch(slice(0, 2))
+    grays = torch.linspace(0.2, 0.8, 4)[:, None, None, None].expand(-1, *classifier.input_size)
     try:
         with frozen(classifier):
-            input_gradient(classifier, pixels, labels, Objective.MARGIN)
+            input_gradient(classifier, grays, torch.zeros(len(grays), dtype=torch.int64), Objective.MARGIN)
     except ModelError:
-        scorer = Program(name, "network", lambda images: asked(classifier, images), identity=name, unit_range=True)
-        with torch.no_grad():
-            probabilities = are_probabilities(scorer.ask(pixels))
+        program = Program(
+            name, "network", partial(_asked, classifier), identity=fingerprint(classifier), unit_range=True
+        )
         return BlackBox(
-            scorer,
+            program,
             normalisation=plain(classifier.input_size[0]),
             classes=classifier.classes,
             input_size=classifier.input_size,
-            probabilities=probabilities,
+            probabilities=are_probabilities(program.ask(grays)),
         )
     return None
 
 
-def asked(classifier: Classifier, images: Tensor) -> Tensor:
-    """Return the scores of a network in eval mode, which is restored."""
+def _asked(classifier: Classifier, images: Tensor) -> Tensor:
     with frozen(classifier), torch.no_grad():
-        return classifier(images)  # type: ignore[no-any-return]
+        scores: Tensor = classifier(images)
+    return scores
 
 
 def score_attacks(names: Sequence[str] | None, *, others: bool = False) -> tuple[tuple[str, bool], ...]:

@@ -272,8 +272,7 @@ def _open(
     if is_black_box(spec, black_box_flag=settings.black_box and spec == settings.spec.model):
         return _Opened(name, *open_black_box(typed, source, listed, narrator), {})
     classifier, images = open_model(typed, source, listed, narrator)
-    few = images.decode(listed[:2], narrator, "images")
-    box = without_gradients(classifier, name, few)
+    box = without_gradients(classifier, name)
     if box is not None:
         narrator.warn(f"{name} has no gradients (something in it leaves torch's graph): it is audited black-box only")
     return _Opened(name, box or classifier, images, {})
