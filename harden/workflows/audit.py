@@ -125,7 +125,7 @@ def overfitted(history: History | None) -> tuple[str, ...]:
 
 
 def write_reports(report: Report, folder: Path, narrator: Narrator) -> dict[str, Path]:
-    """Write report.json, report.html and report.md into `folder`."""
+    """Write the report into `folder` in every format."""
     written = write_report(report, folder)
     narrator.note(f"report: {written['html']}")
     return written

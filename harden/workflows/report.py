@@ -13,7 +13,7 @@ from harden.attacks import ATTACKS, Planned
 from harden.audit.gate import Gate, judge_gates, parse_gates
 from harden.audit.result import Exposure
 from harden.data import DataSource, Entry, ImageSet, open_data
-from harden.errors import DataError, Interrupted, UsageError
+from harden.errors import DataError, Interrupted, RunFolderError, UsageError
 from harden.models.black_box import BlackBox
 from harden.models.classifier import Classifier
 from harden.report.report import Report
@@ -95,6 +95,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
         HardenError: anything the user can repair.
     """
     run = as_run(settings.spec.model)
+    folder = _folder(settings, run, out)
     if run is not None and all(spec == "initial" or as_run(spec) is not None for spec in settings.against):
         refuse_stated(run, settings.spec)
     data = settings.data or (run.read_config().get("training", {}).get("data") if run else None)
@@ -141,7 +142,6 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
     transfers = transfer_attacks(surrogates, eps=eps, paper=paper, member=not paper)
     plan = plan_for(subjects[-1], settings.attacks, eps, transfers)
     gates = _gates(settings.fail_under, plan)
-    folder = _folder(settings, run, out)
     unreadable = {file: why for opened in (*others, subject) for file, why in opened.images.unreadable.items()}
     narrator.heading("Audit")
     kept_in = folder / PROGRESS
@@ -184,8 +184,14 @@ def _gates(text: str | None, plan: Sequence[Planned]) -> tuple[Gate, ...]:
 
 
 def _folder(settings: ReportSettings, run: RunFolder | None, out: Path | None) -> Path:
-    """Return where the report goes: the folder asked for, the newest one with an unfinished audit, or a new one."""
+    """Return where the report goes: the folder asked for, the newest one with an unfinished audit, or a new one.
+
+    Raises:
+        RunFolderError: the folder asked for has a report.
+    """
     if out is not None:
+        if (out / "report.json").exists():
+            raise RunFolderError(f"{out} holds a report already", hint="choose another --out, or remove that one")
         return out
     stem = Path(settings.spec.model).stem.replace(":", "-")
     base = run.path / "audit" if run else Path(f"{stem}-report")

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 import harden.workflows.export as export_module
+from harden.audit import runner
 from harden.audit.diagnostics import CHECKS
 from harden.cli.app import app
-from harden.errors import ExportError, ModelError, UsageError
+from harden.errors import ExportError, Interrupted, ModelError, RunFolderError, UsageError
 from harden.export.to_onnx import save_onnx
 from harden.models.classifier import Classifier
 from harden.workflows.export import ExportSettings, export
@@ -211,3 +212,44 @@ def test_a_network_without_gradients_is_audited_by_its_scores(workshop: Workshop
     assert not (folder / "progress").exists()
     with pytest.raises(UsageError, match="gives no gradients"):
         report(replace(settings, attacks=("pgd-20",)), out=tmp_path / "other", narrator=Notebook(), command="")
+
+
+def test_a_report_is_never_written_over_another(finished: Path, tmp_path: Path) -> None:
+    settings = ReportSettings(spec=ModelSpec(model=str(finished)), attacks=("fgsm",), samples=12)
+    _, folder = report(settings, out=tmp_path / "one", narrator=Notebook(), command="")
+    before = (folder / "report.json").read_bytes()
+    for taken in (folder, finished):
+        with pytest.raises(RunFolderError, match="holds a report already"):
+            report(settings, out=taken, narrator=Notebook(), command="")
+    assert (folder / "report.json").read_bytes() == before
+
+
+def test_an_audit_that_was_stopped_goes_on_in_the_same_folder(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the second attack: the first one is kept, found again without --out, and cleared away in the end."""
+
+    class Impatient(Notebook):
+        def progress(self, task: str, done: int, total: int, detail: str = "") -> None:
+            if detail == "PGD-10":
+                raise KeyboardInterrupt
+
+    settings = ReportSettings(spec=ModelSpec(model=str(finished)), attacks=("fgsm", "pgd-10"), samples=12)
+    with pytest.raises(Interrupted) as caught:
+        report(settings, out=None, narrator=Impatient(), command="")
+    (kept,) = finished.glob("audit*/progress")
+    assert str(kept.parent) in (caught.value.hint or "")
+    assert len(list(kept.glob("*.json"))) == 1
+    asked: list[str] = []
+    honest = runner.attack_images
+
+    def heard(*arguments: Any, **named: Any) -> Any:
+        asked.append(arguments[2].name)
+        return honest(*arguments, **named)
+
+    monkeypatch.setattr(runner, "attack_images", heard)
+    found, folder = report(settings, out=None, narrator=Notebook(), command="")
+    assert asked == ["PGD-10"]
+    assert folder == kept.parent
+    assert not kept.exists()
+    assert [outcome.name for outcome in found.subject.outcomes] == ["FGSM", "PGD-10"]
