@@ -19,7 +19,16 @@ from harden.training.loop import Trainer
 from harden.training.settings import Replan, Trained, TrainingSettings
 from harden.workflows.budget import Budget
 from harden.workflows.job import Job, default_batch_size, default_lr, eps_text, selection_entries
-from harden.workflows.plan import RESERVE, Plan, Timing, best_parts, make_plan, time_attack_pass, time_step
+from harden.workflows.plan import (
+    RESERVE,
+    Plan,
+    Timing,
+    best_parts,
+    make_plan,
+    share_withstood,
+    time_attack_pass,
+    time_step,
+)
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings, as_recipe
 
@@ -102,6 +111,7 @@ def _plan(
         time_step(job.classifier, defence, layer, job.train, training),
         time_attack_pass(job.classifier, job.train, job.eps),
     )
+    withstood = share_withstood(job.classifier, job.train, job.eps)
     pretraining = 0.0
     if settings.pretrain and not pretrained:
         clean_defence, clean_settings = clean_training(job)
@@ -124,7 +134,7 @@ def _plan(
             budget=budget,
             audit_samples=settings.audit_samples,
             pretraining=pretraining,
-            hardened=bool(job.earlier.source_attacks),
+            withstood=withstood,
         )
 
     if budget is None or settings.epoch_parts is not None:

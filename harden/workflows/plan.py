@@ -38,6 +38,8 @@ SHORTEST_EPOCH = 20
 """Steps below which a part of a pass is no epoch."""
 SURVIVORS = 0.75
 """Share of images that stand through an attack on a hardened model, as the estimates assume."""
+FALLING = 8
+"""Gradient passes that an attack takes for an image that does not stand through it."""
 EPOCH_PASSES, CONFIRMATION_PASSES = 20 + 10 // 2, 50
 """Gradient passes per selection image: PGD-20, and PGD-10 on half of them, every epoch; PGD-50 per candidate."""
 CHECK_GRADIENTS = 135
@@ -130,6 +132,17 @@ def time_attack_pass(classifier: Classifier, train: ImageSet, eps: float) -> flo
     return sum(seconds[1:]) / len(seconds[1:]) / len(images) * 3 / 4
 
 
+def share_withstood(classifier: Classifier, train: ImageSet, eps: float) -> float:
+    """Return the share of a batch of images that is right when clean and after one step of FGSM, in [0, 1].
+
+    At a small eps, or hardened before, a model may withstand much of the audit before it is trained at all.
+    """
+    images, labels = train.batch(torch.arange(min(BATCH, len(train))))
+    images, labels = images.to(classifier.device), labels.to(classifier.device)
+    found = run_attack(ATTACKS["fgsm"](eps), classifier, images, labels, generator=stream(0, "timing"))
+    return float((found.margins >= 0).float().mean())
+
+
 def make_plan(
     timing: Timing,
     *,
@@ -143,7 +156,7 @@ def make_plan(
     audit_samples: int | None,
     epoch_parts: int = 1,
     pretraining: float = 0.0,
-    hardened: bool = False,
+    withstood: float = 0.0,
 ) -> Plan:
     """Return the plan for a number of epochs, or for the seconds that are left of a budget.
 
@@ -157,7 +170,7 @@ def make_plan(
         audit_samples: images wanted for the audit, or None for all test images or as many as the budget allows.
         epoch_parts: parts of a pass that an epoch is one of.
         pretraining: seconds of the budget that clean training will take first.
-        hardened: the model before withstands attacks too, so that they take as long on it.
+        withstood: share of images, in [0, 1], that the model before withstands; attacks take as long on those.
 
     Raises:
         UsageError: the budget does not even hold the pre-training, one epoch and a small audit.
@@ -166,9 +179,9 @@ def make_plan(
     steps = max(1, train_images // batch // epoch_parts)
     training = steps * timing.step
     gradient = timing.attack_pass * SURVIVORS
-    # A model that was never hardened falls in the first steps of each attack; a few passes per image and attack.
+    # Images that a model does not withstand fall in the first steps of each attack.
     gradients = sum(ATTACKS[name](settings.eps).passes for name, _ in attacks) / 2
-    before = gradient * gradients if hardened else timing.attack_pass * 8 * len(attacks)
+    before = timing.attack_pass * (withstood * gradients + (1 - withstood) * FALLING * len(attacks))
     per_image = before + gradient * gradients
     selected, audited = val_images, min(audit_samples or test_images, test_images)
     usable = max(0.0, (budget or 0.0) * (1 - RESERVE) - pretraining)

@@ -27,7 +27,7 @@ def plan(
     audit_samples: int | None = None,
     settings: TrainingSettings = SETTINGS,
     parts: int = 1,
-    hardened: bool = False,
+    withstood: float = 0.0,
 ) -> Plan:
     return make_plan(
         timing,
@@ -41,7 +41,7 @@ def plan(
         audit_samples=audit_samples,
         epoch_parts=parts,
         pretraining=pretraining,
-        hardened=hardened,
+        withstood=withstood,
     )
 
 
@@ -97,11 +97,11 @@ def test_training_without_adversarial_examples_pays_for_no_attacks_but_those_of_
 def test_a_model_that_was_hardened_before_is_audited_at_full_length_twice() -> None:
     timing = Timing(step=0.05, attack_pass=1e-3)
     once = plan(timing, budget=None, epochs=3)
-    twice = plan(timing, budget=None, epochs=3, hardened=True)
+    twice = plan(timing, budget=None, epochs=3, withstood=0.75)
     # PGD-40 and the rest of "full" take over 300 gradient passes, of which three quarters of the images pay.
     assert twice.finish_seconds - once.finish_seconds > 100 * timing.attack_pass * once.audit_samples
-    assert plan(timing, budget=900.0, hardened=True).audit_samples < plan(timing, budget=900.0).audit_samples
-    assert plan(timing, budget=900.0, hardened=True).seconds <= 900.0
+    assert plan(timing, budget=900.0, withstood=0.75).audit_samples < plan(timing, budget=900.0).audit_samples
+    assert plan(timing, budget=900.0, withstood=0.75).seconds <= 900.0
 
 
 def test_an_audit_of_a_stated_size_is_kept_whatever_the_budget() -> None:
