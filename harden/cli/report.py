@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def report(
-    model: Annotated[str, typer.Argument(help=options.MODEL_HELP)],
+    model: Annotated[str, typer.Argument(help=f"{options.MODEL_HELP} Or an ONNX or TorchScript file.")],
     data: Annotated[
         str | None, typer.Option(help=options.DATA_HELP + " [those of the run]", rich_help_panel="Data")
     ] = None,

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harden import __version__
-from harden.attacks import ATTACKS, Planned
+from harden.attacks import ATTACKS, Planned, attack_names
 from harden.audit.gate import Gate, judge_gates, parse_gates
 from harden.audit.result import Exposure
 from harden.data import DataSource, Entry, ImageSet, open_data
 from harden.errors import DataError, Interrupted, RunFolderError, UsageError
-from harden.models.black_box import BlackBox
+from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
 from harden.report.report import Report
 from harden.training.history import EpochRecord, History
@@ -73,7 +73,7 @@ class ReportSettings:
 @dataclass(frozen=True, eq=False)
 class _Opened:
     name: str
-    classifier: Classifier | BlackBox
+    classifier: Audited
     images: Images
     exposures: Mapping[str, Exposure]
 
@@ -94,6 +94,8 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
     Raises:
         HardenError: anything the user can repair.
     """
+    presets = settings.attacks or DEFAULT_ATTACKS
+    attack_names(presets)  # a name that does not exist is told before anything is opened or trained
     run = as_run(settings.spec.model)
     folder = _folder(settings, run, out)
     if run is not None and all(spec == "initial" or as_run(spec) is not None for spec in settings.against):
@@ -137,7 +139,6 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
         device=device,
         narrator=narrator,
     )
-    presets = settings.attacks or DEFAULT_ATTACKS
     paper = "paper" in presets
     transfers = transfer_attacks(surrogates, eps=eps, paper=paper, member=not paper)
     plan = plan_for(subjects[-1], settings.attacks, eps, transfers)
