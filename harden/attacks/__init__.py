@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from harden.attacks.apgd import APGD
 from harden.attacks.fab import FAB
 from harden.attacks.fgsm import FGSM
+from harden.attacks.fgsm_ep import FGSMEP
 from harden.attacks.mim import MIM
 from harden.attacks.nfgsm import NFGSM
 from harden.attacks.norms import Ball, Norm
@@ -23,6 +24,7 @@ from harden.registry import lookup
 
 CRAFTERS: dict[str, Callable[[float], GradientAttack]] = {
     "fgsm": lambda eps: FGSM(eps=eps),
+    "fgsm-ep": lambda eps: FGSMEP(eps=eps),
     "rfgsm": lambda eps: RFGSM(eps=eps),
     "nfgsm": lambda eps: NFGSM(eps=eps),
     "pgd": lambda eps: PGD(eps=eps, iterations=20),
@@ -129,6 +131,7 @@ __all__ = [
     "CRAFTERS",
     "FAB",
     "FGSM",
+    "FGSMEP",
     "GRADIENT_ATTACKS",
     "MIM",
     "NFGSM",

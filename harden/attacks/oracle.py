@@ -23,11 +23,13 @@ class Passes:
 
     Attributes:
         forwards, backwards: the counts.
+        elsewhere: passes through other networks, forward and backward together.
         heard: called after every addition; may raise to stop the attack.
     """
 
     forwards: int = 0
     backwards: int = 0
+    elsewhere: int = 0
     heard: Callable[[], None] | None = None
 
     def add(self, forwards: int, backwards: int = 0) -> None:
@@ -37,10 +39,22 @@ class Passes:
         if self.heard is not None:
             self.heard()
 
+    def of_another(self) -> Passes:
+        """Return a counter for another network, whose passes are heard here as they are made and count as elsewhere."""
+        before = self.elsewhere
+
+        def hear() -> None:
+            self.elsewhere = before + other.total
+            if self.heard is not None:
+                self.heard()
+
+        other = Passes(heard=hear)
+        return other
+
     @property
     def total(self) -> int:
-        """Forward and backward together."""
-        return self.forwards + self.backwards
+        """All of them: how much work was done."""
+        return self.forwards + self.backwards + self.elsewhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +126,7 @@ class Oracle:
             randomness; Athalye et al., 2018).
 
     Attributes:
+        passes: the counter.
         kept: (N, C, H, W) the example that fooled, or else the one with the smallest margin that was scored.
         best: (N,) the smallest margin; infinite before anything was asked.
         predicted: (N,) int64 class predicted on `kept`.
@@ -130,7 +145,7 @@ class Oracle:
         repeats: int = 1,
     ) -> None:
         self._model = model
-        self._passes = passes
+        self.passes = passes
         self._drop_fooled = drop_fooled
         self._repeats = repeats
         self.labels = labels
@@ -167,7 +182,7 @@ class Oracle:
             scores = self._model(points)
             for _ in range(self._repeats - 1):
                 scores = scores + self._model(points)
-        self._passes.add(self._repeats * len(points))
+        self.passes.add(self._repeats * len(points))
         scores = scores / self._repeats if self._repeats > 1 else scores
         self._record(points, scores, rows, anywhere)
         return scores
@@ -191,7 +206,7 @@ class Oracle:
             )
         if self._repeats > 1:
             answer = Answer(*(part / self._repeats for part in (answer.scores, answer.values, answer.gradient)))
-        self._passes.add(self._repeats * len(points), self._repeats * len(points))
+        self.passes.add(self._repeats * len(points), self._repeats * len(points))
         self._record(points, answer.scores, rows, anywhere)
         return answer
 

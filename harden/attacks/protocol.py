@@ -82,6 +82,9 @@ class GradientAttack(Attack):
     stays_in_ball: ClassVar[bool] = True
     """False only for crafters of training examples that leave the eps-ball on purpose (N-FGSM)."""
 
+    remembers: ClassVar[bool] = False
+    """True only for crafters that go on from the last example of the same image (FGSM-EP)."""
+
     @property
     def steps(self) -> int:
         """How many gradients are taken."""

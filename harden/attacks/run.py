@@ -72,7 +72,13 @@ def check_images(images: Tensor) -> None:
 
 
 def craft(
-    attack: GradientAttack, model: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator
+    attack: GradientAttack,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    generator: torch.Generator,
+    last: Tensor | None = None,
 ) -> Tensor:
     """Return training examples (N, C, H, W) float in [0, 1], detached: the last point of the attack for every image.
 
@@ -84,11 +90,13 @@ def craft(
         images: (N, C, H, W) float in [0, 1].
         labels: (N,) int64.
         generator: of the attack's noise.
+        last: (N, C, H, W) perturbations to begin from instead of where the attack begins.
     """
     with frozen(model):
         clean = images.detach()
         ball = Ball.around(clean, attack.eps if attack.stays_in_ball else 1.0, attack.norm)
         points, memory = attack.begin(clean, generator)
+        points = points if last is None else clean + last
         points = points if points is clean else ball.project(points)
         for _ in range(attack.steps):
             gradient = input_gradient(model, points, labels, attack.objective).gradient

@@ -1,4 +1,4 @@
-"""Square (Andriushchenko et al., 2020), in l_inf and l_2: random search in squares, which needs nothing but scores."""
+"""Square (Andriushchenko et al., 2020): random search in squares, which needs nothing but scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harden.access import Access
 from harden.attacks.norms import Ball, Norm
 from harden.attacks.oracle import Oracle, judge
 from harden.attacks.protocol import Attack
-from harden.attacks.square_l2 import SMALLEST, tiled, with_mass_moved
+from harden.attacks.square_mass import SMALLEST, tiled, with_mass_moved
 
 _SHRINKS_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, of ten thousand, at which the squares shrink to half their area."""
@@ -23,7 +23,7 @@ _SHRINKS_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 class Square(Attack):
     """Vertical stripes at first, then one square after the other moved to a corner of the ball where the margin falls.
 
-    For l_2 a tiled pattern at first, then mass moved from one square to another; see `square_l2`.
+    For l_2 and l_1 a tiled pattern at first, then mass moved from one square to another; see `square_mass`.
 
     With `hope`, an image is given up when its margin, falling for each doubling of the queries by `hope` times what it
     fell in the last doubling, would still be positive at the end of the budget. It is looked at from a tenth of the
@@ -36,7 +36,7 @@ class Square(Attack):
     """
 
     access: ClassVar[Access] = Access.SCORES
-    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2)
+    norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
 
     queries: int = 5000
     area: float = 0.8
@@ -106,8 +106,8 @@ class Square(Attack):
 
     def _first(self, ball: Ball, generator: torch.Generator) -> Tensor:
         """Return the points of the first query."""
-        if self.norm is Norm.L2:
-            return tiled(ball.clean, self.eps, generator)
+        if self.norm is not Norm.LINF:
+            return tiled(ball, generator)
         count, channels, _, width = ball.clean.shape
         stripes = self._signs((count, channels, 1, width), generator, ball.clean)
         return torch.where(stripes > 0, ball.high, ball.low)
@@ -116,9 +116,9 @@ class Square(Attack):
         """Return the points of query `nth`, near the best so far."""
         count, channels, height, width = points.shape
         side = self._side(nth, channels, height, width)
-        if self.norm is Norm.L2:
+        if self.norm is not Norm.LINF:
             side = min(max(side, SMALLEST) | 1, height, width)
-            return with_mass_moved(ball.clean, points, self.eps, side, generator)
+            return with_mass_moved(ball, points, side, generator)
         top, left = (self._below(limit - side + 1, generator) for limit in (height, width))
         window = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
         signs = self._signs((count, channels, 1, 1), generator, points)

@@ -64,5 +64,13 @@ class Transfer(Attack):
             if len(rows) == 0:
                 return
             clean, labels = oracle.ball.clean[rows], oracle.labels[rows]
-            crafted = run_attack(self.inner, surrogate, clean, labels, generator=generator, drop_fooled=False)
+            crafted = run_attack(
+                self.inner,
+                surrogate,
+                clean,
+                labels,
+                generator=generator,
+                passes=oracle.passes.of_another(),
+                drop_fooled=False,
+            )
             oracle.ask(crafted.images, rows)

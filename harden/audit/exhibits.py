@@ -80,10 +80,18 @@ class Gallery:
                 ),
             )
 
-    def revisit(self, classifier: Audited, result: AuditResult, attacks: Sequence[Attack], *, seed: int = 0) -> None:
+    def revisit(
+        self, classifier: Audited, result: AuditResult, attacks: Sequence[Attack], *, seed: int = 0, repeats: int = 1
+    ) -> None:
         """Repeat attacks whose examples it has not seen, because their outcomes were kept by an earlier audit.
 
         Each is repeated on at most `limit` images that it fooled then, the first of each class.
+
+        Args:
+            classifier, result: the model and its audit.
+            attacks: of the audit.
+            seed: of everything random.
+            repeats: forward passes that one answer is the mean of, for a model that answers at random.
         """
         for attack in attacks:
             outcome = next((o for o in result.outcomes if o.definition == attack.definition), None)
@@ -97,12 +105,8 @@ class Gallery:
             batch, labels = self._images.batch(rows)
             batch = batch.to(classifier.device)
             generator = stream(seed, "gallery", attack.name)
-            self(
-                attack,
-                rows,
-                batch,
-                run_attack(attack, classifier, batch, labels.to(classifier.device), generator=generator),
-            )
+            labels = labels.to(classifier.device)
+            self(attack, rows, batch, run_attack(attack, classifier, batch, labels, generator=generator, repeats=repeats))
 
     def exhibits(self) -> tuple[Exhibit, ...]:
         """Return the exhibits: the attacks take turns, each with an image and a class shown least often so far."""

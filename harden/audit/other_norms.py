@@ -41,20 +41,17 @@ def other_norm_attacks(
     """Return the attacks in each of the other norms, in the order in which they are worth running.
 
     APGD passes through wider balls first, as AutoAttack's does for l_1: on networks hardened in l_inf it otherwise
-    gets stuck. Without gradients there is Square in l_2 and nothing in l_1.
+    gets stuck. Without gradients there is Square alone.
 
     Args:
         eps: l_inf radius of the audit, on the [0, 1] scale.
         input_size: (C, H, W) of one image.
         gradients: whether the model gives any.
     """
-    l2, l1 = (comparable_radius(norm, eps, input_size) for norm in (Norm.L2, Norm.L1))
-    square = Square(eps=l2, norm=Norm.L2, hope=3.0)
-    if not gradients:
-        return {Norm.L2: (square,)}
+    radii = {norm: comparable_radius(norm, eps, input_size) for norm in (Norm.L2, Norm.L1)}
     return {
-        Norm.L2: (*_white_box(Norm.L2, l2), square),
-        Norm.L1: _white_box(Norm.L1, l1),
+        norm: (*(_white_box(norm, radius) if gradients else ()), Square(eps=radius, norm=norm, hope=3.0))
+        for norm, radius in radii.items()
     }
 
 

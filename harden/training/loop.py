@@ -30,6 +30,7 @@ from harden.training.checkpoint import read_checkpoint, write_checkpoint
 from harden.training.evaluate import predictions, share, source_accuracy, standing_after
 from harden.training.freezing import frozen_names, resting_modules
 from harden.training.history import EpochRecord, History
+from harden.training.memory import Perturbations
 from harden.training.schedule import Schedule
 from harden.training.selection import Selection
 from harden.training.settings import Observer, Replan, Trained, TrainingSettings
@@ -115,6 +116,8 @@ class Trainer:
         self.strength = 1.0
         self.rollbacks = 0
         self.sources = Sources(settings.source_attack)
+        remembers = settings.source_attack is not None and CRAFTERS[settings.source_attack](settings.eps).remembers
+        self.memory = Perturbations(train.images.shape) if remembers else None
         self.records: list[EpochRecord] = []
         self.selection = Selection(
             val,
@@ -204,13 +207,20 @@ class Trainer:
         rows = order[i * self.batch_size : (i + 1) * self.batch_size]
         images, labels = self.train.batch(rows)
         images, labels = images.to(classifier.device), labels.to(classifier.device)
-        images = AUGMENTATIONS[settings.augment](images, noise)
+        placement = AUGMENTATIONS[settings.augment]((len(rows), *images.shape[2:]), noise)
+        images = images if placement is None else placement.moved(images)
         if self.has_convolutions:
             images = images.contiguous(memory_format=torch.channels_last)
 
         def craft_now(model: Classifier, clean: Tensor, targets: Tensor) -> Tensor:
-            attack = CRAFTERS[str(self.sources.now)](self.schedule.eps_at(progress))
-            return craft(attack, model, clean, targets, generator=noise)
+            eps = self.schedule.eps_at(progress)
+            attack = CRAFTERS[str(self.sources.now)](eps)
+            if not attack.remembers or self.memory is None:
+                return craft(attack, model, clean, targets, generator=noise)
+            last = self.memory.recall(rows, eps, placement).to(clean.device)
+            examples = craft(attack, model, clean, targets, generator=noise, last=last)
+            self.memory.keep(rows, examples - clean, eps, placement)
+            return examples
 
         self.defence.set_progress(progress, self.strength)
         for group in self.optimizer.param_groups:
@@ -290,14 +300,19 @@ class Trainer:
         return self.epoch == 1 or self.epoch in {max(2, int(self.epochs * share)) for share in REPLAN_AT}
 
     def _vitals(self, loss: float) -> Vitals:
-        """Measure; the source attack is the one that the run began with, so that epochs compare across a cure."""
+        """Measure; the source attack is the one that the run began with, so that epochs compare across a cure.
+
+        One that remembers knows nothing of held-out images: FGSM, a single step, stands for it.
+        """
         clean = predictions(self.classifier, self.canary) == self.canary.labels
         eps, seed = self.settings.eps, self.settings.seed
+        first = CRAFTERS[self.sources.used[0]](eps)
+        source = CRAFTERS["fgsm"](eps) if first.remembers else first
         attack = GRADIENT_ATTACKS[CANARY_ATTACK](eps)
         canary = standing_after(self.classifier, self.canary, attack, standing=clean, seed=seed)
         return Vitals(
             clean=share(clean),
-            source=source_accuracy(self.classifier, self.canary, CRAFTERS[self.sources.used[0]](eps), seed=seed),
+            source=source_accuracy(self.classifier, self.canary, source, seed=seed),
             canary=share(canary),
             loss=loss,
         )
@@ -377,6 +392,7 @@ class Trainer:
                 "strength": self.strength,
                 "rollbacks": self.rollbacks,
                 "sources": self.sources.state_dict(),
+                "memory": self.memory.levels if self.memory is not None else None,
                 "stopped": self.stopped,
                 "spent": self.spent,
                 "rng": capture_global_rng(),
@@ -395,5 +411,7 @@ class Trainer:
         self.epochs, self.epoch, self.step = state["epochs"], state["epoch"], state["step"]
         self.strength, self.rollbacks = state["strength"], state["rollbacks"]
         self.sources.load_state_dict(state["sources"])
+        if self.memory is not None:
+            self.memory.levels = state["memory"]
         self.stopped, self.spent = state["stopped"], state["spent"]
         restore_global_rng(state["rng"])

@@ -129,7 +129,7 @@ def examine(
         keeping=keeping,
         witness=gallery,
     )
-    gallery.revisit(classifier, result, [entry.attack for entry in planned], seed=seed)
+    gallery.revisit(classifier, result, [entry.attack for entry in planned], seed=seed, repeats=repeats)
     result = replace(result, gallery=gallery.exhibits())
     if isinstance(classifier, Classifier) and scope.curve:
         few = _some(images, CURVE_IMAGES, seed)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from harden import __version__
 from harden.attacks import ATTACKS, Planned, attack_names
 from harden.audit.gate import Gate, judge_gates, parse_gates
@@ -33,6 +35,7 @@ from harden.workflows.prepare import (
     open_model,
 )
 from harden.workflows.run_folder import RunFolder, refuse_stated, unused
+from harden.workflows.surrogate_training import Surrogate
 from harden.workflows.surrogates import open_surrogates, transfer_attacks
 
 PROGRESS = "progress"
@@ -128,6 +131,11 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
             opened.classifier.to(device)
         images = opened.images.decode(chosen, narrator, "images to audit")
         subjects.append(Subject(opened.name, opened.classifier, images, opened.exposures))
+    paper = "paper" in presets
+    # Surrogates may take long to train: what they will craft is known before, and so is whether the gates make sense.
+    absent = [Surrogate(name, nn.Identity(), 0.0) for name in settings.surrogates]
+    promised = transfer_attacks(absent, eps=eps, paper=paper, member=not paper)
+    gates = _gates(settings.fail_under, plan_for(subjects[-1], settings.attacks, eps, promised))
     surrogates = open_surrogates(
         settings.surrogates,
         spec=settings.spec,
@@ -139,10 +147,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
         device=device,
         narrator=narrator,
     )
-    paper = "paper" in presets
     transfers = transfer_attacks(surrogates, eps=eps, paper=paper, member=not paper)
-    plan = plan_for(subjects[-1], settings.attacks, eps, transfers)
-    gates = _gates(settings.fail_under, plan)
     unreadable = {file: why for opened in (*others, subject) for file, why in opened.images.unreadable.items()}
     narrator.heading("Audit")
     kept_in = folder / PROGRESS

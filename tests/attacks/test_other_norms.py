@@ -1,16 +1,17 @@
-"""The contract of the attacks in l_2 and l_1, the ascent through wider balls, and what Square tries in l_2."""
+"""The contract of the attacks in l_2 and l_1, the ascent through wider balls, and what Square tries in l_2 and l_1."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harden.attacks import APGD, FAB, Norm, Objective, Passes, Square, run_attack
-from harden.attacks.square_l2 import _hill, tiled, with_mass_moved
+from harden.attacks import APGD, FAB, Ball, Norm, Objective, Passes, Square, run_attack
+from harden.attacks.square_mass import _hill, tiled, with_mass_moved
 
 from .nets import cnn, gen, held_out, modal
 
@@ -24,8 +25,7 @@ ATTACKS = [
     ),
     FAB(eps=1.0, norm=Norm.L2, iterations=5),
     FAB(eps=1.0, norm=Norm.L1, iterations=5),
-    Square(eps=1.0, norm=Norm.L2, queries=40),
-    Square(eps=1.0, norm=Norm.L2, queries=40, hope=1.0),
+    *(Square(eps=1.0, norm=norm, queries=40, hope=hope) for norm in (Norm.L2, Norm.L1) for hope in (math.inf, 1.0)),
 ]
 every = pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: f"{a.norm.value} {a.name}")
 
@@ -87,25 +87,27 @@ def test_a_hill_falls_in_square_rings_from_its_middle(height, width):
     for k in range(max(height, width) // 2 + 1):
         top, left = max(0, height // 2 - k), max(0, width // 2 - k)
         slow[top : height // 2 + k + 1, left : width // 2 + k + 1] += 1 / (k + 1) ** 2
-    torch.testing.assert_close(_hill(height, width), slow / slow.norm())
+    torch.testing.assert_close(_hill(height, width, Norm.L2), slow / slow.norm())
+    torch.testing.assert_close(_hill(height, width, Norm.L1), slow / slow.sum())
 
 
 @settings(max_examples=25, deadline=None)
 @given(
+    norm=st.sampled_from([Norm.L2, Norm.L1]),
     seed=st.integers(0, 2**31),
     channels=st.sampled_from([1, 3]),
     height=st.integers(3, 12),
     width=st.integers(3, 12),
     side=st.sampled_from([3, 5, 7]),
 )
-def test_moved_mass_stays_on_the_sphere_unless_the_box_cuts_it(seed, channels, height, width, side):
-    clean = torch.full((2, channels, height, width), 0.5)
-    points = tiled(clean, 0.3, gen(seed))
-    torch.testing.assert_close(Norm.L2.of(points - clean), torch.full((2,), 0.3))
-    moved = with_mass_moved(clean, points, 0.3, min(side, height, width), gen(seed))
-    torch.testing.assert_close(Norm.L2.of(moved - clean), torch.full((2,), 0.3))
+def test_moved_mass_stays_on_the_sphere_unless_the_box_cuts_it(norm, seed, channels, height, width, side):
+    ball = Ball.around(torch.full((2, channels, height, width), 0.5), 0.3, norm)
+    points = tiled(ball, gen(seed))
+    torch.testing.assert_close(norm.of(points - ball.clean), torch.full((2,), 0.3))
+    moved = with_mass_moved(ball, points, min(side, height, width), gen(seed))
+    torch.testing.assert_close(norm.of(moved - ball.clean), torch.full((2,), 0.3))
     assert not torch.equal(moved, points)
-    dark = torch.zeros(2, channels, height, width)
-    for cut in (tiled(dark, 0.3, gen(seed)), with_mass_moved(dark, tiled(dark, 0.3, gen(seed)), 0.3, 3, gen(seed))):
+    dark = Ball.around(torch.zeros(2, channels, height, width), 0.3, norm)
+    for cut in (tiled(dark, gen(seed)), with_mass_moved(dark, tiled(dark, gen(seed)), 3, gen(seed))):
         assert 0 <= cut.amin() <= cut.amax() <= 1
-        assert (Norm.L2.of(cut) <= 0.3 + 1e-6).all()
+        assert (norm.of(cut) <= 0.3 + 1e-6).all()

@@ -121,7 +121,7 @@ def test_fab_finds_perturbations_as_small_as_that_of_torchattacks(batch):
     assert ours.median() <= 1.01 * theirs.median()
 
 
-@pytest.mark.parametrize(("norm", "eps"), [(Norm.LINF, 0.12), (Norm.L2, 0.8)])
+@pytest.mark.parametrize(("norm", "eps"), [(Norm.LINF, 0.12), (Norm.L2, 0.8), (Norm.L1, 4.0)])
 def test_square_is_as_strong_as_the_official_one_at_equal_queries(norm, eps, batch):
     """Ours draws signs for every image, not once for the batch, and reaches the last row and column."""
     official = pytest.importorskip("pyautoattack.square")

@@ -186,7 +186,7 @@ def test_squares_shrink_as_published():
         (FAB, {"iterations": 0}),
         (Square, {"queries": 0}),
         (Square, {"hope": 0.0}),
-        (Square, {"norm": Norm.L1}),
+        (Square, {"area": 0.0}),
         (PGD, {"iterations": 3, "norm": Norm.L2}),
     ],
 )

@@ -82,8 +82,33 @@ def test_passes_and_queries_are_those_of_the_target(
     assert target.images == len(images) + left
     assert passes.forwards == target.images
     assert passes.backwards == 0
+    # An image is asked at 4 points of a surrogate, 3 of them with gradients.
+    assert passes.elsewhere == 7 * (len(images) + left)
     assert sorted(set(found.queries.tolist())) == [1, 2]
     assert int((found.queries == 2).sum()) == left
+
+
+def test_passes_on_a_surrogate_are_heard_as_they_are_made(
+    net: nn.Sequential, other: nn.Module, correct: tuple[Tensor, Tensor]
+) -> None:
+    class Stop(Exception):
+        pass
+
+    heard: list[int] = []
+
+    def hear() -> None:
+        heard.append(passes.total)
+        if len(heard) == 3:
+            raise Stop
+
+    passes = Passes(heard=hear)
+    with pytest.raises(Stop):
+        run_attack(
+            transfer(PGD(eps=EPS, iterations=5), other), net, *correct, generator=gen(), passes=passes
+        )
+    assert heard == sorted(set(heard))
+    assert passes.elsewhere == heard[-1]
+    assert passes.forwards == 0
 
 
 def test_no_target_gradient_is_asked_for(other: nn.Module, correct: tuple[Tensor, Tensor]) -> None:

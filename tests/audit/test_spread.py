@@ -96,7 +96,7 @@ def test_a_black_box_meets_square_alone():
     )
     images = few_digits().subset(torch.arange(12))
     found = audit_other_norms(box, images, audited(box, images), eps=0.2)
-    assert [outcome.name for outcome in found] == ["Square"]
+    assert [(outcome.norm, outcome.name) for outcome in found] == [("l2", "Square"), ("l1", "Square")]
     assert (found[0].predictions != images.labels.numpy()).any()
 
 

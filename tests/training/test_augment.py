@@ -5,11 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harden.training.augment import AUGMENTATIONS, flip, shift
+from harden.training.augment import AUGMENTATIONS, Augmentation, flip, shift
 
 
 def gen(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def applied(augmentation: Augmentation, batch: Tensor, seed: int) -> Tensor:
+    placement = augmentation((len(batch), *batch.shape[2:]), gen(seed))
+    return batch if placement is None else placement.moved(batch)
 
 
 def images(shape: tuple[int, ...] = (40, 3, 16, 24)) -> Tensor:
@@ -30,13 +35,13 @@ def test_shift_is_zero_padding_and_a_crop_per_image(shape: tuple[int, ...]) -> N
         ]
         for image, y, x in zip(batch, down, right, strict=True)
     ]
-    assert torch.equal(shift(batch, gen(5)), torch.stack(expected))
+    assert torch.equal(applied(shift, batch, 5), torch.stack(expected))
     assert {-reach_y, reach_y} <= set(down) or count < 20
 
 
 def test_flip_mirrors_about_half_of_the_images_left_to_right() -> None:
     batch = images()
-    flipped = flip(batch, gen(1))
+    flipped = applied(flip, batch, 1)
     mirrored = [i for i in range(len(batch)) if torch.equal(flipped[i], batch[i].flip(2))]
     same = [i for i in range(len(batch)) if torch.equal(flipped[i], batch[i])]
     assert sorted(mirrored + same) == list(range(len(batch)))
@@ -47,7 +52,7 @@ def test_flip_mirrors_about_half_of_the_images_left_to_right() -> None:
 def test_every_augmentation_repeats_and_stays_in_range(name: str) -> None:
     batch, change = images(), AUGMENTATIONS[name]
     kept, state = batch.clone(), torch.get_rng_state()
-    once, twice = change(batch, gen(3)), change(batch, gen(3))
+    once, twice = applied(change, batch, 3), applied(change, batch, 3)
     assert torch.equal(once, twice)
     assert torch.equal(batch, kept)
     assert once.shape == batch.shape
@@ -55,4 +60,18 @@ def test_every_augmentation_repeats_and_stays_in_range(name: str) -> None:
     assert 0 <= once.min() <= once.max() <= 1
     assert torch.equal(torch.get_rng_state(), state)
     if name != "none":
-        assert not torch.equal(once, change(batch, gen(4)))
+        assert not torch.equal(once, applied(change, batch, 4))
+
+
+@pytest.mark.parametrize("name", ["flip", "shift", "flip+shift"])
+def test_what_is_put_back_comes_to_where_it_was(name: str) -> None:
+    """Pixels that the moved images show come back to their places; the others keep what they had."""
+    batch = images()
+    placement = AUGMENTATIONS[name]((len(batch), *batch.shape[2:]), gen(2))
+    assert placement is not None
+    assert torch.equal(placement.put_back(placement.moved(batch), batch), batch)
+    ones = torch.ones_like(batch)
+    seen = placement.put_back(placement.moved(ones), -ones)
+    assert torch.equal(seen == 1, placement.put_back(ones, torch.zeros_like(batch)) == 1)
+    assert (seen == 1).sum() == placement.moved(ones).sum()
+    assert bool((seen == -1).any()) is (name != "flip")

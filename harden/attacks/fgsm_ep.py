@@ -1,0 +1,44 @@
+"""FGSM-EP (Jia et al., 2022): a crafter of training examples that goes on from those of the epoch before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from harden.attacks.fgsm import FGSM
+from harden.attacks.protocol import Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSMEP(FGSM):
+    """One step from where the example of the same image was an epoch ago: over the epochs a PGD, at the cost of FGSM.
+
+    It needs a memory of the last perturbations (`harden.training.memory`); without one it starts at the clean image.
+    The published step is eps. Half of it keeps more of what earlier epochs have found (recipes/README.md).
+
+    Attributes:
+        relative_step: length of the step as a multiple of eps.
+    """
+
+    remembers: ClassVar[bool] = True
+
+    relative_step: float = 0.5
+
+    @property
+    def name(self) -> str:
+        """FGSM-EP."""
+        return "FGSM-EP"
+
+    @property
+    def definition(self) -> str:
+        """The convention in words."""
+        return (
+            f"x' = the example of the epoch before (x in the first); x' + {self.relative_step:g} eps * sign(grad of "
+            f"cross-entropy at x'), projected to the ball and to [0, 1] (training only); {self.radius()}"
+        )
+
+    def step(self, clean: Tensor, points: Tensor, gradient: Tensor, memory: Memory) -> Tensor:
+        """Move by a share of eps."""
+        return points + self.relative_step * self.eps * gradient.sign()
