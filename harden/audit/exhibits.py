@@ -106,7 +106,9 @@ class Gallery:
             batch = batch.to(classifier.device)
             generator = stream(seed, "gallery", attack.name)
             labels = labels.to(classifier.device)
-            self(attack, rows, batch, run_attack(attack, classifier, batch, labels, generator=generator, repeats=repeats))
+            self(
+                attack, rows, batch, run_attack(attack, classifier, batch, labels, generator=generator, repeats=repeats)
+            )
 
     def exhibits(self) -> tuple[Exhibit, ...]:
         """Return the exhibits: the attacks take turns, each with an image and a class shown least often so far."""

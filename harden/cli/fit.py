@@ -35,7 +35,8 @@ def fit(
     source_attack: Annotated[
         str | None,
         typer.Option(
-            help="What crafts the training examples: fgsm, fgsm-ep, rfgsm, nfgsm, pgd or mim. [fgsm]", rich_help_panel=METHOD
+            help="What crafts the training examples: fgsm, fgsm-ep, rfgsm, nfgsm, pgd or mim. [fgsm]",
+            rich_help_panel=METHOD,
         ),
     ] = None,
     eps: Annotated[

@@ -60,8 +60,9 @@ def held_out(count: int) -> tuple[Tensor, Tensor]:
     """`count` digits that `trained_cnn` was not trained on and reads correctly."""
     images, labels = digits()
     images, labels = images[1500:], labels[1500:]
+    net = trained_cnn()
     with torch.no_grad():
-        right = torch.nonzero(trained_cnn()(images).argmax(1) == labels).squeeze(1)[:count]
+        right = torch.nonzero(net(images).argmax(1) == labels).squeeze(1)[:count]
     assert len(right) == count
     return images[right].clone(), labels[right].clone()
 

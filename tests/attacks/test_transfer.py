@@ -103,9 +103,7 @@ def test_passes_on_a_surrogate_are_heard_as_they_are_made(
 
     passes = Passes(heard=hear)
     with pytest.raises(Stop):
-        run_attack(
-            transfer(PGD(eps=EPS, iterations=5), other), net, *correct, generator=gen(), passes=passes
-        )
+        run_attack(transfer(PGD(eps=EPS, iterations=5), other), net, *correct, generator=gen(), passes=passes)
     assert heard == sorted(set(heard))
     assert passes.elsewhere == heard[-1]
     assert passes.forwards == 0
