@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from harden.attacks import ATTACKS, CRAFTERS, PRESETS
-from harden.defences import DEFENCES
+from harden.defences import DEFENCES, STATIC_DEFENCES
 from harden.errors import HardenError, UsageError
 from harden.registry import did_you_mean
 from harden.training.augment import AUGMENTATIONS
@@ -160,14 +160,23 @@ def resolve(recipe: Mapping[str, Any], flags: Mapping[str, Any]) -> FitSettings:
             except HardenError as error:
                 problems.append(f"{key}: {error.message}; {error.hint}")
                 del values[key]
-    for key in ("attacks", "freeze"):
+    for key in ("attacks", "freeze", "source_attack", "static"):
         if isinstance(values.get(key), str):
             values[key] = tuple(part.strip() for part in values[key].split(",") if part.strip())
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     for key, table in _CHOICES.items():
-        if isinstance(values.get(key), str) and values[key] not in table:
-            near = did_you_mean(values[key], table)
-            problems.append(f"{key}: unknown value {values[key]!r}{near} (known: {', '.join(table)})")
+        chosen = values.get(key)
+        for name in chosen if isinstance(chosen, tuple) else (chosen,):
+            if isinstance(name, str) and name not in table:
+                near = did_you_mean(name, table)
+                problems.append(f"{key}: unknown value {name!r}{near} (known: {', '.join(table)})")
+    sources = values.get("source_attack")
+    if isinstance(sources, tuple):
+        if not sources:
+            problems.append("source_attack: name at least one")
+        problems += [f"source_attack: {name} is named twice" for name in set(sources) if sources.count(name) > 1]
+    if values.get("static") and values.get("method") not in STATIC_DEFENCES:
+        problems.append(f"static: only {', '.join(sorted(STATIC_DEFENCES))} crafts on static models")
     named = values.get("attacks")
     if named == ():
         problems.append("attacks: name at least one")

@@ -1,5 +1,6 @@
-"""What aligns two domains: gradient reversal and class-wise discriminators."""
+"""What aligns two domains: gradient reversal and class-wise discriminators; moments and class centres."""
 
+from harden.adaptation.coral import coral
 from harden.adaptation.discriminator import (
     ClasswiseDiscriminators,
     default_hidden,
@@ -7,5 +8,16 @@ from harden.adaptation.discriminator import (
     domain_loss,
 )
 from harden.adaptation.grl import reverse_gradient
+from harden.adaptation.margin import ClassCentres
+from harden.adaptation.mmd import mmd
 
-__all__ = ["ClasswiseDiscriminators", "default_hidden", "domain_accuracy", "domain_loss", "reverse_gradient"]
+__all__ = [
+    "ClassCentres",
+    "ClasswiseDiscriminators",
+    "coral",
+    "default_hidden",
+    "domain_accuracy",
+    "domain_loss",
+    "mmd",
+    "reverse_gradient",
+]

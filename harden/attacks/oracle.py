@@ -87,11 +87,13 @@ def judge(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def input_gradient(
     model: Callable[[Tensor], Tensor],
     points: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     objective: Objective,
     targets: Tensor | None = None,
 ) -> Answer:
     """Return scores, objective and input gradient of the summed objective: a mean would underflow in half precision.
+
+    Without labels, they are the classes that the model predicts at the points.
 
     A gradient that is not a number (the slope of a root at 0, say) moves its pixel nowhere. Left in, it would spoil
     what an attack accumulates or averages over the image (MIM), which would then look as if it withstood.
@@ -108,7 +110,8 @@ def input_gradient(
                 "numpy, a comparison)",
                 hint="an audit by its scores alone (square-5000) is possible, training is not",
             )
-        values = objective.of(scores.float(), labels, targets)
+        truth = scores.detach().argmax(dim=1) if labels is None else labels
+        values = objective.of(scores.float(), truth, targets)
         (gradient,) = torch.autograd.grad(values.sum(), points)
     return Answer(scores.detach(), values.detach(), torch.nan_to_num(gradient))
 

@@ -75,7 +75,7 @@ def craft(
     attack: GradientAttack,
     model: nn.Module,
     images: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     *,
     generator: torch.Generator,
     last: Tensor | None = None,
@@ -88,7 +88,7 @@ def craft(
         attack: what crafts; an N-FGSM example may lie outside the eps-ball.
         model: images in [0, 1] to scores (N, K).
         images: (N, C, H, W) float in [0, 1].
-        labels: (N,) int64.
+        labels: (N,) int64; None: what the model predicts where the attack begins, so that no label leaks.
         generator: of the attack's noise.
         last: (N, C, H, W) perturbations to begin from instead of where the attack begins.
     """
@@ -99,8 +99,9 @@ def craft(
         points = points if last is None else clean + last
         points = points if points is clean else ball.project(points)
         for _ in range(attack.steps):
-            gradient = input_gradient(model, points, labels, attack.objective).gradient
-            points = ball.project(attack.step(clean, points, gradient, memory))
+            answer = input_gradient(model, points, labels, attack.objective)
+            labels = answer.scores.argmax(dim=1) if labels is None else labels
+            points = ball.project(attack.step(clean, points, answer.gradient, memory))
     return points.detach()
 
 

@@ -30,13 +30,21 @@ def fit(
         typer.Option(help="Epochs of clean training first; 10 for a network without weights.", rich_help_panel="Model"),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="nt, sat, adv4adv or adv4adv-star. [adv4adv]", rich_help_panel=METHOD)
+        str | None,
+        typer.Option(help="nt, sat, eat, atda, pat, adv4adv or adv4adv-star. [adv4adv]", rich_help_panel=METHOD),
     ] = None,
     source_attack: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="What crafts the training examples: fgsm, fgsm-ep, rfgsm, nfgsm, pgd or mim. [fgsm]",
+            help="What crafts the training examples: fgsm, fgsm-ep, rfgsm, nfgsm, pgd or mim. Repeatable: each makes "
+            "an adversarial domain. [fgsm; pgd for pat]",
             rich_help_panel=METHOD,
+        ),
+    ] = None,
+    static: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For eat: a model to craft on besides. Repeatable. [two are trained and kept]", rich_help_panel=METHOD
         ),
     ] = None,
     eps: Annotated[
@@ -186,7 +194,8 @@ def fit(
             "image_size": image_size,
             "pretrain": pretrain,
             "method": method,
-            "source_attack": source_attack,
+            "source_attack": tuple(source_attack) if source_attack else None,
+            "static": tuple(static) if static else None,
             "eps": eps,
             "beta": beta,
             "gamma": gamma,

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from harden.defences.adv4adv import Adv4Adv
+from harden.defences.atda import ATDA
+from harden.defences.eat import EAT
 from harden.defences.nt import NT
+from harden.defences.pat import PAT
 from harden.defences.protocol import Craft, Defence, DefenceContext, StepLoss
 from harden.defences.sat import SAT
 
@@ -41,6 +44,9 @@ def _adv4adv(context: DefenceContext, settings: DefenceSettings, *, clean_loss: 
 DEFENCES: dict[str, Callable[[DefenceContext, DefenceSettings], Defence]] = {
     "nt": lambda context, settings: NT(),
     "sat": lambda context, settings: SAT(),
+    "eat": lambda context, settings: EAT(context.statics),
+    "atda": lambda context, settings: ATDA(context.classes),
+    "pat": lambda context, settings: PAT(),
     "adv4adv": lambda context, settings: _adv4adv(context, settings, clean_loss=True),
     "adv4adv-star": lambda context, settings: _adv4adv(context, settings, clean_loss=False),
 }
@@ -49,9 +55,17 @@ DEFENCES: dict[str, Callable[[DefenceContext, DefenceSettings], Defence]] = {
 FEATURE_DEFENCES = frozenset({"adv4adv", "adv4adv-star"})
 """Defences that can work on the features at the split."""
 
+STATIC_DEFENCES = frozenset({"eat"})
+"""Defences that also craft on static networks."""
+
+SOURCES = {"nt": (), "pat": ("pgd",)}
+"""Source attacks where nobody names any, for the defences that have their own."""
+
 __all__ = [
     "DEFENCES",
     "FEATURE_DEFENCES",
+    "SOURCES",
+    "STATIC_DEFENCES",
     "Craft",
     "Defence",
     "DefenceContext",

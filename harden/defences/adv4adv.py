@@ -32,7 +32,7 @@ class Adv4Adv(Defence):
     gamma act only where the gradient is reversed.
 
     Args:
-        context: K, the feature width and the generator of the discriminators' weights.
+        context: K, the feature width, the number of source attacks and the generator of the discriminators' weights.
         beta: strength of the reversed gradient of the feature discriminators; 0 leaves them out.
         gamma: the same for the logit discriminators.
         classwise: one discriminator per class, or a single one for all (the paper's ablation).
@@ -66,6 +66,7 @@ class Adv4Adv(Defence):
                 classes=groups,
                 in_features=width,
                 hidden=default_hidden(width, groups),
+                domains=1 + context.sources,
                 generator=context.generator,
             )
 
@@ -99,9 +100,10 @@ class Adv4Adv(Defence):
             )
         ce_clean, ce_adv, scalars = cross_entropies(logits, labels)
         loss = ce_clean + ce_adv if self.clean_loss else ce_adv
-        both = torch.cat([labels, labels])
-        domains = torch.zeros_like(both)
-        domains[: len(labels)] = 1
+        sources = len(adversarial)
+        everyone = labels.repeat(1 + sources)
+        # The clean domain is the last one: 1 where there are two, as in the paper.
+        domains = torch.tensor([sources, *range(sources)], device=labels.device).repeat_interleave(len(labels))
         spaces = (
             ("feature", self.on_features, self.beta, features),
             ("logit", self.on_logits, self.gamma, logits),
@@ -110,7 +112,7 @@ class Adv4Adv(Defence):
             if discriminators is None:
                 continue
             reversed_values = reverse_gradient(as_representation(values, limit=self._limit), strength * self.reversal)
-            guesses = discriminators(reversed_values, both)
+            guesses = discriminators(reversed_values, everyone)
             bce = domain_loss(guesses, domains)
             loss = loss + bce
             scalars[f"bce_{space}"] = bce.detach()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harden.models.classifier import Classifier
 from harden.models.tap import MAX_FEATURES, Tap
 
-Craft = Callable[[Classifier, Tensor, Tensor], Tensor]
-"""Makes adversarial images (N, C, H, W) from a classifier, clean images in [0, 1] and labels (N,)."""
+Craft = Callable[[nn.Module, Tensor, Tensor | None], tuple[Tensor, ...]]
+"""Makes adversarial images, (N, C, H, W) for each source attack, from a network, clean images in [0, 1] and labels.
+
+Without labels (N,) they are the network's own predictions.
+"""
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,16 @@ class DefenceContext:
         feature_width: of the flattened representation at the split; 0 where nothing is tapped.
         generator: of initial weights.
         feature_limit: widest representation, above which features are pooled; `feature_width` keeps to it.
+        sources: number of source attacks, each of which makes an adversarial domain.
+        statics: other networks to craft on, from images in [0, 1] to scores of the same classes.
     """
 
     classes: int
     feature_width: int
     generator: torch.Generator
     feature_limit: int = MAX_FEATURES
+    sources: int = 1
+    statics: tuple[nn.Module, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,29 +73,39 @@ class Defence(nn.Module, ABC):
             tapped: one training-mode forward of images gives (features, logits); `tapped.classifier` is the bare model.
             clean: (N, C, H, W) float in [0, 1].
             labels: (N,) int64.
-            craft: the source attack.
+            craft: the source attacks.
             generator: for randomness of the defence itself.
         """
 
 
-def clean_and_adversarial(tapped: Tap, clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
-    """Return features (2N, ...) and logits (2N, K) of both halves, clean first, from one forward pass.
+def clean_and_adversarial(tapped: Tap, clean: Tensor, adversarial: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return features (N + MN, ...) and logits (N + MN, K) of all images, clean first, from one forward pass.
 
     One pass keeps BatchNorm's statistics those of the mixture that the network is trained on.
+
+    Args:
+        tapped: the network.
+        clean: (N, C, H, W).
+        adversarial: M batches of as many.
     """
-    return tapped(torch.cat([clean, adversarial]))
+    return tapped(torch.cat([clean, *adversarial]))
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Return CE(clean), CE(adversarial) and what to log of them, from logits (2N, K) and labels (N,)."""
-    half = len(labels)
-    clean, adversarial = logits[:half], logits[half:]
-    ce_clean, ce_adv = F.cross_entropy(clean, labels), F.cross_entropy(adversarial, labels)
+    """Return CE(clean), the mean CE over M adversarial batches, and what to log of them.
+
+    Args:
+        logits: (N + MN, K), clean first.
+        labels: (N,) of the clean images, and of each adversarial batch.
+    """
+    clean, adversarial = logits[: len(labels)], logits[len(labels) :]
+    others = labels.repeat(len(adversarial) // len(labels))
+    ce_clean, ce_adv = F.cross_entropy(clean, labels), F.cross_entropy(adversarial, others)
     with torch.no_grad():
         scalars = {
             "ce_clean": ce_clean.detach(),
             "ce_adv": ce_adv.detach(),
             "train_accuracy_clean": (clean.argmax(dim=1) == labels).float().mean(),
-            "train_accuracy_adv": (adversarial.argmax(dim=1) == labels).float().mean(),
+            "train_accuracy_adv": (adversarial.argmax(dim=1) == others).float().mean(),
         }
     return ce_clean, ce_adv, scalars

@@ -1,4 +1,7 @@
-"""Networks to craft transfer examples on: one of another family than the audited model, small enough for a CPU."""
+"""Networks to craft examples on: a surrogate of another family than the audited model, and EAT's static networks.
+
+All of them are small enough for a CPU.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harden.models.classifier import Classifier
+from harden.models.paper import conv_static_a, conv_static_b, dense_static_a, dense_static_b
 from harden.models.trial import GRAY, RGB
 from harden.models.vision import import_timm
 
@@ -25,7 +29,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network that can be trained as a surrogate.
+    """A network that can be trained to craft on.
 
     Attributes:
         name: for print, and part of the name in the cache.
@@ -147,6 +151,31 @@ def other_family(size: Size, *, classes: int, subject: nn.Module | None, referen
 
 def _same(one: nn.Module, other: nn.Module) -> bool:
     return [p.shape for p in one.parameters()] == [p.shape for p in other.parameters()]
+
+
+def static_pair(size: Size) -> tuple[Architecture, Architecture]:
+    """Return the two static networks of EAT for images (C, H, W) of `size`.
+
+    The paper's for Fashion-MNIST and SVHN on gray images up to 32 pixels, else those for CIFAR; on images of more than
+    64 pixels, made smaller.
+    """
+    if size[0] == GRAY and max(size[1:]) <= 32:
+        return (
+            Architecture("static-a", 1, (), 1e-3, dense_static_a),
+            Architecture("static-b", 1, (), 1e-3, dense_static_b),
+        )
+    return (
+        Architecture("conv-static-a", 1, (), 3e-3, _fitting(conv_static_a)),
+        Architecture("conv-static-b", 1, (), 3e-3, _fitting(conv_static_b)),
+    )
+
+
+def _fitting(build: Callable[[int, Size], nn.Module]) -> Callable[[int, Size], nn.Module]:
+    def fitting(classes: int, size: Size) -> nn.Module:
+        network = build(classes, size)
+        return nn.Sequential(Shrink(SMALL), network) if max(size[1:]) > SMALL else network
+
+    return fitting
 
 
 class Fitted(nn.Module):

@@ -38,6 +38,9 @@ class Tap:
         layer: the name of a submodule of `classifier.module`, as `named_modules` gives it; None taps nothing and gives
             the logits as features, for defences that need none.
 
+    Attributes:
+        seen: images that passed through so far.
+
     Raises:
         ModelError: no submodule has that name.
     """
@@ -45,6 +48,7 @@ class Tap:
     def __init__(self, classifier: Classifier, layer: str | None) -> None:
         self.classifier = classifier
         self.layer = layer
+        self.seen = 0
         self._target = None if layer is None else _submodule(classifier.module, layer)
         self._captured: Tensor | None = None
         self._listening = False
@@ -70,6 +74,7 @@ class Tap:
             ModelError: the layer was not reached in this pass, or gave no tensor.
             RuntimeError: the tap is not entered.
         """
+        self.seen += len(images)
         if self._target is None:
             logits = self.classifier(images)
             return logits, logits

@@ -10,7 +10,7 @@ import torch
 from harden.errors import RunFolderError
 from harden.files import write_with
 
-VERSION = 1
+VERSION = 2
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:

@@ -13,7 +13,7 @@ class EpochRecord:
     Attributes:
         epoch: counted from 1; an epoch that was rolled back keeps its number and its record.
         seconds: wall-clock time of the epoch, evaluation included.
-        source_attack: the attack that crafted the training examples.
+        source_attack: what crafted the training examples, joined by " + " where there are several.
         scalars: means over the epoch's steps and measurements at its end. Names in use: `loss`, `ce_clean`, `ce_adv`,
             `bce_feature`, `bce_logit`, `domain_accuracy_feature`, `domain_accuracy_logit` (chance is 0.5),
             `train_accuracy_clean`, `train_accuracy_adv`, `lr`, `eps`, `beta`, `gamma`, and on held-out validation
@@ -21,6 +21,7 @@ class EpochRecord:
             and under the selection attack). Accuracies are in [0, 1].
         rolled_back: whether this epoch was undone.
         event: what the program did about it, in words; empty in an ordinary epoch.
+        passes: images that went through a network to train it or to craft on it, forward and backward counted each.
     """
 
     epoch: int
@@ -29,6 +30,7 @@ class EpochRecord:
     scalars: dict[str, float]
     rolled_back: bool = False
     event: str = ""
+    passes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dictionary; `from_json` reads it."""
@@ -46,6 +48,16 @@ class History:
 
     epochs: tuple[EpochRecord, ...] = field(default=())
     chosen_epoch: int | None = None
+
+    @property
+    def passes(self) -> int:
+        """Of all epochs, those that were undone included."""
+        return sum(epoch.passes for epoch in self.epochs)
+
+    @property
+    def seconds(self) -> float:
+        """Of all epochs, their held-out measurements included."""
+        return sum(epoch.seconds for epoch in self.epochs)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dictionary; `from_json` reads it."""

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harden.attacks import CRAFTERS, GRADIENT_ATTACKS, craft
+from harden.attacks import CRAFTERS, GRADIENT_ATTACKS, GradientAttack, craft
 from harden.data.dataset import ImageSet
 from harden.defences import Defence
 from harden.errors import Interrupted, TrainingError
 from harden.models.classifier import Classifier
 from harden.models.tap import Tap
 from harden.randomness import capture_global_rng, derive_seed, restore_global_rng, stream
-from harden.training.augment import AUGMENTATIONS
+from harden.training.augment import AUGMENTATIONS, Placement
 from harden.training.averaging import WeightAverage
 from harden.training.canary import Collapse, Vitals, Watch, diagnose
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
@@ -34,7 +34,7 @@ from harden.training.memory import Perturbations
 from harden.training.schedule import Schedule
 from harden.training.selection import Selection
 from harden.training.settings import Observer, Replan, Trained, TrainingSettings
-from harden.training.sources import REMEDY, Sources
+from harden.training.sources import Sources
 
 CANARY_ATTACK = "pgd-10"
 SMALL_SELECTION = 200
@@ -115,13 +115,13 @@ class Trainer:
         self.step = 0
         self.strength = 1.0
         self.rollbacks = 0
-        self.sources = Sources(settings.source_attack)
-        remembers = settings.source_attack is not None and CRAFTERS[settings.source_attack](settings.eps).remembers
+        self.sources = Sources(settings.source_attacks)
+        remembers = any(CRAFTERS[name](settings.eps).remembers for name in settings.source_attacks)
         self.memory = Perturbations(train.images.shape) if remembers else None
         self.records: list[EpochRecord] = []
         self.selection = Selection(
             val,
-            eps=settings.eps if settings.source_attack is not None else None,
+            eps=settings.eps if settings.source_attacks else None,
             max_clean_drop=settings.max_clean_drop,
             seed=settings.seed,
         )
@@ -130,6 +130,7 @@ class Trainer:
         self.sums: dict[str, Tensor] = {}
         self.stopped = False
         self.spent = 0.0
+        self.passes = 0
         self._written = time.monotonic()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
@@ -212,25 +213,46 @@ class Trainer:
         if self.has_convolutions:
             images = images.contiguous(memory_format=torch.channels_last)
 
-        def craft_now(model: Classifier, clean: Tensor, targets: Tensor) -> Tensor:
+        def craft_now(model: nn.Module, clean: Tensor, targets: Tensor | None) -> tuple[Tensor, ...]:
             eps = self.schedule.eps_at(progress)
-            attack = CRAFTERS[str(self.sources.now)](eps)
-            if not attack.remembers or self.memory is None:
-                return craft(attack, model, clean, targets, generator=noise)
-            last = self.memory.recall(rows, eps, placement).to(clean.device)
-            examples = craft(attack, model, clean, targets, generator=noise, last=last)
-            self.memory.keep(rows, examples - clean, eps, placement)
-            return examples
+            attacks = [CRAFTERS[name](eps) for name in self.sources.now]
+            self.passes += 2 * len(clean) * sum(attack.steps for attack in attacks)
+            if model is not classifier:  # the memory is of this one only
+                attacks = [CRAFTERS["fgsm"](eps) if attack.remembers else attack for attack in attacks]
+            return tuple(
+                self._remembering(attack, clean, targets, noise, rows, placement)
+                if attack.remembers
+                else craft(attack, model, clean, targets, generator=noise)
+                for attack in attacks
+            )
 
         self.defence.set_progress(progress, self.strength)
         for group in self.optimizer.param_groups:
             group["lr"] = self.strength * self.schedule.lr_at(progress)
+        before = tapped.seen
         result = self.defence.step_loss(tapped, images, labels, craft_now, noise)
+        self.passes += 2 * (tapped.seen - before)
         self.optimizer.zero_grad(set_to_none=True)
         result.loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.average.update(classifier)
         return {"loss": result.loss.detach(), **result.scalars}
+
+    def _remembering(
+        self,
+        attack: GradientAttack,
+        clean: Tensor,
+        labels: Tensor | None,
+        noise: torch.Generator,
+        rows: Tensor,
+        placement: Placement | None,
+    ) -> Tensor:
+        """Craft from where the last examples of the images at `rows` were, and remember the new ones."""
+        assert self.memory is not None
+        last = self.memory.recall(rows, attack.eps, placement).to(clean.device)
+        examples = craft(attack, self.classifier, clean, labels, generator=noise, last=last)
+        self.memory.keep(rows, examples - clean, attack.eps, placement)
+        return examples
 
     def _train_mode(self) -> None:
         self.classifier.train()
@@ -252,10 +274,10 @@ class Trainer:
         scalars = {name: float(value) / self.steps_per_epoch for name, value in self.sums.items()}
         progress = (self.epoch + 1) / self.epochs
         scalars["lr"] = self.strength * self.schedule.lr_at(self.epoch / self.epochs)
-        source = self.sources.now or ""
+        source = " + ".join(self.sources.now)
         collapse, vitals = Collapse.NONE, None
         full_eps = progress >= settings.eps_ramp
-        if settings.source_attack is not None:
+        if settings.source_attacks:
             scalars["eps"] = self.schedule.eps_at(progress)
             vitals = self._vitals(scalars["loss"])
             scalars |= {"val_source": vitals.source, "val_canary": vitals.canary}
@@ -281,11 +303,14 @@ class Trainer:
             scalars=scalars,
             rolled_back=undone,
             event=event,
+            passes=self.passes,
         )
         self.records.append(record)
-        self.epoch, self.step, self.sums, self.spent = self.epoch + 1, 0, {}, 0.0
+        self.epoch, self.step, self.sums, self.spent, self.passes = self.epoch + 1, 0, {}, 0.0, 0
         if self.sources.returned(self.epoch):
-            self.observer.note(f"after epoch {record.epoch} training goes on from {self.sources.now} examples again")
+            self.observer.note(
+                f"after epoch {record.epoch} training goes on from {' + '.join(self.sources.now)} examples again"
+            )
         if event:
             self.observer.note(f"epoch {record.epoch}: {event}")
         self.observer.epoch(record, History(tuple(self.records)))
@@ -300,7 +325,7 @@ class Trainer:
         return self.epoch == 1 or self.epoch in {max(2, int(self.epochs * share)) for share in REPLAN_AT}
 
     def _vitals(self, loss: float) -> Vitals:
-        """Measure; the source attack is the one that the run began with, so that epochs compare across a cure.
+        """Measure; the source attack is the first that the run began with, so that epochs compare across a cure.
 
         One that remembers knows nothing of held-out images: FGSM, a single step, stands for it.
         """
@@ -326,7 +351,7 @@ class Trainer:
             return f"{collapse.value} on held-out images; stopped, with the best epoch so far"
         self.rollbacks += 1
         self._restore(self.good)
-        if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources.now != REMEDY:
+        if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources.curable:
             long = self.sources.overfitted(self.epoch, self.epochs)
             return f"{collapse.value} on held-out images; rolled back, and training goes on from N-FGSM examples{long}"
         self.sources.stay()
@@ -395,6 +420,7 @@ class Trainer:
                 "memory": self.memory.levels if self.memory is not None else None,
                 "stopped": self.stopped,
                 "spent": self.spent,
+                "passes": self.passes,
                 "rng": capture_global_rng(),
             },
             self.checkpoint,
@@ -413,5 +439,5 @@ class Trainer:
         self.sources.load_state_dict(state["sources"])
         if self.memory is not None:
             self.memory.levels = state["memory"]
-        self.stopped, self.spent = state["stopped"], state["spent"]
+        self.stopped, self.spent, self.passes = state["stopped"], state["spent"], state["passes"]
         restore_global_rng(state["rng"])

@@ -22,7 +22,8 @@ class TrainingSettings:
         eps: l_inf radius of the source attack on the [0, 1] scale.
         ema: decay of the weight average.
         augment: a key of `AUGMENTATIONS`.
-        source_attack: a key of `CRAFTERS`; None trains without adversarial examples and selects on clean accuracy.
+        source_attacks: keys of `CRAFTERS`, one for each adversarial domain; none trains without adversarial examples
+            and selects on clean accuracy.
         on_collapse: "switch" (roll back and go on from N-FGSM), "stop" (end with the best epoch so far) or "keep".
         max_clean_drop: largest loss of clean validation accuracy, against the start, that selection accepts; None: any.
         epoch_parts: parts that a pass is cut into; each is an epoch of its own, with its canary and selection.
@@ -34,7 +35,7 @@ class TrainingSettings:
     batch_size: int
     lr: float
     eps: float
-    source_attack: str | None
+    source_attacks: tuple[str, ...]
     weight_decay: float = 0.0
     lr_warmup: float = 0.05
     eps_ramp: float = 0.15

@@ -156,7 +156,7 @@ def run_facts(
     chosen = "" if budget is None else f" (as many as fit into {budget.seconds:.0f} s)"
     return (
         ("command", command),
-        ("method", f"{settings.method}, source attack {settings.source_attack}"),
+        ("method", f"{settings.method}, source attack {' + '.join(settings.source_attack or ('none',))}"),
         ("eps", f"l_inf {settings.eps:.6g} on the [0, 1] scale"),
         ("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}"),
         (

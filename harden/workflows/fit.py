@@ -26,7 +26,7 @@ from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
-from harden.workflows.job import Job, StopRequested, choose_splits, prepare_job, selection_entries
+from harden.workflows.job import Job, StopRequested, choose_splits, prepare_job, selection_entries, with_statics
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import Plan
 from harden.workflows.prepare import choose_device, images_for
@@ -81,6 +81,7 @@ def fit(
     settings = job.settings
     frozen_names(job.classifier.module, settings.freeze)
     if dry_run:
+        job = with_statics(job)
         defence, layer = build_defence(job)
         plan = plan_run(job, defence, layer, pretrained=False)
         tell_plan(job, plan)
@@ -174,7 +175,7 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
     if job.budget is not None:
         job.budget.keep()
     try:
-        job, trained = train(run, job)
+        job, trained = train(run, with_statics(job))
         _keep(run, job, trained)
         return FitResult(run, _audit(run, job, trained))
     except Interrupted as stop:

@@ -30,7 +30,7 @@ from harden.workflows.plan import (
     time_step,
 )
 from harden.workflows.run_folder import RunFolder
-from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings, as_recipe
+from harden.workflows.settings import DEFAULT_EPOCHS, as_recipe
 
 
 def build_defence(job: Job) -> tuple[Defence, str | None]:
@@ -43,7 +43,14 @@ def build_defence(job: Job) -> tuple[Defence, str | None]:
         with frozen(classifier), Tap(classifier, layer) as tapped, torch.no_grad():
             features, _ = tapped(torch.full((2, *classifier.input_size), 0.5, device=classifier.device))
         width = as_representation(features, limit=limit).shape[1]
-    context = DefenceContext(len(classifier.classes), width, stream(settings.seed, "discriminators"), limit)
+    context = DefenceContext(
+        classes=len(classifier.classes),
+        feature_width=width,
+        generator=stream(settings.seed, "discriminators"),
+        feature_limit=limit,
+        sources=len(job.source_attacks),
+        statics=job.statics,
+    )
     knobs = DefenceSettings(
         beta=settings.beta, gamma=settings.gamma, classwise=settings.classwise, grl_warmup=settings.grl_warmup
     )
@@ -58,7 +65,7 @@ def training_settings(job: Job, epochs: int, batch_size: int | None = None) -> T
         batch_size=batch_size or s.batch_size or default_batch_size(len(job.train)),
         lr=s.lr or default_lr(job.classifier.module),
         eps=job.eps,
-        source_attack=job.source_attack,
+        source_attacks=job.source_attacks,
         weight_decay=s.weight_decay,
         lr_warmup=s.lr_warmup,
         eps_ramp=s.eps_ramp,
@@ -76,7 +83,7 @@ def clean_training(job: Job) -> tuple[Defence, TrainingSettings]:
     """Return what the clean training before hardening needs."""
     settings = replace(
         training_settings(job, job.settings.pretrain or 0),
-        source_attack=None,
+        source_attacks=(),
         epoch_parts=1,
         eps_ramp=0.0,
         freeze=(),
@@ -145,15 +152,15 @@ def _plan(
 def tell_plan(job: Job, plan: Plan) -> None:
     """Say what will be done, at what cost."""
     settings = job.settings
-    cost = "1F+1B" if job.source_attack is None else f"2F+2B to train, {_crafting_passes(settings)} to craft"
+    sources = " + ".join(job.source_attacks) or "none"
     job.narrator.heading("Plan")
     job.narrator.table(
         ("what", "value"),
         [
-            ("method", f"{settings.method}, source attack {settings.source_attack}, eps {eps_text(job.eps)}"),
+            ("method", f"{settings.method}, source attack {sources}, eps {eps_text(job.eps)}"),
             ("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}"),
             ("epochs", f"{plan.epochs} of {plan.steps_per_epoch} steps of {plan.batch_size} images{_share(plan)}"),
-            ("passes per step", cost + " (F forward, B backward, b backward to the input)"),
+            ("passes per step", _passes(job) + " (F forward, B backward, b backward to the input)"),
             *([("clean pre-training", _duration(plan.pretraining))] if plan.pretraining else []),
             ("time per step", f"{plan.timing.step * 1000:.1f} ms"),
             ("time per epoch", f"{plan.epoch_seconds:.1f} s with its held-out measurements"),
@@ -168,9 +175,15 @@ def _share(plan: Plan) -> str:
     return "" if plan.epoch_parts == 1 else f" (each 1/{plan.epoch_parts} of the training images)"
 
 
-def _crafting_passes(settings: FitSettings) -> str:
-    steps = CRAFTERS[settings.source_attack](0.1).steps
-    return "1F+1b" if steps == 1 else f"{steps} x (F+b)"
+def _passes(job: Job) -> str:
+    """Return the passes of a step, in passes of one batch of clean images."""
+    if not job.source_attacks:
+        return "1F+1B"
+    networks = 1 + len(job.statics)
+    trained = 1 + networks * len(job.source_attacks)
+    steps = networks * sum(CRAFTERS[name](0.1).steps for name in job.source_attacks)
+    crafted = "1F+1b" if steps == 1 else f"{steps} x (F+b)"
+    return f"{trained}F+{trained}B to train, {crafted} to craft"
 
 
 def _duration(seconds: float) -> str:
@@ -241,7 +254,7 @@ def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
         job = _settle(run, job, plan)
     if job.settings.epochs is None:
         raise RunFolderError(f"{run.recipe} does not say how many epochs", hint="start the run again in another folder")
-    job.narrator.heading("Hardening" if job.source_attack else "Training")
+    job.narrator.heading("Hardening" if job.source_attacks else "Training")
     trained = Trainer(
         classifier=job.classifier,
         defence=defence,

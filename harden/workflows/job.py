@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harden.data import DataSource, Entry, ImageSet, SplitPlan, continue_splits, open_data, plan_splits
-from harden.defences import FEATURE_DEFENCES
+from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES
 from harden.errors import ModelError
 from harden.models.classifier import Classifier
 from harden.models.split import default_split
@@ -32,7 +32,8 @@ from harden.workflows.prepare import (
     rows_for_preflight,
 )
 from harden.workflows.run_folder import refuse_stated
-from harden.workflows.settings import DEFAULT_PRETRAIN, FitSettings
+from harden.workflows.settings import DEFAULT_PRETRAIN, DEFAULT_SOURCE, FitSettings
+from harden.workflows.surrogates import open_statics
 
 StopRequested = Callable[[], bool]
 """Asked after every training step; true ends the run so that it can be resumed."""
@@ -46,6 +47,7 @@ class Job:
         began: when it did, on the clock of `time.monotonic`; with a budget, as if the run had never paused.
         earlier: which attacks the model met before this run.
         budget: what is kept of the time budget; None without one, and before there is a run folder.
+        statics: networks besides the classifier that examples are crafted on.
     """
 
     settings: FitSettings
@@ -60,6 +62,7 @@ class Job:
     command: str
     earlier: Encounters
     budget: Budget | None = None
+    statics: tuple[nn.Module, ...] = ()
 
     @property
     def eps(self) -> float:
@@ -68,9 +71,9 @@ class Job:
         return self.settings.eps
 
     @property
-    def source_attack(self) -> str | None:
-        """The key of the crafter, or None for clean training."""
-        return None if self.settings.method == "nt" else self.settings.source_attack
+    def source_attacks(self) -> tuple[str, ...]:
+        """The keys of the crafters, none for clean training; `prepare_job` has settled them."""
+        return self.settings.source_attack or ()
 
 
 def prepare_job(
@@ -138,12 +141,38 @@ def prepare_job(
         augment=augment,
         class_map=images.mapping if earlier is None and images.mapping != tuple(range(len(images.mapping))) else None,
         lr=settings.lr or default_lr(classifier.module),
+        source_attack=default_sources(settings),
         pretrain=pretrain,
         data=str(Path(settings.data).resolve()) if Path(settings.data).exists() else settings.data,
         image_size=settings.image_size,
         split=_layer(settings, classifier, narrator),
     )
     return Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command, met)
+
+
+def with_statics(job: Job) -> Job:
+    """Return the job with the static networks that its method crafts on; they may have to be trained first.
+
+    Raises:
+        HardenError: a model of `--static` cannot be opened.
+        Interrupted: a stop was requested.
+    """
+    if job.settings.method not in STATIC_DEFENCES:
+        return job
+    job.narrator.heading("Static models")
+    settings = job.settings
+    statics = open_statics(
+        settings.static,
+        spec=ModelSpec(model=settings.model, arch=settings.arch, trust_pickle=settings.trust_pickle),
+        subject=job.classifier,
+        images=job.images,
+        plan=job.splits,
+        seed=settings.seed,
+        device=job.classifier.device,
+        narrator=job.narrator,
+        stop_requested=job.stop_requested,
+    )
+    return replace(job, statics=statics)
 
 
 def choose_splits(settings: FitSettings, source: DataSource, narrator: Narrator) -> SplitPlan:
@@ -169,6 +198,12 @@ def _decode(images: Images, splits: SplitPlan, settings: FitSettings, narrator: 
     train = images.decode(splits.train, narrator, "training images")
     val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
     return train, val
+
+
+def default_sources(settings: FitSettings) -> tuple[str, ...] | None:
+    """Return what crafts the training examples: as asked, or as the method has it; None for clean training."""
+    own = SOURCES.get(settings.method, DEFAULT_SOURCE)
+    return (settings.source_attack or own) if own else None
 
 
 def default_lr(module: nn.Module) -> float:

@@ -185,7 +185,7 @@ def make_plan(
     per_image = before + gradient * gradients
     selected, audited = val_images, min(audit_samples or test_images, test_images)
     usable = max(0.0, (budget or 0.0) * (1 - RESERVE) - pretraining)
-    if budget is not None and settings.source_attack is not None:
+    if budget is not None and settings.source_attacks:
         affordable = min(
             SELECTION_SHARE * training / (gradient * EPOCH_PASSES),
             CONFIRMATION_SHARE * usable / (gradient * CONFIRMATION_PASSES * CANDIDATES),
@@ -195,7 +195,7 @@ def make_plan(
         audited = min(test_images, max(SMALLEST_AUDIT, int(AUDIT_SHARE * usable / per_image)))
     finish = audited * per_image + probes_of(audited) * CHECK_GRADIENTS * timing.attack_pass
     per_epoch = training
-    if settings.source_attack is not None:
+    if settings.source_attacks:
         per_epoch += gradient * EPOCH_PASSES * selected
         finish += gradient * CONFIRMATION_PASSES * CANDIDATES * selected
     if budget is not None:

@@ -19,7 +19,8 @@ class FitSettings:
         image_size: height and width in pixels; None: the data's own where all images share one, else 224.
         pretrain: epochs of clean training first; None: ten for a network without weights, else none.
         method: a key of `DEFENCES`.
-        source_attack: a key of `CRAFTERS`.
+        source_attack: keys of `CRAFTERS`, one for each adversarial domain; None: the method's own, or `DEFAULT_SOURCE`.
+        static: models to craft on besides, for eat; none: two are trained, and kept beside the decoded images.
         eps: l_inf radius on the [0, 1] scale; None: 0.1 for gray images up to 32 pixels (as in the paper), else 4/255.
         beta, gamma: strength of the reversed gradient in feature and in logit space.
         classwise: class-wise discriminators, or a single one.
@@ -54,7 +55,8 @@ class FitSettings:
     image_size: int | None = None
     pretrain: int | None = None
     method: str = "adv4adv"
-    source_attack: str = "fgsm"
+    source_attack: tuple[str, ...] | None = None
+    static: tuple[str, ...] = ()
     eps: float | None = None
     beta: float = 2.0
     gamma: float = 0.0
@@ -81,6 +83,7 @@ class FitSettings:
     device: str = "auto"
 
 
+DEFAULT_SOURCE = ("fgsm",)
 DEFAULT_EPOCHS = 20
 DEFAULT_PRETRAIN = 10
 

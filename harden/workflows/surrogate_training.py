@@ -1,4 +1,4 @@
-"""Training a surrogate once, on images that are not audited, and keeping it beside the decoded images."""
+"""Training a network to craft on once, on images that are not audited, and keeping it beside the decoded images."""
 
 from __future__ import annotations
 
@@ -102,8 +102,9 @@ def trained_surrogate(
     narrator: Narrator,
     stop_requested: Callable[[], bool] = lambda: False,
     effort: Effort | None = None,
+    architecture: Architecture | None = None,
 ) -> Surrogate:
-    """Return a network of another family than the subject, trained cleanly on `pool`, or from the cache.
+    """Return a network, trained cleanly on `pool`, or from the cache.
 
     A stratified tenth of `pool` is held out to choose the epoch and to print an accuracy.
 
@@ -116,6 +117,7 @@ def trained_surrogate(
         narrator: hears what happens.
         stop_requested: asked after every step.
         effort: how long to train; None: the usual.
+        architecture: of the network; None: one of another family than the subject.
 
     Raises:
         Interrupted: a stop was requested.
@@ -124,12 +126,13 @@ def trained_surrogate(
     size, classes = subject.input_size, subject.classes
     module = subject.module if isinstance(subject, Classifier) else None
     reference = subject.origin.reference if isinstance(subject, Classifier) else ""
-    architecture = other_family(size, classes=len(classes), subject=module, reference=reference)
+    if architecture is None:
+        architecture = other_family(size, classes=len(classes), subject=module, reference=reference)
     chosen = images.sample(pool, MOST_IMAGES, seed, "surrogate")
     path = cache_root() / "surrogates" / f"{_key(architecture, images, chosen, seed, effort)}.safetensors"
     cached = _from_cache(path, architecture, subject, seed)
     if cached is not None:
-        narrator.note(f"the surrogate {architecture.name} comes from the cache")
+        narrator.note(f"{architecture.name} comes from the cache")
         return Surrogate(architecture.name, cached[0].to(device).eval(), cached[1])
     everything = images.decode(chosen, narrator, "images for the surrogate")
     held_out = min(MOST_HELD_OUT, round(HELD_OUT * len(everything)))
@@ -199,7 +202,7 @@ def _train(
         batch_size=BATCH_SIZE,
         lr=architecture.lr,
         eps=0.0,
-        source_attack=None,
+        source_attacks=(),
         eps_ramp=0.0,
         epoch_parts=parts,
         augment="none" if classifier.input_size[0] == 1 else "flip+shift",
@@ -217,14 +220,14 @@ def _train(
         val=val,
         settings=settings,
         checkpoint=None,
-        observer=_Listener(f"training the surrogate {architecture.name}", narrator),
+        observer=_Listener(f"training {architecture.name}", narrator),
         stop_requested=stop_requested,
         replan=replan,
     )
     try:
         trainer.run()
     except Interrupted as error:
-        raise Interrupted("stopped while the surrogate was trained; nothing of it is kept") from error
+        raise Interrupted(f"stopped while {architecture.name} was trained; nothing of it is kept") from error
 
 
 class _Listener:

@@ -14,7 +14,7 @@ from harden.data import Entry, ImageSet, SplitPlan
 from harden.errors import DataError, ModelError, PreflightError
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
-from harden.models.surrogate import Fitted
+from harden.models.surrogate import Fitted, static_pair
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import Images, ModelSpec, as_run, open_model
 from harden.workflows.surrogate_training import MOST_HELD_OUT, Surrogate, trained_surrogate, training_pool
@@ -35,6 +35,7 @@ def open_surrogates(
     device: torch.device,
     narrator: Narrator,
     stop_requested: Callable[[], bool] = lambda: False,
+    flag: str = "--surrogate",
 ) -> tuple[Surrogate, ...]:
     """Open every model of `--surrogate`; "auto" is a network of another family, trained on what is not audited.
 
@@ -49,6 +50,7 @@ def open_surrogates(
         device: where the surrogates go.
         narrator: hears what happens.
         stop_requested: asked after every training step.
+        flag: what the models were named with.
 
     Raises:
         HardenError: a model cannot be opened, or there is nothing to train one on.
@@ -66,8 +68,8 @@ def open_surrogates(
             )
         else:
             pool = _labelled(images, plan)
-            found.append(_opened(name, spec, subject, images, pool, device=device, narrator=narrator))
-        narrator.note(f"surrogate {found[-1].name}: {found[-1].accuracy:.1%} of clean images right")
+            found.append(_opened(name, spec, subject, images, pool, device=device, narrator=narrator, flag=flag))
+        narrator.note(f"{flag.removeprefix('--')} {found[-1].name}: {found[-1].accuracy:.1%} of clean images right")
     return tuple(found)
 
 
@@ -123,17 +125,18 @@ def _opened(
     *,
     device: torch.device,
     narrator: Narrator,
+    flag: str,
 ) -> Surrogate:
     run = as_run(name)
     if run is not None:
         classifier, printed = run.load_classifier(), run.path.name
     else:
-        classifier, printed = _load(name, spec, subject, images, entries, narrator), Path(name).name
+        classifier, printed = _load(name, spec, subject, images, entries, narrator, flag), Path(name).name
     unknown = set(subject.classes) ^ set(classifier.classes)
     if unknown:
         raise DataError(
-            f"the surrogate {name} knows other classes than the model ({', '.join(sorted(unknown)[:3])})",
-            hint="name a surrogate for the same data, or --surrogate auto",
+            f"{flag} {name} knows other classes than the model ({', '.join(sorted(unknown)[:3])})",
+            hint="name a model for the same data" + (", or --surrogate auto" if flag == "--surrogate" else ""),
         )
     order = tuple(classifier.classes.index(label) for label in subject.classes)
     network = Fitted(classifier, size=subject.input_size, order=order).to(device).eval()
@@ -145,7 +148,13 @@ def _opened(
 
 
 def _load(
-    name: str, spec: ModelSpec, subject: Audited, images: Images, entries: Sequence[Entry], narrator: Narrator
+    name: str,
+    spec: ModelSpec,
+    subject: Audited,
+    images: Images,
+    entries: Sequence[Entry],
+    narrator: Narrator,
+    flag: str,
 ) -> Classifier:
     """Open a model that is no run: by itself, or else with what was said about the audited one."""
     height, width = subject.input_size[1:]
@@ -159,7 +168,7 @@ def _load(
         except ModelError as error:
             refusal = error
     kind = PreflightError if isinstance(refusal, PreflightError) else ModelError
-    raise kind(f"--surrogate {name}: {refusal.message}", hint=refusal.hint) from refusal
+    raise kind(f"{flag} {name}: {refusal.message}", hint=refusal.hint) from refusal
 
 
 def _accuracy(network: nn.Module, images: ImageSet, device: torch.device) -> float:
@@ -169,3 +178,64 @@ def _accuracy(network: nn.Module, images: ImageSet, device: torch.device) -> flo
             pixels, labels = images.batch(slice(start, start + BATCH))
             right += int((network(pixels.to(device)).argmax(dim=1).cpu() == labels).sum())
     return right / len(images)
+
+
+# -- EAT's static models -----------------------------------------------------------------------------------------------
+
+
+def open_statics(
+    names: Sequence[str],
+    *,
+    spec: ModelSpec,
+    subject: Audited,
+    images: Images,
+    plan: SplitPlan,
+    seed: int,
+    device: torch.device,
+    narrator: Narrator,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> tuple[nn.Module, ...]:
+    """Open the models of `--static`, or train the two of `static_pair` on the training images, or take these from the
+    cache.
+
+    Args:
+        names: models as the user may name any; none: the two.
+        spec, subject, images, seed, device, narrator, stop_requested: see `open_surrogates`.
+        plan: the splits of the run; only its training images are trained on.
+
+    Raises:
+        HardenError: a model cannot be opened.
+        Interrupted: a stop was requested.
+    """
+    if names:
+        found = open_surrogates(
+            names,
+            spec=spec,
+            subject=subject,
+            images=images,
+            plan=plan,
+            audited=(),
+            seed=seed,
+            device=device,
+            narrator=narrator,
+            stop_requested=stop_requested,
+            flag="--static",
+        )
+    else:
+        pair = static_pair(subject.input_size)
+        found = tuple(
+            trained_surrogate(
+                subject,
+                images,
+                plan.train,
+                seed=seed,
+                device=device,
+                narrator=narrator,
+                stop_requested=stop_requested,
+                architecture=architecture,
+            )
+            for architecture in pair
+        )
+        for static in found:
+            narrator.note(f"static {static.name}: {static.accuracy:.1%} of clean images right")
+    return tuple(static.network for static in found)

@@ -91,7 +91,7 @@ def test_passes_and_queries_are_those_of_the_target(
 def test_passes_on_a_surrogate_are_heard_as_they_are_made(
     net: nn.Sequential, other: nn.Module, correct: tuple[Tensor, Tensor]
 ) -> None:
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     heard: list[int] = []
@@ -99,10 +99,10 @@ def test_passes_on_a_surrogate_are_heard_as_they_are_made(
     def hear() -> None:
         heard.append(passes.total)
         if len(heard) == 3:
-            raise Stop
+            raise StopError
 
     passes = Passes(heard=hear)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         run_attack(transfer(PGD(eps=EPS, iterations=5), other), net, *correct, generator=gen(), passes=passes)
     assert heard == sorted(set(heard))
     assert passes.elsewhere == heard[-1]

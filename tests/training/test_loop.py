@@ -80,7 +80,14 @@ def net() -> Classifier:
 
 
 def settings(**changes: Any) -> TrainingSettings:
-    base: dict[str, Any] = {"epochs": 3, "batch_size": 40, "lr": 5e-3, "eps": EPS, "source_attack": "fgsm", "ema": 0.9}
+    base: dict[str, Any] = {
+        "epochs": 3,
+        "batch_size": 40,
+        "lr": 5e-3,
+        "eps": EPS,
+        "source_attacks": ("fgsm",),
+        "ema": 0.9,
+    }
     return TrainingSettings(**{**base, **changes})
 
 
@@ -271,7 +278,7 @@ def test_training_sees_no_validation_image_and_every_training_image_once(monkeyp
 
 
 def test_training_without_adversarial_examples_selects_on_clean_accuracy() -> None:
-    run = trainer("nt", source_attack=None)
+    run = trainer("nt", source_attacks=())
     trained = run.run()
     assert trained.confirmation is None
     assert trained.source_attacks == ()
@@ -291,7 +298,7 @@ def test_the_number_of_epochs_is_asked_for_again_until_near_the_end() -> None:
         asked.append(done)
         return {1: 20, 15: 12}.get(done, 20)
 
-    run = trainer("nt", source_attack=None, epochs=3)
+    run = trainer("nt", source_attacks=(), epochs=3)
     run.replan = replan
     trained = run.run()
     assert asked == [1, 5, 10, 15]
@@ -300,10 +307,10 @@ def test_the_number_of_epochs_is_asked_for_again_until_near_the_end() -> None:
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_the_parts_of_a_pass_are_its_shuffled_images_each_once(parts: int) -> None:
-    run = trainer("nt", source_attack=None, epoch_parts=parts, batch_size=8)
+    run = trainer("nt", source_attacks=(), epoch_parts=parts, batch_size=8)
     size = run.steps_per_epoch * run.batch_size
     first, second = ([run._order(epoch)[:size] for epoch in range(p * parts, (p + 1) * parts)] for p in (0, 1))
-    whole = trainer("nt", source_attack=None, batch_size=8)._order(0)
+    whole = trainer("nt", source_attacks=(), batch_size=8)._order(0)
     assert torch.equal(torch.cat(first), whole[: parts * size])
     assert len(set(torch.cat(first).tolist())) == parts * size
     assert not torch.equal(torch.cat(first), torch.cat(second))

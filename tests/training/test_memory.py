@@ -69,13 +69,13 @@ def test_perturbations_grow_with_eps_and_nothing_is_kept_of_none() -> None:
 def test_too_many_images_to_remember_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "LARGEST", 100)
     with pytest.raises(UsageError, match="remember") as caught:
-        trainer("sat", source_attack="fgsm-ep")
+        trainer("sat", source_attacks=("fgsm-ep",))
     assert "nfgsm" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("augment", ["none", "flip+shift"])
 def test_a_resumed_run_remembers(augment: str, tmp_path: Path) -> None:
-    changes = {"source_attack": "fgsm-ep", "augment": augment, "epochs": 2}
+    changes = {"source_attacks": ("fgsm-ep",), "augment": augment, "epochs": 2}
     expected = trainer("sat", **changes)
     trained = expected.run()
     path = tmp_path / "checkpoint.pt"
@@ -113,7 +113,7 @@ def test_the_second_epoch_starts_where_the_first_one_ended_and_the_canary_hears_
 
     monkeypatch.setattr(loop, "craft", watch)
     monkeypatch.setattr(loop, "source_accuracy", hear)
-    run = trainer("sat", source_attack="fgsm-ep", epochs=2, eps_ramp=0.0, train=TRAIN, val=VAL)
+    run = trainer("sat", source_attacks=("fgsm-ep",), epochs=2, eps_ramp=0.0, train=TRAIN, val=VAL)
     run.run()
     assert (starts[0] == 0).all()
     steps = CRAFTERS["fgsm-ep"](EPS).relative_step * EPS  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from harden.errors import UsageError
 from harden.training.settings import TrainingSettings
 from harden.workflows.plan import SMALLEST_AUDIT, SMALLEST_SELECTION, Plan, Timing, best_parts, make_plan
 
-SETTINGS = TrainingSettings(epochs=1, batch_size=64, lr=1e-3, eps=0.1, source_attack="fgsm")
+SETTINGS = TrainingSettings(epochs=1, batch_size=64, lr=1e-3, eps=0.1, source_attacks=("fgsm",))
 TIMINGS = st.builds(Timing, st.floats(1e-4, 2.0), st.floats(1e-6, 0.05))
 BUDGETS = st.floats(1.0, 20_000.0)
 
@@ -89,7 +89,7 @@ def test_pre_training_is_paid_from_the_budget() -> None:
 
 def test_training_without_adversarial_examples_pays_for_no_attacks_but_those_of_the_audit() -> None:
     timing = Timing(step=0.05, attack_pass=1e-3)
-    clean = plan(timing, budget=None, epochs=3, settings=replace(SETTINGS, source_attack=None))
+    clean = plan(timing, budget=None, epochs=3, settings=replace(SETTINGS, source_attacks=()))
     assert clean.epoch_seconds == pytest.approx(100 * timing.step)
     assert clean.finish_seconds < plan(timing, budget=None, epochs=3).finish_seconds
 
