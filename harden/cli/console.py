@@ -33,6 +33,7 @@ class Terminal:
         self._bars: dict[str, TaskID] = {}
         self._began: dict[str, float] = {}
         self._told: dict[str, float] = {}
+        self._reached: dict[str, int] = {}
 
     def heading(self, text: str) -> None:
         """A new stage begins."""
@@ -69,6 +70,10 @@ class Terminal:
         if self.quiet or total <= 0:
             return
         now = time.monotonic()
+        if done < self._reached.get(task, 0):  # the same task once more, of another model
+            self._began.pop(task, None)
+            self._told.pop(task, None)
+        self._reached[task] = done
         began = self._began.setdefault(task, now)
         if not self.err.is_terminal:
             if now - self._told.setdefault(task, now) >= PLAIN_SECONDS and done < total:

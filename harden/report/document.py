@@ -14,10 +14,14 @@ from harden.report.report import Report
 
 def dumps(report: Report) -> str:
     """Return the document: strict JSON with one top-level key per line, the derived summary near the top."""
-    fields = report.to_json().items()
+    return strict(report.to_json())
+
+
+def strict(document: dict[str, Any]) -> str:
+    """Return a dictionary as strict JSON, a line for each key; what is not finite becomes null."""
     lines = (
         f"{json.dumps(key)}: {json.dumps(_finite(value), separators=(',', ':'), allow_nan=False)}"
-        for key, value in fields
+        for key, value in document.items()
     )
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

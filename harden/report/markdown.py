@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +19,15 @@ from harden.report.verdict import cautions, verdict_of
 
 def dumps(report: Report) -> str:
     """Return the report as GitHub-flavoured Markdown."""
-    blocks = [f"# {_plain(report.title)}", f"**{_plain(verdict_of(report).sentence())}**"]
+    blocks = [f"# {plain(report.title)}", f"**{plain(verdict_of(report).sentence())}**"]
     if report.gates:
         signs = {True: "✅", False: "❌"}
         blocks.append(
-            "\n".join(
-                f"- {signs[found.met]} {_plain(found.sentence().replace('>=', '≥', 1))}" for found in report.gates
-            )
+            "\n".join(f"- {signs[found.met]} {plain(found.sentence().replace('>=', '≥', 1))}" for found in report.gates)
         )
     notes = cautions(report)
     if notes:
-        blocks.append("> [!WARNING]\n" + "\n>\n".join(f"> {_plain(note)}" for note in notes))
+        blocks.append("> [!WARNING]\n" + "\n>\n".join(f"> {plain(note)}" for note in notes))
     blocks.append(_table(report))
     blocks.extend(_footnotes(report))
     blocks.extend(_checks(report))
@@ -36,13 +35,13 @@ def dumps(report: Report) -> str:
     if attacks:
         blocks.append("## Attacks")
         blocks.append(
-            "\n".join(f"- **{_plain(row.label)}** ({row.exposure}): {_plain(row.definition)}" for row in attacks)
+            "\n".join(f"- **{plain(row.label)}** ({row.exposure}): {plain(row.definition)}" for row in attacks)
         )
     blocks.extend(_curve(report))
     blocks.extend(_shifts(report))
     if report.facts:
         blocks.append("## How these numbers came about")
-        blocks.append("\n".join(f"- {_plain(label)}: {_plain(value)}" for label, value in report.facts))
+        blocks.append("\n".join(f"- {plain(label)}: {plain(value)}" for label, value in report.facts))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -58,7 +57,7 @@ def write(report: Report, path: Path) -> Path:
 def _checks(report: Report) -> list[str]:
     checks = report.subject.checks
     lines = [f"- {_checked(check)}" for check in in_order(checks) if check.status in (Status.FAIL, Status.WARN)]
-    lines += [f"- {_plain(model)}: {_checked(replace(check, remedy=''))}" for model, check in failing_others(report)]
+    lines += [f"- {plain(model)}: {_checked(replace(check, remedy=''))}" for model, check in failing_others(report)]
     if not checks and not lines:
         return []
     told = [f"{tally(checks)}."] if checks else []
@@ -66,13 +65,13 @@ def _checks(report: Report) -> list[str]:
 
 
 def _checked(check: Check) -> str:
-    told = _plain(f"{check.finding} {check.remedy}".strip())
-    return f"{MARKS[check.status]} **{check.status.value}: {_plain(check.name)}.** {told}"
+    told = plain(f"{check.finding} {check.remedy}".strip())
+    return f"{MARKS[check.status]} **{check.status.value}: {plain(check.name)}.** {told}"
 
 
 def _shifts(report: Report) -> list[str]:
     lines = shift_lines(report.subject)
-    return ["## Beyond the threat model", "\n".join(f"- {_plain(line)}" for line in lines)] if lines else []
+    return ["## Beyond the threat model", "\n".join(f"- {plain(line)}" for line in lines)] if lines else []
 
 
 def _curve(report: Report) -> list[str]:
@@ -85,23 +84,23 @@ def _curve(report: Report) -> list[str]:
         for result in report.results
         if result.curve is not None and (result.curve.norm, result.curve.definition) == (curve.norm, curve.definition)
     ]
-    lines = [_line([f"eps ({curve.norm})", *(_plain(model) for model, _ in shown)]), _line(["--:"] * (len(shown) + 1))]
+    lines = [line([f"eps ({curve.norm})", *(plain(model) for model, _ in shown)]), line(["--:"] * (len(shown) + 1))]
     for eps in curve.eps:
         figures = (with_interval(found[eps]) if eps in found else MISSING for _, found in shown)
-        lines.append(_line([radius(eps), *figures]))
-    note = f"{_plain(curve.definition)}; {counted(curve.total, 'image')}."
+        lines.append(line([radius(eps), *figures]))
+    note = f"{plain(curve.definition)}; {counted(curve.total, 'image')}."
     return ["## Accuracy against eps", "\n".join(lines), note]
 
 
 def _table(report: Report) -> str:
-    models = [_plain(result.model) for result in report.results]
-    lines = [_line(["", "exposure", *models]), _line([":--", ":--", *["--:"] * len(models)])]
-    lines.extend(_line(_cells(row)) for row in rows(report))
+    models = [plain(result.model) for result in report.results]
+    lines = [line(["", "exposure", *models]), line([":--", ":--", *["--:"] * len(models)])]
+    lines.extend(line(_cells(row)) for row in rows(report))
     return "\n".join(lines)
 
 
 def _cells(row: Row) -> list[str]:
-    texts = [_plain(row.label), row.exposure.value if row.exposure else "", *(_figure(cell) for cell in row.cells)]
+    texts = [plain(row.label), row.exposure.value if row.exposure else "", *(_figure(cell) for cell in row.cells)]
     return [f"**{text}**" if text else "" for text in texts] if row.kind is RowKind.WORST else texts
 
 
@@ -117,7 +116,7 @@ def _footnotes(report: Report) -> list[str]:
     if gain is not None and report.baseline is not None:
         found.insert(
             0,
-            f"Worst case, {_plain(report.subject.model)} against {_plain(report.baseline.model)} on the same images: "
+            f"Worst case, {plain(report.subject.model)} against {plain(report.baseline.model)} on the same images: "
             f"**{points(gain.value)}** {interval(gain)}.",
         )
     if any_member(rows(report)):
@@ -125,11 +124,12 @@ def _footnotes(report: Report) -> list[str]:
     return found
 
 
-def _line(texts: list[str]) -> str:
+def line(texts: Sequence[str]) -> str:
+    """Return a line of a table."""
     return f"| {' | '.join(texts)} |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text that Markdown shows as it is, on one line, in a table cell too."""
     flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_|~]|\](?=[(\[:]))", r"\\\1", flat)

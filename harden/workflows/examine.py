@@ -54,6 +54,7 @@ class Scope:
         curve: accuracy against eps.
         shifts: other norms and common corruptions.
         representation: silhouettes, domain accuracy and embeddings of the logits.
+        represented: under which attacks, of a fixed number of gradient steps.
     """
 
     checks: bool = True
@@ -61,6 +62,7 @@ class Scope:
     curve: bool = True
     shifts: bool = False
     representation: bool = True
+    represented: tuple[str, ...] = REPRESENTED
 
     @classmethod
     def of(cls, attacks: Sequence[str], *, brief: bool = False) -> Scope:
@@ -136,7 +138,7 @@ def examine(
         curve = sweep(classifier, few, eps, seed=seed, repeats=repeats, progress=told("accuracy against eps"))
         result = replace(result, curve=curve)
     if isinstance(classifier, Classifier) and scope.representation:
-        attacks = [GRADIENT_ATTACKS[name](eps) for name in REPRESENTED]
+        attacks = [GRADIENT_ATTACKS[name](eps) for name in scope.represented]
         found = represent(classifier, images, attacks, seed=seed, progress=lambda _, *at: told("representation")(*at))
         result = replace(result, representation=found)
     if scope.shifts:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from harden.attacks import ATTACKS
-from harden.data import open_data
+from harden.data import SplitPlan, open_data
 from harden.errors import HardenError, Interrupted, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights
 from harden.files import write_whole
@@ -40,7 +40,7 @@ class FitResult:
 
     Attributes:
         run: the run folder; None for a dry run.
-        report: before and after; None for a dry run.
+        report: before and after; None for a dry run, or where no audit was asked for.
         plan: of a dry run.
     """
 
@@ -57,6 +57,8 @@ def fit(
     narrator: Narrator,
     stop_requested: StopRequested,
     command: str,
+    audit: bool = True,
+    splits: SplitPlan | None = None,
 ) -> FitResult:
     """Harden a model.
 
@@ -67,6 +69,8 @@ def fit(
         narrator: hears what happens.
         stop_requested: asked after every training step.
         command: what the user typed, for the record.
+        audit: whether to end with an audit; without it, test images are not read.
+        splits: what is trained, selected and tested on; None: drawn by the seed, or those of an earlier run.
 
     Raises:
         HardenError: anything the user can repair.
@@ -76,7 +80,7 @@ def fit(
     source = open_data(settings.data)
     narrator.heading("Data")
     narrator.note(f"{len(source.classes)} classes in {source.location}")
-    splits = choose_splits(settings, source, narrator)
+    splits = splits or choose_splits(settings, source, narrator)
     job = prepare_job(settings, splits, narrator, stop_requested, began, command)
     settings = job.settings
     frozen_names(job.classifier.module, settings.freeze)
@@ -98,7 +102,7 @@ def fit(
             job = replace(job, budget=Budget(run.budget, settings.budget, began=began))
         narrator.note(f"run folder: {run.path}")
         write_unreadable(job.images.unreadable, run.path, narrator)
-        return _execute(run, job)
+        return _execute(run, job, audit=audit)
     except HardenError:
         pretrained = bool(settings.pretrain) and run.initial_weights.exists()
         if not (run.checkpoint.exists() or run.pretraining.exists() or pretrained):
@@ -114,6 +118,7 @@ def resume(
     stop_requested: StopRequested,
     command: str,
     arch: str | None = None,
+    audit: bool = True,
 ) -> FitResult:
     """Continue a run from its last checkpoint; it ends in the weights that an uninterrupted run would have had.
 
@@ -123,6 +128,7 @@ def resume(
         narrator, stop_requested: as for `fit`.
         command: for the record, where config.json has none.
         arch: code that builds the network, where the run's own may not be run.
+        audit: as for `fit`.
 
     Raises:
         RunFolderError: the run is finished, or damaged.
@@ -161,7 +167,7 @@ def resume(
         budget=budget,
     )
     try:
-        return _execute(run, job)
+        return _execute(run, job, audit=audit)
     except UsageError as error:
         if budget is None:
             raise
@@ -170,14 +176,14 @@ def resume(
         ) from error
 
 
-def _execute(run: RunFolder, job: Job) -> FitResult:
-    """Train, keep the weights, audit, report."""
+def _execute(run: RunFolder, job: Job, *, audit: bool) -> FitResult:
+    """Train, keep the weights, and, if asked, audit and report."""
     if job.budget is not None:
         job.budget.keep()
     try:
         job, trained = train(run, with_statics(job))
         _keep(run, job, trained)
-        return FitResult(run, _audit(run, job, trained))
+        return FitResult(run, _audit(run, job, trained) if audit else None)
     except Interrupted as stop:
         if job.budget is not None:
             job.budget.keep()

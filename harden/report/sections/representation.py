@@ -42,9 +42,9 @@ def representation(report: Report) -> Section | None:
     for result in reversed(report.results):
         if result.representation is not None and len(result.representation.labels):
             name = [element("h3", None, result.model)] if several else []
-            parts.extend((*name, _pictures(result.representation)))
+            parts.extend((*name, pictures(result.representation)))
     if parts:
-        parts.append(_legend(report.subject.classes))
+        parts.append(class_legend(report.subject.classes))
     before = report.baseline.representation if report.baseline is not None else None
     parts.append(_table(found, before))
     wrong = "those that are wrong when clean included"
@@ -63,9 +63,10 @@ def representation(report: Report) -> Section | None:
     return Section("What attacks do to the logits", joined(parts))
 
 
-def _pictures(found: Representation) -> Html:
-    shown = found.domains[:SHOWN]
-    extent = extent_of(np.concatenate([domain.points for domain in shown]))
+def pictures(found: Representation, shown: int = SHOWN) -> Html:
+    """Return the first pictures side by side, on one scale."""
+    domains = found.domains[:shown]
+    extent = extent_of(np.concatenate([domain.points for domain in domains]))
     figures = (
         element(
             "figure",
@@ -73,12 +74,13 @@ def _pictures(found: Representation) -> Html:
             scatter(domain.points, found.labels, extent, title=f"t-SNE of the logits, {domain.name}"),
             element("figcaption", None, domain.name),
         )
-        for domain in shown
+        for domain in domains
     )
     return element("div", {"class": "scatters"}, *figures)
 
 
-def _legend(classes: tuple[str, ...]) -> Html:
+def class_legend(classes: tuple[str, ...]) -> Html:
+    """Return which colour is which class."""
     if len(classes) > COLOURS:
         words = f"{count(len(classes))} classes share {COLOURS} colours."
         return element("p", {"class": "footnote"}, words)

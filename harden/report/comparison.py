@@ -1,0 +1,299 @@
+"""Methods compared at an equal budget: what was trained and found, and every figure that is derived from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from harden.access import Access
+from harden.audit.believe import Status
+from harden.audit.metrics import Difference, Proportion
+from harden.audit.result import AuditResult
+from harden.errors import DataError
+from harden.report.figures import counted, percent
+from harden.training.canary import Collapse
+from harden.training.history import History
+
+SCHEMA = "harden-comparison/1"
+T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""The 97.5 % quantile of Student's t by degrees of freedom; 2.0 beyond."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One method trained with one seed.
+
+    Attributes:
+        variant: its name in print; trials of one variant differ in their seed.
+        method: the key of its defence.
+        source: what was to craft its examples; empty for clean training.
+        seed: of the training.
+        audit: of the trained model, on the same images for every trial.
+        history: of its training.
+    """
+
+    variant: str
+    method: str
+    source: str
+    seed: int
+    audit: AuditResult
+    history: History
+
+    @property
+    def switched(self) -> bool:
+        """Whether another attack than its own crafted at some time: it is then no longer just this method."""
+        return any(epoch.source_attack not in ("", self.source) for epoch in self.history.epochs)
+
+    @property
+    def collapses(self) -> tuple[str, ...]:
+        """What went wrong in training, in words, each once."""
+        kinds = [str(kind.value) for kind in Collapse if kind is not Collapse.NONE]
+        return tuple(kind for kind in kinds if any(kind in epoch.event for epoch in self.history.epochs))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-serialisable dictionary; `from_json` reads it."""
+        return {
+            "variant": self.variant,
+            "method": self.method,
+            "source": self.source,
+            "seed": self.seed,
+            "history": self.history.to_json(),
+            "audit": self.audit.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Trial:
+        """Read what `to_json` wrote."""
+        return cls(
+            data["variant"],
+            data["method"],
+            data["source"],
+            data["seed"],
+            AuditResult.from_json(data["audit"]),
+            History.from_json(data["history"]),
+        )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure over seeds: the mean, and the spread (sample standard deviation; None for one seed)."""
+
+    mean: float
+    spread: float | None
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> Figure:
+        """Of one value for each seed."""
+        return cls(fmean(values), stdev(values) if len(values) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of accuracies: `name` in print, and whether the attack was crafted on another network."""
+
+    name: str
+    black_box: bool = False
+
+
+CLEAN, WORST = Column("clean"), Column("worst case")
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Trials of several variants, with the same seeds, at an equal budget.
+
+    Attributes:
+        title: one line.
+        basis: what is equal, in words ("10 epochs each").
+        trials: at least one.
+        facts: (label, value) pairs that say how the numbers came about.
+        caveats: sentences that a reader must see beside the numbers.
+    """
+
+    title: str
+    basis: str
+    trials: tuple[Trial, ...]
+    facts: tuple[tuple[str, str], ...] = ()
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """In the order in which they were named."""
+        return tuple(dict.fromkeys(trial.variant for trial in self.trials))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of all trials."""
+        return tuple(sorted({trial.seed for trial in self.trials}))
+
+    def marked(self, variant: str) -> str:
+        """Return its name, with a dagger where one of its trials switched to another source attack."""
+        return f"{variant} †" if any(trial.switched for trial in self.of(variant)) else variant
+
+    def of(self, variant: str) -> tuple[Trial, ...]:
+        """Return the trials of a variant, by seed."""
+        return tuple(sorted((t for t in self.trials if t.variant == variant), key=lambda trial: trial.seed))
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Clean, the attacks that every image met, the worst case, then those from surrogates."""
+        outcomes = self.trials[0].audit.outcomes
+        complete = [o for o in outcomes if all(t.audit.outcome(o.name).complete for t in self.trials)]
+        white = [Column(o.name) for o in complete if o.access is not Access.TRANSFER]
+        black = [Column(o.name, black_box=True) for o in complete if o.access is Access.TRANSFER]
+        return (CLEAN, *white, WORST, *black)
+
+    def figure(self, variant: str, column: Column) -> Figure:
+        """Return the accuracy in a column, over seeds."""
+        return Figure.over([accuracy(trial.audit, column).value for trial in self.of(variant)])
+
+    def passes(self, variant: str) -> float:
+        """Passes of training, mean over seeds."""
+        return fmean(trial.history.passes for trial in self.of(variant))
+
+    def seconds(self, variant: str) -> float:
+        """Seconds of training, mean over seeds."""
+        return fmean(trial.history.seconds for trial in self.of(variant))
+
+    def ranked(self) -> tuple[str, ...]:
+        """Return the variants, the highest mean worst case first."""
+        return tuple(sorted(self.variants, key=lambda v: self.figure(v, WORST).mean, reverse=True))
+
+    def gain(self, variant: str, other: str) -> Difference:
+        """Return how much more of the worst case `variant` withstands than `other`, with a 95 % interval.
+
+        Over seeds it is Student's, of the differences seed by seed; for one seed that of the paired images, which
+        knows nothing of how much another seed would change.
+        """
+        pairs = [(a, b) for a in self.of(variant) for b in self.of(other) if a.seed == b.seed]
+        differences = [a.audit.worst_case().value - b.audit.worst_case().value for a, b in pairs]
+        if len(pairs) == 1:
+            a, b = pairs[0]
+            return a.audit.worst_case_gain(b.audit)
+        mean = fmean(differences)
+        half = T95.get(len(pairs) - 1, 2.0) * stdev(differences) / math.sqrt(len(pairs))
+        return Difference(mean, mean - half, mean + half)
+
+    def verdict(self) -> tuple[str, ...]:
+        """Return who wins and by how much, in sentences, the most important first."""
+        best, *rest = self.ranked()
+        figure = self.figure(best, WORST)
+        found = [f"{best} withstands most: {written(figure)} in the worst case, at {self.basis}."]
+        found += [self._against(best, other) for other in rest]
+        ours = next((v for v in self.ranked() if self.of(v)[0].method.startswith("adv4adv")), None)
+        if ours is not None and ours != best:
+            found.insert(1, f"No variant of Adv-4-Adv wins here: the best of them, {ours}, comes after {best}.")
+        return tuple(found)
+
+    def _against(self, one: str, other: str) -> str:
+        gain = self.gain(one, other)
+        half = (gain.high - gain.low) / 2
+        cost, theirs = self.passes(one), self.passes(other)
+        ratio = f", at {cost / theirs:.1f}x its passes" if cost and theirs else ""
+        if gain.low > 0:
+            return f"{one} beats {other} by {100 * gain.value:.1f} ± {100 * half:.1f} points{ratio}."
+        return (
+            f"{one} is ahead of {other} by {100 * gain.value:.1f} ± {100 * half:.1f} points{ratio}: too little to tell "
+            f"from {counted(len(self.seeds), 'seed')}."
+        )
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what a reader must know of single variants: switched sources, collapses, failed checks."""
+        found = []
+        for variant in self.variants:
+            trials = self.of(variant)
+            switched = [str(trial.seed) for trial in trials if trial.switched]
+            if switched:
+                kinds = dict.fromkeys(kind for trial in trials for kind in trial.collapses)
+                found.append(
+                    f"† {variant} (seed {', '.join(switched)}): {', '.join(kinds)}; it was rolled back and for a time "
+                    "trained on N-FGSM examples, so it is no longer that method alone."
+                )
+            other = [t for t in trials if t.collapses and not t.switched]
+            if other:
+                kinds = dict.fromkeys(kind for trial in other for kind in trial.collapses)
+                found.append(
+                    f"{variant} (seed {', '.join(str(t.seed) for t in other)}): {', '.join(kinds)} in training."
+                )
+        return (*found, *self._doubts(), *self.caveats)
+
+    def _doubts(self) -> list[str]:
+        """Return the checks of whether to believe an audit that fail, each with the variants that fail it."""
+        failing: dict[str, list[str]] = {}
+        findings: dict[str, str] = {}
+        for trial in self.trials:
+            for check in trial.audit.checks:
+                if check.status is Status.FAIL:
+                    findings.setdefault(check.name, check.finding)
+                    failing.setdefault(check.name, []).append(trial.variant)
+        return [
+            f"{'All' if set(whose) == set(self.variants) else ', '.join(dict.fromkeys(whose))}: the check "
+            f'"{name}" fails, so do not believe the figures as they are. {findings[name]}'
+            for name, whose in failing.items()
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the `comparison.json` document; `from_json` reads it."""
+        return {
+            "schema": SCHEMA,
+            "title": self.title,
+            "basis": self.basis,
+            "verdict": list(self.verdict()),
+            "table": [
+                {
+                    "variant": variant,
+                    **{
+                        column.name: {
+                            "mean": round(f.mean, 6),
+                            "spread": None if f.spread is None else round(f.spread, 6),
+                        }
+                        for column in self.columns
+                        for f in (self.figure(variant, column),)
+                    },
+                    "passes": round(self.passes(variant)),
+                    "seconds": round(self.seconds(variant), 1),
+                }
+                for variant in self.variants
+            ],
+            "facts": [list(fact) for fact in self.facts],
+            "caveats": list(self.caveats),
+            "trials": [trial.to_json() for trial in self.trials],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Comparison:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: the document has another schema.
+        """
+        if data.get("schema") != SCHEMA:
+            raise DataError(
+                f"this comparison has schema {data.get('schema')!r}; this version reads {SCHEMA!r}",
+                hint="run the same `harden compare` again: it only writes it anew",
+            )
+        return cls(
+            data["title"],
+            data["basis"],
+            tuple(Trial.from_json(trial) for trial in data["trials"]),
+            tuple((fact[0], fact[1]) for fact in data["facts"]),
+            tuple(data["caveats"]),
+        )
+
+
+def accuracy(audit: AuditResult, column: Column) -> Proportion:
+    """Return the accuracy of one audit in a column."""
+    if column == CLEAN:
+        return audit.clean_accuracy()
+    if column == WORST:
+        return audit.worst_case()
+    return audit.robust_accuracy(audit.outcome(column.name))
+
+
+def written(figure: Figure) -> str:
+    """Write a figure as "66.2 %", or "66.2 % ± 0.8" with the spread over seeds."""
+    spread = "" if figure.spread is None else f" ± {100 * figure.spread:.1f}"
+    return percent(figure.mean) + spread

@@ -1,0 +1,353 @@
+"""`harden compare`: methods trained at an equal budget, audited on the same test images, and a verdict in words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harden import __version__
+from harden.attacks import CRAFTERS, Planned, attack_names
+from harden.data import Entry, ImageSet, SplitPlan, open_data
+from harden.defences import STATIC_DEFENCES
+from harden.errors import Interrupted, RunFolderError
+from harden.files import write_whole
+from harden.models.classifier import Classifier
+from harden.report import comparison_page, comparison_text, document
+from harden.report.comparison import Comparison, Trial
+from harden.report.figures import counted, duration
+from harden.training.history import EpochRecord, History
+from harden.workflows.audit import audit_subjects, write_reports
+from harden.workflows.encounters import Encounters
+from harden.workflows.examine import Scope, Subject
+from harden.workflows.fit import fit, resume
+from harden.workflows.job import StopRequested, choose_splits, default_sources
+from harden.workflows.narrator import Narrator
+from harden.workflows.prepare import Images, ModelSpec, choose_device, images_for
+from harden.workflows.run_folder import RunFolder
+from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings
+from harden.workflows.surrogate_training import Surrogate
+from harden.workflows.surrogates import AUTO, open_surrogates, transfer_attacks
+from harden.workflows.variants import Variant
+
+ATTACKS = ("paper", "standard")
+"""Where nobody names any: the paper's columns, and an ensemble as strong as AutoAttack for the worst case."""
+REPRESENTED = ("fgsm", "rfgsm", "pgd-20", "pgd-40", "mim")
+"""The paper's Table 2 and Figure 3."""
+ASKED = "asked.json"
+"""File that says what a comparison was asked for."""
+
+
+ReadSettings = Callable[[RunFolder], FitSettings]
+"""Reads the settings of a run that goes on from its recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """What `harden compare` is asked for.
+
+    Attributes:
+        common: the settings that all variants share; its method, source attack and seed are ignored.
+        variants: what is compared.
+        settings: of each variant, in the same order, as if it were fitted alone.
+        seeds: of the trainings.
+        passes: passes over networks for each training image, forward and backward, that every variant may take; None:
+            equal epochs or, with a budget, equal time.
+        attacks: of the audit; none: `ATTACKS`.
+        samples: test images to audit, stratified; None: all.
+        surrogates: models to craft black-box examples on; "auto" trains one.
+    """
+
+    common: FitSettings
+    variants: tuple[Variant, ...]
+    settings: tuple[FitSettings, ...]
+    seeds: tuple[int, ...]
+    passes: float | None = None
+    attacks: tuple[str, ...] = ATTACKS
+    samples: int | None = None
+    surrogates: tuple[str, ...] = (AUTO,)
+
+
+def compare(
+    settings: CompareSettings,
+    *,
+    out: Path | None,
+    narrator: Narrator,
+    stop_requested: StopRequested,
+    command: str,
+    read_settings: ReadSettings,
+) -> tuple[Comparison, Path]:
+    """Train every variant with every seed, audit them, and compare. What is already done in the folder stays done.
+
+    Args:
+        settings: what to do.
+        out: the folder; None: one under `comparisons/`, named after what is asked for, so that the same command goes
+            on where it was.
+        narrator: hears what happens.
+        stop_requested: asked after every training step, and often in audits.
+        command: what the user typed, for the record.
+        read_settings: see `ReadSettings`.
+
+    Raises:
+        HardenError: anything the user can repair.
+        Interrupted: a stop was requested; the same command goes on.
+    """
+    for name in settings.attacks:
+        attack_names([name])
+    asked = _asked(settings)
+    folder = _folder(settings, asked, out)
+    trials = []
+    # One plan for all: with splits of its own, a seed would train on what another is tested on.
+    splits = choose_splits(replace(settings.common, seed=settings.seeds[0]), open_data(settings.common.data), narrator)
+    audit = _Audit(settings, splits, narrator, stop_requested)
+    try:
+        for seed in settings.seeds:
+            for variant, alone in zip(settings.variants, settings.settings, strict=True):
+                run = RunFolder(folder / variant.folder / f"seed-{seed}")
+                if not (run.path / "report.json").exists():
+                    seeded = replace(alone, seed=seed)
+                    _train(run, seeded, settings, variant, splits, narrator, stop_requested, command, read_settings)
+                    audit.of(run, variant, seed, command)
+                report = document.read(run.path / "report.json")
+                assert report.history is not None
+                source = " + ".join(default_sources(alone) or ())
+                trials.append(Trial(variant.name, variant.method, source, seed, report.subject, report.history))
+                narrator.note(f"{variant.name}, seed {seed}: {report.subject.worst_case().value:.1%} in the worst case")
+    except (Interrupted, KeyboardInterrupt):
+        raise Interrupted("stopped", hint=f"the same command with --out {folder} goes on where it was") from None
+    found = Comparison(
+        title=f"{Path(settings.common.data).name}: {counted(len(settings.variants), 'method')} compared",
+        basis=_basis(settings),
+        trials=tuple(trials),
+        facts=_facts(settings, command),
+        caveats=tuple(caveats_of(settings)),
+    )
+    write_whole(folder / "comparison.html", comparison_page.dumps(found))
+    write_whole(folder / "comparison.md", comparison_text.dumps(found))
+    write_whole(folder / "comparison.json", document.strict(found.to_json()))
+    narrator.note(f"comparison: {folder / 'comparison.html'}")
+    return found, folder
+
+
+def passes_per_image(settings: FitSettings) -> int:
+    """Return the passes that one training image costs in an epoch, forward and backward, crafting included."""
+    sources = default_sources(settings) or ()
+    if not sources:
+        return 2
+    networks = 1 + (len(settings.static) or 2 if settings.method in STATIC_DEFENCES else 0)
+    steps = sum(CRAFTERS[name](0.0).steps for name in sources)
+    return 2 * (1 + networks * len(sources)) + 2 * networks * steps
+
+
+def caveats_of(settings: CompareSettings) -> list[str]:
+    """Return what must be said of any comparison that was set up like this one."""
+    found = []
+    if len(settings.seeds) == 1:
+        found.append(
+            "One seed: intervals are over images alone and know nothing of what another seed would change (--seeds 3)."
+        )
+    if not settings.common.epochs and settings.common.budget is None and settings.passes is None:
+        found.append(f"Nobody said how long to train: {DEFAULT_EPOCHS} epochs each.")
+    if any(v.method in STATIC_DEFENCES for v in settings.variants) and not settings.common.static:
+        found.append("The passes of EAT leave out those that trained its static networks.")
+    return found
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def _train(
+    run: RunFolder,
+    alone: FitSettings,
+    settings: CompareSettings,
+    variant: Variant,
+    splits: SplitPlan,
+    narrator: Narrator,
+    stop_requested: StopRequested,
+    command: str,
+    read_settings: ReadSettings,
+) -> None:
+    """Train one variant with one seed, or go on with it; nothing where its weights are there."""
+    if run.weights.exists():
+        return
+    narrator.heading(f"{variant.name}, seed {alone.seed}")
+    if run.checkpoint.exists() or run.pretraining.exists():
+        resume(
+            run,
+            read_settings(run),
+            narrator=narrator,
+            stop_requested=stop_requested,
+            command=command,
+            arch=alone.arch,
+            audit=False,
+        )
+        return
+    shutil.rmtree(run.path, ignore_errors=True)  # a run that was killed before its first checkpoint
+    if settings.passes is not None:
+        epochs = max(1, round(settings.passes / passes_per_image(alone)))
+        narrator.note(f"{counted(epochs, 'epoch')}, at {passes_per_image(alone)} passes for an image each")
+        alone = replace(alone, epochs=epochs)
+    if alone.budget is not None:
+        alone = replace(alone, audit_samples=1)  # there is no audit of its own: the time is for training
+    fit(
+        alone,
+        out=run.path,
+        dry_run=False,
+        narrator=narrator,
+        stop_requested=stop_requested,
+        command=command,
+        audit=False,
+        splits=splits,
+    )
+
+
+# -- auditing ----------------------------------------------------------------------------------------------------------
+
+
+class _Audit:
+    """Audits finished runs on the same images and with the same surrogates."""
+
+    def __init__(
+        self, settings: CompareSettings, splits: SplitPlan, narrator: Narrator, stop_requested: StopRequested
+    ) -> None:
+        self._settings = settings
+        self._splits = splits
+        self._narrator = narrator
+        self._stop_requested = stop_requested
+        self._source = open_data(settings.common.data)
+        self._surrogates: tuple[Surrogate, ...] | None = None
+        self._decoded: tuple[Images, ImageSet] | None = None
+
+    def of(self, run: RunFolder, variant: Variant, seed: int, command: str) -> None:
+        """Audit a run whose weights are there, and write its report."""
+        settings, narrator = self._settings, self._narrator
+        classifier = run.load_classifier(arch=settings.common.arch).to(choose_device(settings.common.device))
+        images, test = self._test(classifier)
+        config = run.read_config()["training"]
+        eps = float(config["eps"])
+        narrator.heading(f"Audit of {variant.name}, seed {seed}")
+        lines = run.metrics.read_text(encoding="utf-8").splitlines()
+        history = History(tuple(EpochRecord.from_json(json.loads(line)) for line in lines), config["chosen_epoch"])
+        report = audit_subjects(
+            [Subject(variant.name, classifier, test, Encounters.from_json(config).exposures(eps))],
+            eps=eps,
+            attacks=settings.attacks,
+            dataset=f"{counted(len(test), 'test image')} of {settings.common.data}",
+            seed=seeds_first(settings),
+            narrator=narrator,
+            title=f"{variant.name}, seed {seed}",
+            scope=Scope(curve=False, represented=REPRESENTED),
+            kept_in=run.audit_progress,
+            history=history,
+            facts=(("command", command), ("training seed", str(seed)), ("harden", __version__)),
+            transfers=self._transfers(classifier, images, test, eps),
+            stop_requested=self._stop_requested,
+        )
+        write_reports(report, run.path, narrator)
+        shutil.rmtree(run.audit_progress, ignore_errors=True)
+
+    def _test(self, classifier: Classifier) -> tuple[Images, ImageSet]:
+        """Return the test images, decoded once: every run has the same splits and the same format."""
+        if self._decoded is None:
+            images = images_for(classifier, self._source)
+            entries = images.sample(self._splits.test, self._settings.samples, seeds_first(self._settings), "audit")
+            self._decoded = images, images.decode(entries, self._narrator, "test images")
+        return self._decoded
+
+    def _transfers(self, classifier: Classifier, images: Images, test: ImageSet, eps: float) -> list[Planned]:
+        settings = self._settings
+        if self._surrogates is None:
+            self._surrogates = open_surrogates(
+                settings.surrogates,
+                spec=ModelSpec(
+                    model=settings.common.model, arch=settings.common.arch, trust_pickle=settings.common.trust_pickle
+                ),
+                subject=classifier,
+                images=images,
+                plan=self._splits,
+                audited=tuple(Entry(file, label) for file, label in zip(test.files, test.labels.tolist(), strict=True)),
+                seed=seeds_first(settings),
+                device=classifier.device,
+                narrator=self._narrator,
+                stop_requested=self._stop_requested,
+            )
+        return transfer_attacks(self._surrogates, eps=eps, paper=True)
+
+
+def seeds_first(settings: CompareSettings) -> int:
+    """Return the seed of what all trials share: the audited images and the surrogates."""
+    return settings.seeds[0]
+
+
+# -- the folder --------------------------------------------------------------------------------------------------------
+
+
+def _asked(settings: CompareSettings) -> dict[str, Any]:
+    """Return what a comparison is asked for, as its folder keeps it."""
+    asked = asdict(replace(settings, variants=(), settings=()))
+    asked["methods"] = [variant.spec for variant in settings.variants]
+    document: dict[str, Any] = json.loads(json.dumps(asked))
+    return document
+
+
+def _folder(settings: CompareSettings, asked: dict[str, Any], out: Path | None) -> Path:
+    """Return the folder, made and marked with what was asked for; one that was asked for the same is gone on with.
+
+    Raises:
+        RunFolderError: it holds another comparison, or something else.
+    """
+    if out is None:
+        digest = hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=4).hexdigest()
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(settings.common.data).name).strip("-.")
+        out = Path("comparisons") / f"{stem}-{digest}"
+    marker = out / ASKED
+    if marker.exists():
+        try:
+            kept = json.loads(marker.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"{marker} is damaged ({type(error).__name__})", hint="choose another --out"
+            ) from error
+        different = sorted(key for key in {*kept, *asked} if kept.get(key) != asked.get(key))
+        # More seeds or methods may be added to what is there; whatever else differs would be another comparison.
+        if set(different) - {"methods", "seeds"}:
+            raise RunFolderError(
+                f"{out} holds a comparison that was asked for otherwise ({', '.join(different)})",
+                hint="choose another --out, or ask for the same",
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunFolderError(f"{out} exists already and is no comparison", hint="choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot create {out}: {error.strerror}", hint="choose another --out") from error
+    write_whole(marker, json.dumps(asked, indent=1) + "\n")
+    return out
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def _basis(settings: CompareSettings) -> str:
+    if settings.passes is not None:
+        return f"{settings.passes:g} passes for each training image"
+    if settings.common.budget is not None and settings.common.epochs is None:
+        return f"{duration(settings.common.budget)} of training each"
+    return f"{counted(settings.common.epochs or DEFAULT_EPOCHS, 'epoch')} each"
+
+
+def _facts(settings: CompareSettings, command: str) -> tuple[tuple[str, str], ...]:
+    common = settings.common
+    return (
+        ("command", command),
+        ("equal", _basis(settings)),
+        ("seeds", ", ".join(map(str, settings.seeds))),
+        ("attacks", ", ".join(settings.attacks)),
+        ("model", common.model),
+        ("harden", __version__),
+    )
