@@ -97,8 +97,19 @@ class Column:
     name: str
     black_box: bool = False
 
+    @property
+    def group(self) -> str:
+        """What it belongs to, in print; empty for clean accuracy and the worst case."""
+        return BLACK_BOX if self.black_box else "" if self in (CLEAN, WORST) else WHITE_BOX
+
+    @property
+    def shown(self) -> str:
+        """The name within its group."""
+        return self.name.removeprefix("transfer ")
+
 
 CLEAN, WORST = Column("clean"), Column("worst case")
+WHITE_BOX, BLACK_BOX = "white-box", "black-box"
 
 
 @dataclass(frozen=True, eq=False)

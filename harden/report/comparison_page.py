@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from statistics import fmean
 
@@ -17,6 +18,8 @@ _CHARTS = (
     ("val_robust", "Under the attack used for selection, on held-out images"),
     ("val_clean", "On clean held-out images"),
 )
+
+_EMPTY = element("td", None, "")
 
 
 def dumps(comparison: Comparison) -> str:
@@ -51,6 +54,10 @@ def _remarks(comparison: Comparison) -> Section | None:
 def _table(comparison: Comparison) -> Section:
     shown = columns(comparison)
     heads = (element("th", {"scope": "col"}, ""), *(element("th", _look(s), s.head) for s in shown))
+    groups = [_EMPTY]
+    for group, members in itertools.groupby(shown, key=lambda s: s.group):
+        span = len(list(members))
+        groups += [element("th", {"colspan": span, "scope": "colgroup"}, group)] if group else [_EMPTY] * span
     rows = []
     for row, variant in enumerate(comparison.variants):
         cells = [
@@ -62,11 +69,11 @@ def _table(comparison: Comparison) -> Section:
         "table",
         {"class": "comparison"},
         element("caption", {"class": "spoken"}, "Accuracy of every variant, clean and under each attack"),
-        element("thead", None, element("tr", None, *heads)),
+        element("thead", None, element("tr", None, *groups), element("tr", None, *heads)),
         element("tbody", None, *rows),
     )
     small = (element("p", {"class": "footnote"}, note) for note in (*notes(comparison), "Bold: the best of a column."))
-    return Section("Table", joined((element("div", {"class": "wide"}, table), *small)))
+    return Section("Table", joined((element("div", {"class": "wide wider"}, table), *small)))
 
 
 def _look(shown: Shown) -> dict[str, str | int | float]:
@@ -75,7 +82,8 @@ def _look(shown: Shown) -> dict[str, str | int | float]:
 
 def _training(comparison: Comparison) -> Section | None:
     charts = [chart for scalar, title in _CHARTS if (chart := _chart(comparison, scalar, title)) is not None]
-    return Section("Accuracy over the epochs", joined(charts)) if charts else None
+    body = element("div", {"class": "compared"}, *charts)
+    return Section("Accuracy over the epochs", body) if charts else None
 
 
 def _chart(comparison: Comparison, scalar: str, title: str) -> Html | None:
@@ -162,7 +170,7 @@ def _representation(comparison: Comparison) -> Section | None:
             "of a model together. It bends distances: the pictures illustrate, the table measures.",
         )
     )
-    return Section("What attacks do to the logits", joined(parts))
+    return Section("What attacks do to the logits", element("div", {"class": "compared"}, *parts))
 
 
 def _definitions(comparison: Comparison) -> Section:

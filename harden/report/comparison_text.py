@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harden.report.comparison import WORST, Column, Comparison, Figure
+from harden.report.comparison import BLACK_BOX, WORST, Comparison, Figure
 from harden.report.figures import duration
 from harden.report.markdown import line, plain
 
@@ -28,12 +28,14 @@ class Shown:
     Attributes:
         head: what stands above it.
         cells: one for each variant.
+        group: the columns that it belongs to, in print; empty for those that stand alone.
         strong: whether it is the one to look at.
         best: rows of the highest accuracy; none in a column of costs.
     """
 
     head: str
     cells: tuple[str, ...]
+    group: str = ""
     strong: bool = False
     best: frozenset[int] = frozenset()
 
@@ -46,17 +48,14 @@ def columns(comparison: Comparison) -> tuple[Shown, ...]:
         figures = [comparison.figure(variant, column) for variant in variants]
         top = max(figure.mean for figure in figures)
         best = frozenset(nth for nth, figure in enumerate(figures) if figure.mean == top)
-        found.append(Shown(head(column), tuple(map(cell, figures)), strong=column == WORST, best=best))
+        found.append(
+            Shown(column.shown, tuple(map(cell, figures)), group=column.group, strong=column == WORST, best=best)
+        )
     passes = [comparison.passes(variant) for variant in variants]
     least = min((p for p in passes if p), default=0.0)
     found.append(Shown("passes", tuple(f"{p / least:.1f}x" if p else "" for p in passes)))
     found.append(Shown("training", tuple(duration(comparison.seconds(variant)) for variant in variants)))
     return tuple(found)
-
-
-def head(column: Column) -> str:
-    """Return what stands above a column."""
-    return f"black-box {column.name.removeprefix('transfer ')}" if column.black_box else column.name
 
 
 def cell(figure: Figure) -> str:
@@ -101,7 +100,7 @@ def dumps(comparison: Comparison) -> str:
     """Return the comparison as GitHub-flavoured Markdown."""
     verdict = comparison.verdict()
     shown = columns(comparison)
-    lines = [line(["", *(plain(s.head) for s in shown)]), line([":--", *["--:"] * len(shown)])]
+    lines = [line(["", *(plain(_headed(s)) for s in shown)]), line([":--", *["--:"] * len(shown)])]
     for nth, variant in enumerate(comparison.variants):
         cells = [f"**{plain(s.cells[nth])}**" if s.strong else plain(s.cells[nth]) for s in shown]
         lines.append(line([plain(comparison.marked(variant)), *cells]))
@@ -147,16 +146,22 @@ def _table(names: Sequence[str], block: Sequence[Shown], label: int) -> Table:
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), highlight=False)
     drawn.add_column("", width=label, overflow="fold")
     for shown in block:
-        head = Text(shown.head)
-        drawn.add_column(head, justify="right", width=_width(shown), style="bold" if shown.strong else None)
+        drawn.add_column(
+            Text(_headed(shown)), justify="right", width=_width(shown), style="bold" if shown.strong else None
+        )
     for nth, name in enumerate(names):
         drawn.add_row(Text(name), *(Text(shown.cells[nth]) for shown in block))
     return drawn
 
 
+def _headed(shown: Shown) -> str:
+    """Return what stands above a column where groups have no line of their own; white-box goes without saying."""
+    return f"{shown.group} {shown.head}" if shown.group == BLACK_BOX else shown.head
+
+
 def _width(shown: Shown) -> int:
     """Return the columns that it takes: a head may wrap between words."""
-    words = max(cell_len(word) for word in shown.head.split())
+    words = max(cell_len(word) for word in _headed(shown).split())
     return max(words, *(cell_len(text) for text in shown.cells))
 
 
