@@ -15,16 +15,17 @@ from harden.attacks.protocol import Memory
 class FGSMEP(FGSM):
     """One step from where the example of the same image was an epoch ago: over the epochs a PGD, at the cost of FGSM.
 
-    It needs a memory of the last perturbations (`harden.training.memory`); without one it starts at the clean image.
-    The published step is eps. Half of it keeps more of what earlier epochs have found (recipes/README.md).
+    It needs a memory of the last perturbations (`harden.training.memory`); without one it starts at the clean image,
+    as FGSM does. Deviation: no regulariser between the predictions before and after the step; the domain terms of
+    Adv-4-Adv do what it is for (recipes/README.md).
 
     Attributes:
-        relative_step: length of the step as a multiple of eps.
+        relative_step: length of the step as a multiple of eps; 1 as published.
     """
 
     remembers: ClassVar[bool] = True
 
-    relative_step: float = 0.5
+    relative_step: float = 1.0
 
     @property
     def name(self) -> str:
@@ -34,8 +35,9 @@ class FGSMEP(FGSM):
     @property
     def definition(self) -> str:
         """The convention in words."""
+        step = "eps" if self.relative_step == 1 else f"{self.relative_step:g} eps"
         return (
-            f"x' = the example of the epoch before (x in the first); x' + {self.relative_step:g} eps * sign(grad of "
+            f"x' = the example of the epoch before (x in the first); x' + {step} * sign(grad of "
             f"cross-entropy at x'), projected to the ball and to [0, 1] (training only); {self.radius()}"
         )
 

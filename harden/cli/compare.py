@@ -55,7 +55,7 @@ def compare(
     source_attack: Annotated[
         list[str] | None,
         typer.Option(
-            help="What crafts the training examples of those that say no other. [fgsm; pgd for pat]",
+            help="What crafts the training examples of those that say no other. [fgsm-ep; pgd for pat]",
             rich_help_panel=TRAIN,
         ),
     ] = None,

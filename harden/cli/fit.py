@@ -37,7 +37,7 @@ def fit(
         list[str] | None,
         typer.Option(
             help="What crafts the training examples: fgsm, fgsm-ep, rfgsm, nfgsm, pgd or mim. Repeatable: each makes "
-            "an adversarial domain. [fgsm; pgd for pat]",
+            "an adversarial domain. [fgsm-ep; pgd for pat]",
             rich_help_panel=METHOD,
         ),
     ] = None,

@@ -19,7 +19,6 @@ DEMO = FitSettings(
     model="harden.models.demo:demo_net",
     data="sklearn:digits",
     method="adv4adv",
-    source_attack=("fgsm",),
     eps=0.15,
     pretrain=15,
     epochs=40,

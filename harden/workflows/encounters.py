@@ -31,9 +31,16 @@ class Encounters:
         )
 
     def exposures(self, eps: float) -> dict[str, Exposure]:
-        """Return what an audit at `eps` should say of each attack, by its name."""
+        """Return what an audit at `eps` should say of each attack, by its name.
+
+        Whoever trained on FGSM-EP has seen FGSM: its first epoch is that, and every later step is one.
+        """
+        crafters = [CRAFTERS[name](eps) for name in self.source_attacks]
+        seen = [crafter.name for crafter in crafters]
+        if any(crafter.remembers for crafter in crafters):
+            seen.append(CRAFTERS["fgsm"](eps).name)
         return exposures_of(
-            training=[CRAFTERS[name](eps).name for name in self.source_attacks],
+            training=seen,
             selection=[ATTACKS[name](eps).name for name in self.selection_attacks],
         )
 

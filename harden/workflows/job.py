@@ -16,6 +16,7 @@ from harden.models.classifier import Classifier
 from harden.models.split import default_split
 from harden.models.tap import Tap
 from harden.randomness import derive_seed
+from harden.training.memory import LARGEST, memory_needed
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.narrator import Narrator
@@ -32,7 +33,7 @@ from harden.workflows.prepare import (
     rows_for_preflight,
 )
 from harden.workflows.run_folder import refuse_stated
-from harden.workflows.settings import DEFAULT_PRETRAIN, DEFAULT_SOURCE, FitSettings
+from harden.workflows.settings import DEFAULT_PRETRAIN, DEFAULT_SOURCE, FRUGAL_SOURCE, FitSettings
 from harden.workflows.surrogates import open_statics
 
 StopRequested = Callable[[], bool]
@@ -141,7 +142,7 @@ def prepare_job(
         augment=augment,
         class_map=images.mapping if earlier is None and images.mapping != tuple(range(len(images.mapping))) else None,
         lr=settings.lr or default_lr(classifier.module),
-        source_attack=default_sources(settings),
+        source_attack=default_sources(settings, memory_needed(train.images.shape)),
         pretrain=pretrain,
         data=str(Path(settings.data).resolve()) if Path(settings.data).exists() else settings.data,
         image_size=settings.image_size,
@@ -200,9 +201,14 @@ def _decode(images: Images, splits: SplitPlan, settings: FitSettings, narrator: 
     return train, val
 
 
-def default_sources(settings: FitSettings) -> tuple[str, ...] | None:
-    """Return what crafts the training examples: as asked, or as the method has it; None for clean training."""
-    own = SOURCES.get(settings.method, DEFAULT_SOURCE)
+def default_sources(settings: FitSettings, memory: int = 0) -> tuple[str, ...] | None:
+    """Return what crafts the training examples: as asked, or as the method has it; None for clean training.
+
+    Args:
+        settings: may leave it open.
+        memory: bytes that perturbations of all training images would take.
+    """
+    own = SOURCES.get(settings.method, DEFAULT_SOURCE if memory <= LARGEST else FRUGAL_SOURCE)
     return (settings.source_attack or own) if own else None
 
 

@@ -19,7 +19,8 @@ class FitSettings:
         image_size: height and width in pixels; None: the data's own where all images share one, else 224.
         pretrain: epochs of clean training first; None: ten for a network without weights, else none.
         method: a key of `DEFENCES`.
-        source_attack: keys of `CRAFTERS`, one for each adversarial domain; None: the method's own, or `DEFAULT_SOURCE`.
+        source_attack: keys of `CRAFTERS`, one for each adversarial domain; None: the method's own, or `DEFAULT_SOURCE`
+            where its memory is not too large, else `FRUGAL_SOURCE`.
         static: models to craft on besides, for eat; none: two are trained, and kept beside the decoded images.
         eps: l_inf radius on the [0, 1] scale; None: 0.1 for gray images up to 32 pixels (as in the paper), else 4/255.
         beta, gamma: strength of the reversed gradient in feature and in logit space.
@@ -58,7 +59,7 @@ class FitSettings:
     source_attack: tuple[str, ...] | None = None
     static: tuple[str, ...] = ()
     eps: float | None = None
-    beta: float = 2.0
+    beta: float = 1.0
     gamma: float = 0.0
     classwise: bool = True
     split: str | None = None
@@ -83,7 +84,10 @@ class FitSettings:
     device: str = "auto"
 
 
-DEFAULT_SOURCE = ("fgsm",)
+DEFAULT_SOURCE = ("fgsm-ep",)
+"""The only single-step one that never overfitted here with Adv-4-Adv (recipes/README.md)."""
+FRUGAL_SOURCE = ("nfgsm",)
+"""Instead of it where there are too many images to remember a perturbation of each."""
 DEFAULT_EPOCHS = 20
 DEFAULT_PRETRAIN = 10
 
