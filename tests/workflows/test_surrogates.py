@@ -195,7 +195,7 @@ def test_it_is_trained_once_and_then_comes_from_the_cache(
         return trained_surrogate(classifier, images, pool, seed=seed, device=CPU, narrator=notebook, effort=effort)
 
     made, kept = train(first, 0), train(again, 0)
-    assert "training the surrogate plain-conv" in first.tasks
+    assert "training plain-conv" in first.tasks
     assert again.tasks == []
     assert "comes from the cache" in again.text
     assert made.accuracy == kept.accuracy > 0.8
@@ -204,7 +204,7 @@ def test_it_is_trained_once_and_then_comes_from_the_cache(
         assert torch.equal(made.network(pixels), kept.network(pixels))
         assert (made.network(pixels).argmax(1) == labels).float().mean() > 0.8
     train(other, 1, Effort(steps=1))
-    assert "training the surrogate plain-conv" in other.tasks
+    assert "training plain-conv" in other.tasks
     files = sorted((cache_root() / "surrogates").iterdir())
     assert len(files) == 2
     assert {file.suffix for file in files} == {".safetensors"}
@@ -232,7 +232,7 @@ def test_it_never_sees_what_is_audited(make_images: MakeImages, tmp_path: Path) 
 
 
 def test_a_stop_ends_its_training(subject: tuple[Classifier, Images], source: DataSource) -> None:
-    with pytest.raises(Interrupted, match="surrogate"):
+    with pytest.raises(Interrupted, match="plain-conv"):
         trained_surrogate(
             *subject,
             source.listings["train"],
