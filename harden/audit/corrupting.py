@@ -26,8 +26,8 @@ from harden.audit.corruptions import CorruptionOutcome
 from harden.audit.runner import AuditProgress, batch_of
 from harden.data.dataset import ImageSet
 from harden.models.black_box import Audited
-from harden.models.vision import import_torchvision
 from harden.randomness import stream
+from harden.vision import import_torchvision
 
 SMALL_SIDE = 64
 """Images up to this shorter side get the parameters of CIFAR-10-C."""

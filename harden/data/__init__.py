@@ -32,15 +32,25 @@ __all__ = [
     "stratified_sample",
 ]
 
+
+def _open_torchvision(spec: str) -> DataSource:
+    from harden.data.torchvision_sets import open_torchvision  # torchvision takes seconds to import
+
+    return open_torchvision(spec)
+
+
 LAYOUTS: dict[str, Callable[[str], DataSource]] = {
     "folder": open_folder,
     "sklearn": open_digits,
+    "torchvision": _open_torchvision,
 }
 """Scheme -> opener, which is given what follows the colon. A spec without a scheme is a folder."""
 
 
 def open_data(spec: str) -> DataSource:
-    """Open the data set that `spec` names: a path, "folder:PATH" or "sklearn:digits". No image is opened.
+    """Open the data set that `spec` names: a path, "folder:PATH", "sklearn:digits" or "torchvision:NAME".
+
+    No image of a folder is opened.
 
     Raises:
         UsageError: an unknown scheme before the colon.

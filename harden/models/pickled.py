@@ -32,7 +32,7 @@ from harden.errors import ModelError, UnsafeInputError
 from harden.models.formats import FileKind, kind_of
 from harden.models.loaded import one_line
 from harden.models.pickle_scan import scan
-from harden.models.vision import import_timm, import_torchvision
+from harden.vision import import_timm, import_torchvision
 
 _EMA = re.compile(r"(?<![a-z0-9])ema(?![a-z0-9])")
 _MODULES = (

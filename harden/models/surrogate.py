@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harden.models.classifier import Classifier
 from harden.models.paper import conv_static_a, conv_static_b, dense_static_a, dense_static_b
 from harden.models.trial import GRAY, RGB
-from harden.models.vision import import_timm
+from harden.vision import import_timm
 
 Size = tuple[int, int, int]
 """(C, H, W) of one image."""

@@ -10,8 +10,8 @@ from harden.errors import ModelError
 from harden.models.loaded import LoadedModel, one_line
 from harden.models.origin import Origin, require_sizes
 from harden.models.trial import output_classes, refusal_of
-from harden.models.vision import import_timm
 from harden.registry import did_you_mean
+from harden.vision import import_timm
 
 
 def build(reference: str, *, classes: int, in_channels: int, image_size: tuple[int, int]) -> LoadedModel:
@@ -71,7 +71,7 @@ def _check_name(timm: Any, name: str, tag: str) -> None:
         meant = f"; did you mean 'timm:{bare}@{dotted}'?" if dot and bare in known else did_you_mean(name, known)
         raise ModelError(
             f"timm {timm.__version__} has no model {name!r}{meant}",
-            hint="list the names with: python -c 'from harden.models.vision import import_timm; "
+            hint="list the names with: python -c 'from harden.vision import import_timm; "
             "print(*import_timm().list_models())'",
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]

@@ -11,8 +11,8 @@ from harden.errors import ModelError
 from harden.models.loaded import LoadedModel, one_line
 from harden.models.origin import Origin, require_sizes
 from harden.models.trial import output_classes, refusal_of
-from harden.models.vision import import_torchvision
 from harden.registry import did_you_mean
+from harden.vision import import_torchvision
 
 
 def build(reference: str, *, classes: int, image_size: tuple[int, int]) -> LoadedModel:

@@ -179,7 +179,7 @@ def test_test_without_train(write_image: WriteImage, tmp_path: Path) -> None:
     assert str(tmp_path / "data/test") in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("spec", ["sklear:digits", "torchvision:CIFAR10", "https://example.org/x"])
+@pytest.mark.parametrize("spec", ["sklear:digits", "keras:cifar10", "https://example.org/x"])
 def test_unknown_scheme_lists_the_known_ones(spec: str) -> None:
     with pytest.raises(UsageError, match="unknown data layout") as caught:
         open_data(spec)

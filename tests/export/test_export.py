@@ -22,7 +22,7 @@ from harden.export.to_onnx import save_onnx
 from harden.export.to_safetensors import load_weights, save_weights
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
-from harden.models.vision import import_timm
+from harden.vision import import_timm
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

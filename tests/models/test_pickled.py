@@ -14,7 +14,7 @@ from harden.errors import ModelError, UnsafeInputError
 from harden.models import load_model, rebuild
 from harden.models.pickle_scan import scan
 from harden.models.pickled import load_pickled, read_pickle, save_skeleton
-from harden.models.vision import import_timm, import_torchvision
+from harden.vision import import_timm, import_torchvision
 
 TIMM = {
     "resnet18": 64,

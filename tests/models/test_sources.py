@@ -83,7 +83,7 @@ def test_timm_says_what_is_wrong() -> None:
 
 
 def test_a_failing_download_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harden.models.vision import import_timm
+    from harden.vision import import_timm
 
     timm = import_timm()
     real = timm.create_model

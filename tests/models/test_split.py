@@ -7,7 +7,7 @@ from torch import nn
 from harden.errors import ModelError
 from harden.models.split import default_split, split_points
 from harden.models.tap import MAX_FEATURES, Tap, as_representation, widest_representation
-from harden.models.vision import import_timm
+from harden.vision import import_timm
 from tests.attacks.nets import as_classifier, cnn, modal
 
 TEN = tuple("0123456789")

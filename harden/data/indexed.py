@@ -1,0 +1,75 @@
+"""Data sets that a library holds as numbered images: what they share once the library is asked for one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from harden.data.dataset import Entry, Format, ImageSet, Probe, Progress, Unreadable
+from harden.data.pictures import fit
+from harden.errors import DataError
+
+TOLD_EVERY = 500
+"""Images between two reports of progress."""
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedSource:
+    """A `DataSource` over images with numbers.
+
+    Attributes:
+        location: the spec that names this data set.
+        classes: class names in label order.
+        listings: entries per split, or under "all", in the library's order.
+        picture: from a split and a number to the image.
+        version: of what holds the images; it changes whenever their pixels could.
+        known: what the images are like; None: a few are looked at.
+    """
+
+    location: str
+    classes: tuple[str, ...]
+    listings: Mapping[str, tuple[Entry, ...]]
+    picture: Callable[[str, int], Image.Image]
+    version: str
+    known: Probe | None = None
+
+    def probe(self) -> Probe:
+        """Say what the images are like; where it is not known, from some of the first split."""
+        if self.known is not None:
+            return self.known
+        split = next(iter(self.listings))
+        numbers = range(0, len(self.listings[split]), max(1, len(self.listings[split]) // 32))
+        images = [self.picture(split, number) for number in numbers]
+        sizes = [(image.height, image.width) for image in images]
+        size = max(set(sizes), key=sizes.count)
+        gray = all(image.mode in ("L", "1") for image in images)
+        return Probe(channels=1 if gray else 3, size=size, uniform=len(set(sizes)) == 1)
+
+    def decode(
+        self, entries: Sequence[Entry], image_format: Format, progress: Progress | None = None
+    ) -> tuple[ImageSet, tuple[Unreadable, ...]]:
+        """Return the images of `entries`, resized and with channels as asked; see `DataSource.decode`."""
+        place = {e.file: (split, number) for split, listed in self.listings.items() for number, e in enumerate(listed)}
+        known = [entry for entry in entries if entry.file in place]
+        if entries and not known:
+            raise DataError(f"none of the {len(entries)} files is one of {self.location}")
+        images = np.empty((len(known), image_format.channels, *image_format.size), dtype=np.uint8)
+        for row, entry in enumerate(known):
+            images[row] = fit(self.picture(*place[entry.file]), image_format)
+            if progress is not None and (row + 1) % TOLD_EVERY == 0:
+                progress(row + 1, len(entries))
+        if progress is not None:
+            progress(len(entries), len(entries))
+        unknown = tuple(
+            Unreadable(entry.file, f"no such image in {self.location}") for entry in entries if entry.file not in place
+        )
+        labels = torch.tensor([entry.label for entry in known], dtype=torch.int64)
+        return ImageSet(torch.from_numpy(images), labels, tuple(entry.file for entry in known)), unknown
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """Return the version: the images are part of what has it."""
+        return self.version
