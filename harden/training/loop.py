@@ -16,21 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harden.attacks import CRAFTERS, GRADIENT_ATTACKS, GradientAttack, craft
+from harden.attacks import CRAFTERS, GRADIENT_ATTACKS
 from harden.data.dataset import ImageSet
 from harden.defences import Defence
 from harden.errors import Interrupted, TrainingError
 from harden.models.classifier import Classifier
 from harden.models.tap import Tap
 from harden.randomness import capture_global_rng, derive_seed, restore_global_rng, stream
-from harden.training.augment import AUGMENTATIONS, Placement
+from harden.training.augment import AUGMENTATIONS
 from harden.training.averaging import WeightAverage
 from harden.training.canary import Collapse, Vitals, Watch, diagnose
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
+from harden.training.crafting import Batch, Crafting
 from harden.training.evaluate import predictions, share, source_accuracy, standing_after
 from harden.training.freezing import frozen_names, resting_modules
 from harden.training.history import EpochRecord, History
-from harden.training.memory import Perturbations
+from harden.training.optimizer import build_optimizer
 from harden.training.schedule import Schedule
 from harden.training.selection import Selection
 from harden.training.settings import Observer, Replan, Trained, TrainingSettings
@@ -44,9 +45,6 @@ CHECKPOINT_SECONDS = 30.0
 REPLAN_AT = (0.25, 0.5, 0.75, 0.9)
 RECENT = 3
 """An epoch is expected to take as long as the mean of all, or of this many last ones if they were slower."""
-DISCRIMINATOR_BETAS = (0.5, 0.999)
-"""Adam's for the discriminators. With the usual 0.9 their momentum answers an extractor that is no longer there, the
-two circle each other, and robustness is lower and may fall by many points within an epoch (recipes/README.md)."""
 
 
 class Trainer:
@@ -98,26 +96,21 @@ class Trainer:
         self.schedule = Schedule(settings.lr, settings.lr_warmup, settings.eps, settings.eps_ramp)
         self.batch_size = min(settings.batch_size, len(train))
         self.steps_per_epoch = max(1, len(train) // self.batch_size // settings.epoch_parts)
-        self._freeze()
+        for name in frozen_names(classifier.module, settings.freeze):
+            classifier.module.get_parameter(name).requires_grad_(False)
+        self._resting = resting_modules(classifier.module)
         self.has_convolutions = any(isinstance(m, nn.Conv2d) for m in classifier.modules())
         if self.has_convolutions:
             classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = WeightAverage(classifier, settings.ema)
-        trainable = [p for p in classifier.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [{"params": trainable, "weight_decay": settings.weight_decay}]
-        discriminators = list(self.defence.parameters())
-        if discriminators:
-            groups.append({"params": discriminators, "weight_decay": 0.0, "betas": DISCRIMINATOR_BETAS})
-        # Fused: one pass over the discriminators' many weights instead of a dozen.
-        self.optimizer = torch.optim.Adam(groups, lr=settings.lr, fused=True)
+        self.optimizer = build_optimizer(classifier, self.defence, lr=settings.lr, weight_decay=settings.weight_decay)
 
         self.epoch = 0
         self.step = 0
         self.strength = 1.0
         self.rollbacks = 0
         self.sources = Sources(settings.source_attacks)
-        remembers = any(CRAFTERS[name](settings.eps).remembers for name in settings.source_attacks)
-        self.memory = Perturbations(train.images.shape) if remembers else None
+        self.crafting = Crafting(classifier, self.sources, tuple(train.images.shape))
         self.records: list[EpochRecord] = []
         self.selection = Selection(
             val,
@@ -213,19 +206,7 @@ class Trainer:
         if self.has_convolutions:
             images = images.contiguous(memory_format=torch.channels_last)
 
-        def craft_now(model: nn.Module, clean: Tensor, targets: Tensor | None) -> tuple[Tensor, ...]:
-            eps = self.schedule.eps_at(progress)
-            attacks = [CRAFTERS[name](eps) for name in self.sources.now]
-            self.passes += 2 * len(clean) * sum(attack.steps for attack in attacks)
-            if model is not classifier:  # the memory is of this one only
-                attacks = [CRAFTERS["fgsm"](eps) if attack.remembers else attack for attack in attacks]
-            return tuple(
-                self._remembering(attack, clean, targets, noise, rows, placement)
-                if attack.remembers
-                else craft(attack, model, clean, targets, generator=noise)
-                for attack in attacks
-            )
-
+        craft_now = self.crafting.of(Batch(rows, placement, noise), self.schedule.eps_at(progress))
         self.defence.set_progress(progress, self.strength)
         for group in self.optimizer.param_groups:
             group["lr"] = self.strength * self.schedule.lr_at(progress)
@@ -238,33 +219,11 @@ class Trainer:
         self.average.update(classifier)
         return {"loss": result.loss.detach(), **result.scalars}
 
-    def _remembering(
-        self,
-        attack: GradientAttack,
-        clean: Tensor,
-        labels: Tensor | None,
-        noise: torch.Generator,
-        rows: Tensor,
-        placement: Placement | None,
-    ) -> Tensor:
-        """Craft from where the last examples of the images at `rows` were, and remember the new ones."""
-        assert self.memory is not None
-        last = self.memory.recall(rows, attack.eps, placement).to(clean.device)
-        examples = craft(attack, self.classifier, clean, labels, generator=noise, last=last)
-        self.memory.keep(rows, examples - clean, attack.eps, placement)
-        return examples
-
     def _train_mode(self) -> None:
         self.classifier.train()
         self.defence.train()
         for module in self._resting:
             module.training = False
-
-    def _freeze(self) -> None:
-        module = self.classifier.module
-        for name in frozen_names(module, self.settings.freeze):
-            module.get_parameter(name).requires_grad_(False)
-        self._resting = resting_modules(module)
 
     # -- the end of an epoch ------------------------------------------------------------------------------------------
 
@@ -303,10 +262,11 @@ class Trainer:
             scalars=scalars,
             rolled_back=undone,
             event=event,
-            passes=self.passes,
+            passes=self.passes + self.crafting.passes,
         )
         self.records.append(record)
-        self.epoch, self.step, self.sums, self.spent, self.passes = self.epoch + 1, 0, {}, 0.0, 0
+        self.epoch, self.step, self.sums, self.spent = self.epoch + 1, 0, {}, 0.0
+        self.passes = self.crafting.passes = 0
         if self.sources.returned(self.epoch):
             self.observer.note(
                 f"after epoch {record.epoch} training goes on from {' + '.join(self.sources.now)} examples again"
@@ -314,15 +274,13 @@ class Trainer:
         if event:
             self.observer.note(f"epoch {record.epoch}: {event}")
         self.observer.epoch(record, History(tuple(self.records)))
-        if self.replan is not None and self._time_to_replan():
+        asked = {1, *(max(2, int(self.epochs * share)) for share in REPLAN_AT)}
+        if self.replan is not None and self.epoch in asked:
             seconds = [record.seconds for record in self.records]
             self.epochs = max(self.epoch, self.replan(self.epoch, max(mean(seconds), mean(seconds[-RECENT:]))))
             self._save()
         if time.monotonic() - self._written > CHECKPOINT_SECONDS:
             self._save()
-
-    def _time_to_replan(self) -> bool:
-        return self.epoch == 1 or self.epoch in {max(2, int(self.epochs * share)) for share in REPLAN_AT}
 
     def _vitals(self, loss: float) -> Vitals:
         """Measure; the source attack is the first that the run began with, so that epochs compare across a cure.
@@ -417,10 +375,10 @@ class Trainer:
                 "strength": self.strength,
                 "rollbacks": self.rollbacks,
                 "sources": self.sources.state_dict(),
-                "memory": self.memory.levels if self.memory is not None else None,
+                "memory": self.crafting.memory.levels if self.crafting.memory is not None else None,
                 "stopped": self.stopped,
                 "spent": self.spent,
-                "passes": self.passes,
+                "passes": self.passes + self.crafting.passes,
                 "rng": capture_global_rng(),
             },
             self.checkpoint,
@@ -437,7 +395,7 @@ class Trainer:
         self.epochs, self.epoch, self.step = state["epochs"], state["epoch"], state["step"]
         self.strength, self.rollbacks = state["strength"], state["rollbacks"]
         self.sources.load_state_dict(state["sources"])
-        if self.memory is not None:
-            self.memory.levels = state["memory"]
+        if self.crafting.memory is not None:
+            self.crafting.memory.levels = state["memory"]
         self.stopped, self.spent, self.passes = state["stopped"], state["spent"], state["passes"]
         restore_global_rng(state["rng"])

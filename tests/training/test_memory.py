@@ -13,7 +13,7 @@ from torch import Tensor
 from harden.attacks import CRAFTERS, FGSM, FGSMEP, PGD, craft
 from harden.errors import Interrupted, UsageError
 from harden.models.classifier import Classifier
-from harden.training import loop, memory
+from harden.training import crafting, loop, memory
 from harden.training.augment import AUGMENTATIONS
 from harden.training.memory import LEVELS, Perturbations
 from tests.attacks.nets import gen, held_out, trained_cnn
@@ -85,16 +85,16 @@ def test_a_resumed_run_remembers(augment: str, tmp_path: Path) -> None:
     again = trainer("sat", checkpoint=path, **changes)
     assert figures(again.run(resume=True).history.epochs) == figures(trained.history.epochs)
     assert same_state(again.classifier, expected.classifier)
-    assert expected.memory is not None
-    assert again.memory is not None
-    assert torch.equal(again.memory.levels, expected.memory.levels)
+    assert expected.crafting.memory is not None
+    assert again.crafting.memory is not None
+    assert torch.equal(again.crafting.memory.levels, expected.crafting.memory.levels)
 
 
 def test_the_second_epoch_starts_where_the_first_one_ended_and_the_canary_hears_fgsm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     starts: dict[int, Tensor] = {}
-    honest = loop.craft
+    honest = crafting.craft
     epoch = {"now": 0}
     heard: list[str] = []
 
@@ -111,7 +111,7 @@ def test_the_second_epoch_starts_where_the_first_one_ended_and_the_canary_hears_
         assert images is run.canary
         return accuracy(classifier, run.canary, attack, seed=seed)
 
-    monkeypatch.setattr(loop, "craft", watch)
+    monkeypatch.setattr(crafting, "craft", watch)
     monkeypatch.setattr(loop, "source_accuracy", hear)
     run = trainer("sat", source_attacks=("fgsm-ep",), epochs=2, eps_ramp=0.0, train=TRAIN, val=VAL)
     run.run()

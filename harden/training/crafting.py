@@ -1,0 +1,72 @@
+"""Making the adversarial examples of a training step, one batch for each source attack, and counting what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harden.attacks import CRAFTERS, GradientAttack, craft
+from harden.defences import Craft
+from harden.training.augment import Placement
+from harden.training.memory import Perturbations
+from harden.training.sources import Sources
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The images of a step.
+
+    Attributes:
+        rows: (n,) which of the training images they are.
+        placement: how they were moved; None where they were not.
+        noise: generator of the step.
+    """
+
+    rows: Tensor
+    placement: Placement | None
+    noise: torch.Generator
+
+
+class Crafting:
+    """Crafts with the source attacks of the moment.
+
+    Args:
+        model: the network in training; the memory is of perturbations that were found on it.
+        sources: what crafts.
+        shape: (N, C, H, W) of the training images.
+
+    Attributes:
+        memory: the last perturbations; None where no source attack goes on from them.
+        passes: images passed through networks so far, forward and backward counted each; the owner may set it.
+    """
+
+    def __init__(self, model: nn.Module, sources: Sources, shape: tuple[int, ...]) -> None:
+        remembers = any(CRAFTERS[name](0.0).remembers for name in sources.now)
+        self._model = model
+        self._sources = sources
+        self.memory = Perturbations(shape) if remembers else None
+        self.passes = 0
+
+    def of(self, batch: Batch, eps: float) -> Craft:
+        """Return what crafts for a batch, at eps on the [0, 1] scale, on the network in training or on others."""
+
+        def craft_now(model: nn.Module, clean: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+            attacks = [CRAFTERS[name](eps) for name in self._sources.now]
+            if model is not self._model:
+                attacks = [CRAFTERS["fgsm"](eps) if attack.remembers else attack for attack in attacks]
+            self.passes += 2 * len(clean) * sum(attack.steps for attack in attacks)
+            return tuple(self._examples(attack, model, clean, labels, batch) for attack in attacks)
+
+        return craft_now
+
+    def _examples(
+        self, attack: GradientAttack, model: nn.Module, clean: Tensor, labels: Tensor | None, batch: Batch
+    ) -> Tensor:
+        if not attack.remembers or self.memory is None:
+            return craft(attack, model, clean, labels, generator=batch.noise)
+        last = self.memory.recall(batch.rows, attack.eps, batch.placement).to(clean.device)
+        examples = craft(attack, model, clean, labels, generator=batch.noise, last=last)
+        self.memory.keep(batch.rows, examples - clean, attack.eps, batch.placement)
+        return examples
