@@ -228,8 +228,7 @@ class Trainer:
     # -- the end of an epoch ------------------------------------------------------------------------------------------
 
     def _finish_epoch(self) -> None:
-        settings = self.settings
-        began = time.monotonic()
+        settings, began = self.settings, time.monotonic()
         scalars = {name: float(value) / self.steps_per_epoch for name, value in self.sums.items()}
         progress = (self.epoch + 1) / self.epochs
         scalars["lr"] = self.strength * self.schedule.lr_at(self.epoch / self.epochs)
@@ -291,8 +290,8 @@ class Trainer:
         eps, seed = self.settings.eps, self.settings.seed
         first = CRAFTERS[self.sources.used[0]](eps)
         source = CRAFTERS["fgsm"](eps) if first.remembers else first
-        attack = GRADIENT_ATTACKS[CANARY_ATTACK](eps)
-        canary = standing_after(self.classifier, self.canary, attack, standing=clean, seed=seed)
+        many = GRADIENT_ATTACKS[CANARY_ATTACK](eps)
+        canary = standing_after(self.classifier, self.canary, many, standing=clean, seed=seed)
         return Vitals(
             clean=share(clean),
             source=source_accuracy(self.classifier, self.canary, source, seed=seed),
