@@ -112,7 +112,7 @@ def compare(
     """
 
     def body(terminal: Terminal) -> None:
-        from harden.defences import DEFENCES
+        from harden.defences import DEFENCES, STATIC_DEFENCES
         from harden.errors import UsageError
         from harden.recipe import find_recipe, read_recipe, resolve
         from harden.workflows.compare import ATTACKS, CompareSettings
@@ -132,6 +132,10 @@ def compare(
             raise UsageError(f"--seeds {seeds} is no number of trainings", hint="--seeds 3")
         if samples is not None:
             options.within(samples, "--samples", "audit_samples")
+        if static and all(variant.method not in STATIC_DEFENCES for variant in variants):
+            raise UsageError(
+                "--static is for eat, which is not among the methods", hint="add it, or leave --static out"
+            )
         if model is None and "model" not in values:
             raise UsageError("which model?", hint="harden compare --data ./imgs --model model.pt --methods sat,adv4adv")
         if data is None and "data" not in values:
@@ -157,7 +161,7 @@ def compare(
         named = {"static": tuple(static) if static else None}
         common = resolve({**values, "method": "eat"}, {**flags, **named})
         alone = tuple(
-            resolve(values, {**flags, **(named if variant.method == "eat" else {}), **variant.changes})
+            resolve(values, {**flags, **(named if variant.method in STATIC_DEFENCES else {}), **variant.changes})
             for variant in variants
         )
         surrogates = tuple(surrogate or ("auto",))

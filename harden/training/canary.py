@@ -25,7 +25,7 @@ class Vitals:
 
     Attributes:
         clean: accuracy on clean images.
-        source: accuracy under the source attack that the run began with, also while another one crafts.
+        source: accuracy under the source attack that the run began with, or FGSM for it, also while another one crafts.
         canary: accuracy under a multi-step attack of the same eps.
         loss: mean training loss of the epoch.
     """

@@ -1,17 +1,19 @@
-"""The strong attacks against independent ones with equal parameters: those of torchattacks and the official AutoAttack.
+"""The attacks against independent ones with equal parameters: torchattacks, the official AutoAttack, ART, foolbox.
 
-The official code is on PyPI as `pyautoattack`. It is no dependency of development: without it, its tests are left out.
+The official code is on PyPI as `pyautoattack`. Of these only torchattacks is a dependency of development: without the
+others (`pip install '.[peers]'`), their tests are left out.
 """
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
 import torch
 import torchattacks
 
-from harden.attacks import APGD, FAB, Norm, Objective, Square, run_attack
+from harden.attacks import APGD, FAB, FGSM, MIM, PGD, Norm, Objective, Square, craft, run_attack
 
 from .nets import gen, held_out, trained_cnn
 
@@ -150,3 +152,67 @@ def test_the_ratio_is_the_official_one(classes):
     if classes > 3:
         peer.y_target = targets
         torch.testing.assert_close(Objective.DLR.of(scores, labels, targets), peer.dlr_loss_targeted(scores, labels))
+
+
+# -- ART and foolbox: the same steps, image for image ------------------------------------------------------------------
+
+
+EPS = 0.1
+STEPS = [
+    pytest.param(FGSM(eps=EPS), "fgsm", id="FGSM"),
+    pytest.param(PGD(eps=EPS, iterations=20), "pgd", id="PGD-20"),
+    pytest.param(MIM(eps=EPS), "mim", id="MIM"),
+]
+
+
+def frozen_copy():
+    """A network of its own: these libraries switch modes and flags and do not put them back."""
+    return copy.deepcopy(trained_cnn())
+
+
+def same_pixels(ours, theirs):
+    """All but one pixel of a thousand, where the gradient is zero but for rounding."""
+    return float((ours - theirs).abs().gt(1e-5).float().mean()) <= 1e-3
+
+
+@pytest.mark.parametrize(("attack", "kind"), STEPS)
+def test_steps_are_those_of_art(attack, kind, batch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evasion = pytest.importorskip("art.attacks.evasion")
+        from art.estimators.classification import PyTorchClassifier
+
+        model = PyTorchClassifier(
+            frozen_copy(),
+            loss=torch.nn.CrossEntropyLoss(),
+            input_shape=(1, 8, 8),
+            nb_classes=10,
+            clip_values=(0.0, 1.0),
+            device_type="cpu",
+        )
+        peer = {
+            "fgsm": lambda: evasion.FastGradientMethod(model, eps=EPS, batch_size=COUNT),
+            "pgd": lambda: evasion.ProjectedGradientDescent(
+                model, eps=EPS, eps_step=EPS / 10, max_iter=20, batch_size=COUNT, verbose=False
+            ),
+            "mim": lambda: evasion.MomentumIterativeMethod(
+                model, eps=EPS, eps_step=EPS / 5, max_iter=10, decay=1.0, batch_size=COUNT, verbose=False
+            ),
+        }[kind]()
+        theirs = torch.from_numpy(peer.generate(x=batch[0].numpy(), y=batch[1].numpy()))
+    assert same_pixels(craft(attack, trained_cnn(), *batch, generator=gen()), theirs)
+
+
+@pytest.mark.parametrize(("attack", "kind"), STEPS[:2])
+def test_steps_are_those_of_foolbox(attack, kind, batch):
+    """Its momentum attack accumulates signs, which is another attack."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        foolbox = pytest.importorskip("foolbox")
+        model = foolbox.PyTorchModel(frozen_copy().eval(), bounds=(0, 1), device="cpu")
+        peer = {
+            "fgsm": lambda: foolbox.attacks.LinfFastGradientAttack(random_start=False),
+            "pgd": lambda: foolbox.attacks.LinfPGD(rel_stepsize=0.1, steps=20, random_start=False),
+        }[kind]()
+        _, theirs, _ = peer(model, *batch, epsilons=EPS)
+    assert same_pixels(craft(attack, trained_cnn(), *batch, generator=gen()), theirs)

@@ -226,3 +226,40 @@ def test_stopped_and_resumed_ends_in_the_same_weights(
     assert not (tmp_path / "run" / "model.safetensors").exists()
     decent(harden("fit", "--resume", tmp_path / "run", "--quiet", cwd=desk))
     assert weights(tmp_path / "run") == weights(desk / "run")
+
+
+def test_compare_trains_audits_and_goes_on(workshop: Workshop, desk: Path) -> None:
+    arguments = (
+        "compare", "--data", workshop.data, "--model", workshop.pickled, "--methods", "nt,sat@fgsm", "--epochs", 1,
+        "--attacks", "fgsm", "--samples", 9, "--surrogate", "none", "--eps", "8/255", "--out", "cmp",
+    )  # fmt: skip
+    done = harden(*arguments, cwd=desk, COLUMNS="60")
+    decent(done)
+    assert max(map(len, done.stdout.splitlines())) <= 60
+    assert "withstands most" in done.stdout
+    assert "SAT from fgsm" in done.stdout
+    assert (desk / "cmp" / "comparison.html").is_file()
+    again = harden(*arguments, "--json", cwd=desk)
+    decent(again)
+    found = json.loads(again.stdout)
+    assert [row["variant"] for row in found["table"]] == ["NT", "SAT from fgsm"]
+    assert found["basis"] == "1 epoch each"
+    other = harden(*(a if a != 9 else 8 for a in arguments), cwd=desk)
+    decent(other, 1)
+    assert "samples" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--methods", "satt"), "did you mean 'sat'"),
+        (("--epochs", "2", "--passes", "9"), "exclude each other"),
+        (("--seeds", "0"), "--seeds 3"),
+        (("--passes", "-1"), "no amount of work"),
+        (("--static", "x.pt", "--methods", "sat"), "--static is for eat"),
+    ],
+)
+def test_what_compare_cannot_do_is_said_at_once(flags: tuple[str, ...], words: str, desk: Path) -> None:
+    done = harden("compare", "--data", ".", *flags, cwd=desk)
+    decent(done, 2)
+    assert words in done.stderr
