@@ -135,6 +135,12 @@ def prepare_job(
         narrator.note(f"eps {eps_text(eps)} (l_inf, on the [0, 1] scale; the default for these images, see --eps)")
     else:
         narrator.note(f"eps {eps_text(eps)} (l_inf, on the [0, 1] scale)")
+    sources = default_sources(settings, memory_needed(train.images.shape))
+    if sources is not None and "fgsm" in sources:
+        narrator.note(
+            "fgsm-ep, the default, costs as much as fgsm and starts where the last epoch's examples were; it gave more "
+            "robust models here and did not overfit with adv4adv (recipes/README.md)"
+        )
     augment = settings.augment or ("none" if shape[0] == 1 else "flip+shift")
     settings = replace(
         settings,
@@ -142,7 +148,7 @@ def prepare_job(
         augment=augment,
         class_map=images.mapping if earlier is None and images.mapping != tuple(range(len(images.mapping))) else None,
         lr=settings.lr or default_lr(classifier.module),
-        source_attack=default_sources(settings, memory_needed(train.images.shape)),
+        source_attack=sources,
         pretrain=pretrain,
         data=str(Path(settings.data).resolve()) if Path(settings.data).exists() else settings.data,
         image_size=settings.image_size,
