@@ -42,7 +42,7 @@ def main() -> None:
         elapsed, expected, attack = next(entry for entry in heard if entry[0] >= took * tenth / 10)
         left, truly = expected - elapsed, took - elapsed
         print(
-            f"  after {elapsed:6.1f} s ({attack}): said {left:6.1f} s left, were {truly:6.1f} s: {left / truly - 1:+.0%}"
+            f"  after {elapsed:6.1f} s ({attack}): said {left:.1f} s left, were {truly:.1f} s: {left / truly - 1:+.0%}"
         )
 
 
