@@ -6,18 +6,19 @@ import dataclasses
 import re
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from harden.attacks import ATTACKS, CRAFTERS, PRESETS
-from harden.defences import DEFENCES, STATIC_DEFENCES
+from harden.defences import DEFENCES, SOURCES, STATIC_DEFENCES
 from harden.errors import HardenError, UsageError
 from harden.registry import did_you_mean
 from harden.training.augment import AUGMENTATIONS
 from harden.workflows.settings import FitSettings
+from harden.workflows.variants import Variant
 
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
 _DURATION = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)\s*s)?\s*")
@@ -206,3 +207,24 @@ def resolve(recipe: Mapping[str, Any], flags: Mapping[str, Any]) -> FitSettings:
             hint="`harden fit --help` lists every setting; a recipe's keys are the flags with underscores",
         )
     return FitSettings(**checked)
+
+
+def resolve_variants(
+    recipe: Mapping[str, Any], flags: Mapping[str, Any], variants: Sequence[Variant]
+) -> tuple[FitSettings, tuple[FitSettings, ...]]:
+    """Return what the variants of a comparison have in common, and the settings of each, from one recipe and the flags.
+
+    The common ones are those of a method that takes every key. A common source attack is not for methods that have their
+    own: PAT from FGSM would be another name for SAT. Static models are for those that craft on them.
+
+    Raises:
+        UsageError: listing everything that is wrong.
+    """
+    common = resolve({**recipe, "method": next(iter(STATIC_DEFENCES))}, flags)
+    found = []
+    for variant in variants:
+        skipped = set() if variant.method in STATIC_DEFENCES else {"static"}
+        skipped |= {"source_attack"} if variant.method in SOURCES else set()
+        own = [{key: value for key, value in given.items() if key not in skipped} for given in (recipe, flags)]
+        found.append(resolve(own[0], {**own[1], **variant.changes}))
+    return common, tuple(found)

@@ -9,8 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harden.errors import UsageError
-from harden.recipe import find_recipe, parse_duration, parse_eps, read_recipe, recipe_folder, resolve
+from harden.recipe import (
+    find_recipe,
+    parse_duration,
+    parse_eps,
+    read_recipe,
+    recipe_folder,
+    resolve,
+    resolve_variants,
+)
 from harden.workflows.settings import FitSettings, as_recipe
+from harden.workflows.variants import parse_variants
 
 BASE = {"model": "m.pt", "data": "d"}
 SHIPPED = sorted(recipe_folder().glob("*.toml"))
@@ -137,6 +146,18 @@ def test_a_flag_whose_key_has_another_name() -> None:
 def test_a_missing_model_is_named() -> None:
     with pytest.raises(UsageError, match="model"):
         resolve({"data": "d"}, {})
+
+
+def test_a_common_source_attack_makes_no_sat_of_pat_and_statics_are_for_eat() -> None:
+    variants = parse_variants(["nt,sat,pat,pat@mim,eat,adv4adv:split=4"])
+    recipe = {**BASE, "source_attack": "fgsm", "static": ["a.pt"], "lr": 0.01}
+    common, alone = resolve_variants(recipe, {"eps": "4/255"}, variants)
+    assert common.static == ("a.pt",)
+    assert [s.source_attack for s in alone] == [None, ("fgsm",), None, ("mim",), ("fgsm",), ("fgsm",)]
+    assert [s.static for s in alone] == [(), (), (), (), ("a.pt",), ()]
+    assert [s.method for s in alone] == ["nt", "sat", "pat", "pat", "eat", "adv4adv"]
+    assert {s.lr for s in alone} == {0.01}
+    assert alone[-1].split == "4"
 
 
 def test_flags_win_over_the_recipe_and_absent_flags_do_not() -> None:

@@ -41,6 +41,11 @@ class FGSMEP(FGSM):
             f"cross-entropy at x'), projected to the ball and to [0, 1] (training only); {self.radius()}"
         )
 
+    @property
+    def starts_clean(self) -> bool:
+        """No: where the last example was."""
+        return False
+
     def step(self, clean: Tensor, points: Tensor, gradient: Tensor, memory: Memory) -> Tensor:
         """Move by a share of eps."""
         return points + self.relative_step * self.eps * gradient.sign()

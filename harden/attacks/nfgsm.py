@@ -40,6 +40,11 @@ class NFGSM(GradientAttack):
             f"to [0, 1] but not to the ball (training only); {self.radius()}"
         )
 
+    @property
+    def starts_clean(self) -> bool:
+        """No: at noise."""
+        return False
+
     def begin(self, clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Memory]:
         """Start at uniform noise."""
         return clean + uniform_like(clean, self.noise * self.eps, generator), {}

@@ -70,6 +70,11 @@ class PGD(GradientAttack):
         """What is raised."""
         return self.raises
 
+    @property
+    def starts_clean(self) -> bool:
+        """Unless the start is random."""
+        return not self.random_start
+
     def begin(self, clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Memory]:
         """Start at the clean image or at uniform noise in the ball."""
         return (clean + uniform_like(clean, self.eps, generator) if self.random_start else clean), {}

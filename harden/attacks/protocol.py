@@ -86,6 +86,11 @@ class GradientAttack(Attack):
     """True only for crafters that go on from the last example of the same image (FGSM-EP)."""
 
     @property
+    def starts_clean(self) -> bool:
+        """Whether the first gradient is taken at the clean image."""
+        return True
+
+    @property
     def steps(self) -> int:
         """How many gradients are taken."""
         return 1

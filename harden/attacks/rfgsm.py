@@ -54,6 +54,11 @@ class RFGSM(GradientAttack):
             f"{self.radius()}"
         )
 
+    @property
+    def starts_clean(self) -> bool:
+        """No: at noise."""
+        return False
+
     def begin(self, clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Memory]:
         """Start at a corner of the ball of radius alpha."""
         return clean + self.alpha * sign_noise_like(clean, generator), {}

@@ -88,7 +88,8 @@ def craft(
         attack: what crafts; an N-FGSM example may lie outside the eps-ball.
         model: images in [0, 1] to scores (N, K).
         images: (N, C, H, W) float in [0, 1].
-        labels: (N,) int64; None: what the model predicts where the attack begins, so that no label leaks.
+        labels: (N,) int64; None: what the model predicts on the clean images, so that no label leaks. Where the attack
+            starts elsewhere that is one more forward pass.
         generator: of the attack's noise.
         last: (N, C, H, W) perturbations to begin from instead of where the attack begins.
     """
@@ -98,6 +99,9 @@ def craft(
         points, memory = attack.begin(clean, generator)
         points = points if last is None else clean + last
         points = points if points is clean else ball.project(points)
+        if labels is None and points is not clean:
+            with torch.no_grad():
+                labels = model(clean).argmax(dim=1)
         for _ in range(attack.steps):
             answer = input_gradient(model, points, labels, attack.objective)
             labels = answer.scores.argmax(dim=1) if labels is None else labels

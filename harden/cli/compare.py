@@ -114,7 +114,8 @@ def compare(
     def body(terminal: Terminal) -> None:
         from harden.defences import DEFENCES, STATIC_DEFENCES
         from harden.errors import UsageError
-        from harden.recipe import find_recipe, read_recipe, resolve
+        from harden.models.factory import is_reference
+        from harden.recipe import find_recipe, read_recipe, resolve, resolve_variants
         from harden.workflows.compare import ATTACKS, CompareSettings
         from harden.workflows.compare import compare as workflow
         from harden.workflows.variants import parse_variants
@@ -153,17 +154,15 @@ def compare(
             "epochs": epochs,
             "budget": budget,
             "source_attack": tuple(source_attack) if source_attack else None,
+            "static": tuple(static) if static else None,
             "eps": eps,
             "seed": seed,
             "device": device,
         }
-        values.pop("static", None)
-        named = {"static": tuple(static) if static else None}
-        common = resolve({**values, "method": "eat"}, {**flags, **named})
-        alone = tuple(
-            resolve(values, {**flags, **(named if variant.method in STATIC_DEFENCES else {}), **variant.changes})
-            for variant in variants
-        )
+        common, alone = resolve_variants(values, flags, variants)
+        for flag, code in ((model, common.model), (arch, common.arch), *((static, name) for name in common.static)):
+            if not flag and code is not None and is_reference(code):
+                terminal.warn(f"the recipe {recipe} names code that builds a network, and it runs: {code}")
         surrogates = tuple(surrogate or ("auto",))
         settings = CompareSettings(
             common=common,
@@ -171,8 +170,12 @@ def compare(
             settings=alone,
             seeds=tuple(range(seed, seed + seeds)),
             passes=passes,
-            attacks=tuple(part.strip() for part in attacks.split(",")) if attacks else ATTACKS,
-            samples=samples,
+            attacks=tuple(part.strip() for part in attacks.split(","))
+            if attacks
+            else common.attacks
+            if "attacks" in values
+            else ATTACKS,
+            samples=samples if samples is not None else common.audit_samples,
             surrogates=() if surrogates == ("none",) else surrogates,
         )
         with stoppable() as stop:

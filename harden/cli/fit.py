@@ -220,7 +220,14 @@ def fit(
         with stoppable() as stop:
             if resume is not None:
                 run = RunFolder(resume)
-                given = {**flags, "arch": None, "recipe": recipe, "out": out, "dry_run": dry_run or None}
+                given = {
+                    **flags,
+                    "arch": None,
+                    "trust_pickle": None,
+                    "recipe": recipe,
+                    "out": out,
+                    "dry_run": dry_run or None,
+                }
                 refused = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
                 if refused:
                     raise UsageError(
@@ -231,7 +238,7 @@ def fit(
                     raise UsageError(f"{resume} is no run folder: it has no recipe.toml", hint="check the path")
                 result = workflow.resume(
                     run,
-                    resolve(read_recipe(run.recipe), {}),
+                    resolve(read_recipe(run.recipe), {"trust_pickle": trust_pickle or None}),
                     narrator=terminal,
                     stop_requested=stop,
                     command=typed_command(),
@@ -251,8 +258,9 @@ def fit(
                 if budget is not None:
                     values.pop("epochs", None)
                 settings = resolve(values, flags)
-                for flag, named in ((model, settings.model), (arch, settings.arch)):
-                    if flag is None and named is not None and is_reference(named):
+                statics = ((static, name) for name in settings.static)
+                for flag, named in ((model, settings.model), (arch, settings.arch), *statics):
+                    if not flag and named is not None and is_reference(named):
                         terminal.warn(f"the recipe {recipe} names code that builds the network, and it runs: {named}")
                 result = workflow.fit(
                     settings,

@@ -58,17 +58,28 @@ class IndexedSource:
         if entries and not known:
             raise DataError(f"none of the {len(entries)} files is one of {self.location}")
         images = np.empty((len(known), image_format.channels, *image_format.size), dtype=np.uint8)
+        damaged = {}
         for row, entry in enumerate(known):
-            images[row] = fit(self.picture(*place[entry.file]), image_format)
+            try:
+                images[row] = fit(self.picture(*place[entry.file]), image_format)
+            except (
+                OSError,
+                ValueError,
+                SyntaxError,
+            ) as error:  # what Pillow raises for files that are none, or cut off
+                damaged[row] = Unreadable(entry.file, f"{type(error).__name__}: {str(error)[:100]}")
             if progress is not None and (row + 1) % TOLD_EVERY == 0:
                 progress(row + 1, len(entries))
         if progress is not None:
             progress(len(entries), len(entries))
-        unknown = tuple(
-            Unreadable(entry.file, f"no such image in {self.location}") for entry in entries if entry.file not in place
-        )
-        labels = torch.tensor([entry.label for entry in known], dtype=torch.int64)
-        return ImageSet(torch.from_numpy(images), labels, tuple(entry.file for entry in known)), unknown
+        unknown = [Unreadable(e.file, f"no such image in {self.location}") for e in entries if e.file not in place]
+        rows = [row for row in range(len(known)) if row not in damaged]
+        if known and not rows:
+            raise DataError(f"none of the {len(known)} images of {self.location} can be read: {damaged[0].reason}")
+        kept = images if len(rows) == len(known) else images[rows]
+        labels = torch.tensor([known[row].label for row in rows], dtype=torch.int64)
+        files = tuple(known[row].file for row in rows)
+        return ImageSet(torch.from_numpy(kept), labels, files), (*damaged.values(), *unknown)
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """Return the version: the images are part of what has it."""

@@ -58,6 +58,9 @@ FEATURE_DEFENCES = frozenset({"adv4adv", "adv4adv-star"})
 STATIC_DEFENCES = frozenset({"eat"})
 """Defences that also craft on static networks."""
 
+UNLABELLED_DEFENCES = frozenset({"atda"})
+"""Defences that craft from the model's predictions instead of the labels."""
+
 SOURCES = {"nt": (), "pat": ("pgd",)}
 """Source attacks where nobody names any, for the defences that have their own."""
 
@@ -66,6 +69,7 @@ __all__ = [
     "FEATURE_DEFENCES",
     "SOURCES",
     "STATIC_DEFENCES",
+    "UNLABELLED_DEFENCES",
     "Craft",
     "Defence",
     "DefenceContext",

@@ -10,7 +10,7 @@ from typing import Any
 
 from harden.access import Access
 from harden.audit.believe import Status
-from harden.audit.metrics import Difference, Proportion
+from harden.audit.metrics import Z95, Difference, Proportion
 from harden.audit.result import AuditResult
 from harden.errors import DataError
 from harden.report.figures import counted, percent
@@ -18,8 +18,6 @@ from harden.training.canary import Collapse
 from harden.training.history import History
 
 SCHEMA = "harden-comparison/1"
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""The 97.5 % quantile of Student's t by degrees of freedom; 2.0 beyond."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,34 +171,49 @@ class Comparison:
         """Return the variants, the highest mean worst case first."""
         return tuple(sorted(self.variants, key=lambda v: self.figure(v, WORST).mean, reverse=True))
 
-    def gain(self, variant: str, other: str) -> Difference:
-        """Return how much more of the worst case `variant` withstands than `other`, with a 95 % interval.
+    def gain(self, variant: str, other: str, *, among: int = 1) -> Difference | None:
+        """Return how much more of the worst case `variant` withstands than `other`, with an interval; None without a
+        seed that both were trained with.
 
-        Over seeds it is Student's, of the differences seed by seed; for one seed that of the paired images, which
-        knows nothing of how much another seed would change.
+        Two things are uncertain and add up as squares: what another sample of images would change (of the paired
+        images, the mean over seeds) and, with several seeds, what other seeds would (Student's, of the differences
+        seed by seed). With one seed the interval knows nothing of other seeds.
+
+        Args:
+            variant, other: of `variants`.
+            among: differences that are looked at together; the interval of each is widened so that all of them hold
+                with 95 % (Bonferroni).
         """
+        from scipy.stats import norm, t
+
         pairs = [(a, b) for a in self.of(variant) for b in self.of(other) if a.seed == b.seed]
-        differences = [a.audit.worst_case().value - b.audit.worst_case().value for a, b in pairs]
-        if len(pairs) == 1:
-            a, b = pairs[0]
-            return a.audit.worst_case_gain(b.audit)
-        mean = fmean(differences)
-        half = T95.get(len(pairs) - 1, 2.0) * stdev(differences) / math.sqrt(len(pairs))
-        return Difference(mean, mean - half, mean + half)
+        if not pairs:
+            return None
+        level = 1 - 0.05 / among / 2
+        found = [a.audit.worst_case_gain(b.audit) for a, b in pairs]
+        mean = fmean(difference.value for difference in found)
+        half = fmean((difference.high - difference.low) / 2 for difference in found) * float(norm.ppf(level)) / Z95
+        if len(found) > 1:
+            seeds = stdev(difference.value for difference in found) / math.sqrt(len(found))
+            half = math.hypot(half, float(t.ppf(level, len(found) - 1)) * seeds)
+        return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half))
 
     def verdict(self) -> tuple[str, ...]:
         """Return who wins and by how much, in sentences, the most important first."""
         best, *rest = self.ranked()
         figure = self.figure(best, WORST)
         found = [f"{best} withstands most: {written(figure)} in the worst case, at {self.basis}."]
-        found += [self._against(best, other) for other in rest]
+        found += [self._against(best, other, len(rest)) for other in rest]
         ours = next((v for v in self.ranked() if self.of(v)[0].method.startswith("adv4adv")), None)
-        if ours is not None and ours != best:
+        lead = self.gain(best, ours, among=len(rest)) if ours is not None and ours != best else None
+        if lead is not None and lead.low > 0:
             found.insert(1, f"No variant of Adv-4-Adv wins here: the best of them, {ours}, comes after {best}.")
         return tuple(found)
 
-    def _against(self, one: str, other: str) -> str:
-        gain = self.gain(one, other)
+    def _against(self, one: str, other: str, among: int) -> str:
+        gain = self.gain(one, other, among=among)
+        if gain is None:
+            return f"{one} and {other} have no seed in common: nothing can be said of the two."
         half = (gain.high - gain.low) / 2
         cost, theirs = self.passes(one), self.passes(other)
         ratio = f", at {cost / theirs:.1f}x its passes" if cost and theirs else ""
@@ -208,7 +221,7 @@ class Comparison:
             return f"{one} beats {other} by {100 * gain.value:.1f} ± {100 * half:.1f} points{ratio}."
         return (
             f"{one} is ahead of {other} by {100 * gain.value:.1f} ± {100 * half:.1f} points{ratio}: too little to tell "
-            f"from {counted(len(self.seeds), 'seed')}."
+            f"from {counted(len(self.seeds), 'seed')} and {counted(len(self.trials[0].audit), 'image')}."
         )
 
     def remarks(self) -> tuple[str, ...]:

@@ -71,8 +71,9 @@ def notes(comparison: Comparison) -> tuple[str, ...]:
     spread = f"; mean and ± sample standard deviation over {seeds} seeds" if seeds > 1 else "; one seed"
     return (
         f"Accuracy in percent on {first.dataset}{spread}; {comparison.basis}.",
-        "The worst case is over all attacks, those of ensembles included. Passes are those of training, forward and "
-        "backward through the network and those that examples are crafted on, against the cheapest.",
+        "± after a lead is its 95 % interval, all leads of the verdict together. The worst case is over all attacks, "
+        "those of ensembles included. Passes are those of training, forward and backward through the network and those "
+        "that examples are crafted on, against the cheapest.",
     )
 
 

@@ -29,6 +29,11 @@ class Batch:
     noise: torch.Generator
 
 
+def passes_of(attack: GradientAttack, *, labelled: bool = True) -> int:
+    """Return the passes of crafting one example, forward and backward; without labels they have to be predicted."""
+    return 2 * attack.steps + (0 if labelled or attack.starts_clean else 1)
+
+
 class Crafting:
     """Crafts with the source attacks of the moment.
 
@@ -56,7 +61,7 @@ class Crafting:
             attacks = [CRAFTERS[name](eps) for name in self._sources.now]
             if model is not self._model:
                 attacks = [CRAFTERS["fgsm"](eps) if attack.remembers else attack for attack in attacks]
-            self.passes += 2 * len(clean) * sum(attack.steps for attack in attacks)
+            self.passes += len(clean) * sum(passes_of(attack, labelled=labels is not None) for attack in attacks)
             return tuple(self._examples(attack, model, clean, labels, batch) for attack in attacks)
 
         return craft_now

@@ -15,7 +15,8 @@ class EpochRecord:
         seconds: wall-clock time of the epoch, evaluation included.
         source_attack: what crafted the training examples, joined by " + " where there are several.
         scalars: means over the epoch's steps and measurements at its end. Names in use: `loss`, `ce_clean`, `ce_adv`,
-            `bce_feature`, `bce_logit`, `domain_accuracy_feature`, `domain_accuracy_logit` (chance is 0.5),
+            `bce_feature`, `bce_logit`, `domain_accuracy_feature`, `domain_accuracy_logit` (chance is
+            1 / (M + 1) with M source attacks),
             `train_accuracy_clean`, `train_accuracy_adv`, `lr`, `eps`, `beta`, `gamma`, and on held-out validation
             images `val_source` and `val_canary` (raw weights), `val_clean` and `val_robust` (averaged weights, clean
             and under the selection attack). Accuracies are in [0, 1].

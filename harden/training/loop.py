@@ -309,6 +309,8 @@ class Trainer:
             return f"{collapse.value} on held-out images; stopped, with the best epoch so far"
         self.rollbacks += 1
         self._restore(self.good)
+        if self.crafting.memory is not None:
+            self.crafting.memory.forget()
         if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources.curable:
             long = self.sources.overfitted(self.epoch, self.epochs)
             return f"{collapse.value} on held-out images; rolled back, and training goes on from N-FGSM examples{long}"

@@ -35,6 +35,10 @@ class Perturbations:
             )
         self.levels = torch.zeros(tuple(shape), dtype=torch.int8)
 
+    def forget(self) -> None:
+        """Forget all: what was found on a network that was rolled back is no start for another."""
+        self.levels.zero_()
+
     def recall(self, rows: Tensor, eps: float, placement: Placement | None) -> Tensor:
         """Return the perturbations (n, C, H, W) of `rows`, moved as their images are; 0 for images not yet seen."""
         last = self.levels[rows].float() * (eps / LEVELS)

@@ -6,21 +6,24 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from harden import __version__
 from harden.attacks import CRAFTERS, Planned, attack_names
 from harden.data import Entry, ImageSet, SplitPlan, open_data
-from harden.defences import STATIC_DEFENCES
-from harden.errors import Interrupted, RunFolderError
+from harden.defences import STATIC_DEFENCES, UNLABELLED_DEFENCES
+from harden.errors import Interrupted, RunFolderError, TrainingError, UsageError
 from harden.files import write_whole
 from harden.models.classifier import Classifier
+from harden.models.factory import is_reference
 from harden.report import comparison_page, comparison_text, document
 from harden.report.comparison import Comparison, Trial
 from harden.report.figures import counted, duration
+from harden.training.crafting import passes_of
 from harden.training.history import EpochRecord, History
 from harden.workflows.audit import audit_subjects, write_reports
 from harden.workflows.encounters import Encounters
@@ -101,31 +104,36 @@ def compare(
         attack_names([name])
     asked = _asked(settings)
     folder = _folder(settings, asked, out)
-    trials = []
-    # One plan for all: with splits of its own, a seed would train on what another is tested on.
-    splits = choose_splits(replace(settings.common, seed=settings.seeds[0]), open_data(settings.common.data), narrator)
+    trials, failed = [], []
+    splits = _splits(settings, folder, narrator)
     audit = _Audit(settings, splits, narrator, stop_requested)
-    try:
-        for seed in settings.seeds:
-            for variant, alone in zip(settings.variants, settings.settings, strict=True):
-                run = RunFolder(folder / variant.folder / f"seed-{seed}")
-                if not (run.path / "report.json").exists():
-                    seeded = replace(alone, seed=seed)
-                    _train(run, seeded, settings, variant, splits, narrator, stop_requested, command, read_settings)
-                    audit.of(run, variant, seed, command)
-                report = document.read(run.path / "report.json")
-                assert report.history is not None
-                source = " + ".join(default_sources(alone) or ())
-                trials.append(Trial(variant.name, variant.method, source, seed, report.subject, report.history))
-                narrator.note(f"{variant.name}, seed {seed}: {report.subject.worst_case().value:.1%} in the worst case")
-    except (Interrupted, KeyboardInterrupt):
-        raise Interrupted("stopped", hint=f"the same command with --out {folder} goes on where it was") from None
+    for seed, (variant, alone) in product(settings.seeds, zip(settings.variants, settings.settings, strict=True)):
+        run = RunFolder(folder / variant.folder / f"seed-{seed}")
+        try:
+            if not (run.path / "report.json").exists():
+                seeded = replace(alone, seed=seed)
+                _train(run, seeded, settings, variant, splits, narrator, stop_requested, command, read_settings)
+                audit.of(run, variant, seed, command)
+        except (Interrupted, KeyboardInterrupt):
+            raise Interrupted("stopped", hint=f"the same command with --out {folder} goes on where it was") from None
+        except (TrainingError, UsageError) as error:
+            # What fails for one method may work for the others: all collapsed, or too small a budget.
+            failed.append((error, f"{variant.name}, seed {seed}, is left out: {error.message}"))
+            narrator.warn(failed[-1][1])
+            continue
+        report = document.read(run.path / "report.json")
+        assert report.history is not None
+        source = " + ".join(read_settings(run).source_attack or ())
+        trials.append(Trial(variant.name, variant.method, source, seed, report.subject, report.history))
+        narrator.note(f"{variant.name}, seed {seed}: {report.subject.worst_case().value:.1%} in the worst case")
+    if not trials:
+        raise failed[-1][0]
     found = Comparison(
         title=f"{Path(settings.common.data).name}: {counted(len(settings.variants), 'method')} compared",
         basis=_basis(settings),
         trials=tuple(trials),
-        facts=_facts(settings, command),
-        caveats=tuple(caveats_of(settings)),
+        facts=_facts(settings, trials, command),
+        caveats=(*(words for _, words in failed), *caveats_of(settings)),
     )
     write_whole(folder / "comparison.html", comparison_page.dumps(found))
     write_whole(folder / "comparison.md", comparison_text.dumps(found))
@@ -140,8 +148,9 @@ def passes_per_image(settings: FitSettings) -> int:
     if not sources:
         return 2
     networks = 1 + (len(settings.static) or 2 if settings.method in STATIC_DEFENCES else 0)
-    steps = sum(CRAFTERS[name](0.0).steps for name in sources)
-    return 2 * (1 + networks * len(sources)) + 2 * networks * steps
+    labelled = settings.method not in UNLABELLED_DEFENCES
+    crafted = sum(passes_of(CRAFTERS[name](0.0), labelled=labelled) for name in sources)
+    return 2 * (1 + networks * len(sources)) + networks * crafted
 
 
 def caveats_of(settings: CompareSettings) -> list[str]:
@@ -179,11 +188,11 @@ def _train(
     if run.checkpoint.exists() or run.pretraining.exists():
         resume(
             run,
-            read_settings(run),
+            replace(read_settings(run), trust_pickle=alone.trust_pickle),
             narrator=narrator,
             stop_requested=stop_requested,
             command=command,
-            arch=alone.arch,
+            arch=_arch(alone),
             audit=False,
         )
         return
@@ -192,8 +201,6 @@ def _train(
         epochs = max(1, round(settings.passes / passes_per_image(alone)))
         narrator.note(f"{counted(epochs, 'epoch')}, at {passes_per_image(alone)} passes for an image each")
         alone = replace(alone, epochs=epochs)
-    if alone.budget is not None:
-        alone = replace(alone, audit_samples=1)  # there is no audit of its own: the time is for training
     fit(
         alone,
         out=run.path,
@@ -204,6 +211,38 @@ def _train(
         audit=False,
         splits=splits,
     )
+
+
+def _arch(settings: FitSettings) -> str | None:
+    """Return the code that the user named to build the network, with --arch or as the model itself."""
+    return settings.arch or (settings.model if is_reference(settings.model) else None)
+
+
+def _splits(settings: CompareSettings, folder: Path, narrator: Narrator) -> SplitPlan:
+    """Return what all trials train, select and test on; drawn once and kept in the comparison's folder.
+
+    With splits of its own, a seed would train on what another is tested on; drawn anew after the data changed, a trial
+    that goes on would be tested on what it was trained on.
+
+    Raises:
+        RunFolderError: files of it are gone.
+    """
+    kept = RunFolder(folder)
+    source = open_data(settings.common.data)
+    if not kept.splits.exists():
+        plan = choose_splits(replace(settings.common, seed=settings.seeds[0]), source, narrator)
+        kept.write_json(kept.splits, plan.to_json())
+        return plan
+    plan = kept.read_splits()
+    there = {entry for entries in source.listings.values() for entry in entries}
+    gone = [entry.file for entry in (*plan.train, *plan.val, *plan.test) if entry not in there]
+    if gone:
+        raise RunFolderError(
+            f"{folder} was begun with images that are not in {settings.common.data} any more ({gone[0]} and "
+            f"{len(gone) - 1} others)",
+            hint="bring them back, or compare anew with another --out",
+        )
+    return plan
 
 
 # -- auditing ----------------------------------------------------------------------------------------------------------
@@ -226,7 +265,7 @@ class _Audit:
     def of(self, run: RunFolder, variant: Variant, seed: int, command: str) -> None:
         """Audit a run whose weights are there, and write its report."""
         settings, narrator = self._settings, self._narrator
-        classifier = run.load_classifier(arch=settings.common.arch).to(choose_device(settings.common.device))
+        classifier = run.load_classifier(arch=_arch(settings.common)).to(choose_device(settings.common.device))
         images, test = self._test(classifier)
         config = run.read_config()["training"]
         eps = float(config["eps"])
@@ -241,7 +280,7 @@ class _Audit:
             seed=seeds_first(settings),
             narrator=narrator,
             title=f"{variant.name}, seed {seed}",
-            scope=Scope(curve=False, represented=REPRESENTED),
+            scope=replace(Scope.of(settings.attacks), curve=False, represented=REPRESENTED),
             kept_in=run.audit_progress,
             history=history,
             facts=(("command", command), ("training seed", str(seed)), ("harden", __version__)),
@@ -265,7 +304,10 @@ class _Audit:
             self._surrogates = open_surrogates(
                 settings.surrogates,
                 spec=ModelSpec(
-                    model=settings.common.model, arch=settings.common.arch, trust_pickle=settings.common.trust_pickle
+                    model=settings.common.model,
+                    arch=settings.common.arch,
+                    trust_pickle=settings.common.trust_pickle,
+                    class_map=settings.common.class_map,
                 ),
                 subject=classifier,
                 images=images,
@@ -341,11 +383,13 @@ def _basis(settings: CompareSettings) -> str:
     return f"{counted(settings.common.epochs or DEFAULT_EPOCHS, 'epoch')} each"
 
 
-def _facts(settings: CompareSettings, command: str) -> tuple[tuple[str, str], ...]:
+def _facts(settings: CompareSettings, trials: Sequence[Trial], command: str) -> tuple[tuple[str, str], ...]:
     common = settings.common
+    sources = dict.fromkeys((trial.variant, trial.source or "none") for trial in trials)
     return (
         ("command", command),
         ("equal", _basis(settings)),
+        ("source attacks", "; ".join(f"{variant}: {source}" for variant, source in sources)),
         ("seeds", ", ".join(map(str, settings.seeds))),
         ("attacks", ", ".join(settings.attacks)),
         ("model", common.model),

@@ -12,9 +12,13 @@ import torch
 
 from harden.attacks import ATTACKS
 from harden.data import SplitPlan, open_data
+from harden.defences import STATIC_DEFENCES
 from harden.errors import HardenError, Interrupted, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights
 from harden.files import write_whole
+from harden.models.factory import is_reference, origin_of
+from harden.models.fingerprint import fingerprint
+from harden.models.trust import require_trust
 from harden.randomness import derive_seed
 from harden.report.report import Report
 from harden.training.freezing import frozen_names
@@ -84,8 +88,10 @@ def fit(
     job = prepare_job(settings, splits, narrator, stop_requested, began, command)
     settings = job.settings
     frozen_names(job.classifier.module, settings.freeze)
+    job = with_statics(job)  # before there is a folder: a stop here leaves nothing to go on with
+    if not audit:
+        job = replace(job, began=time.monotonic(), audits=False)  # all of a budget is for training
     if dry_run:
-        job = with_statics(job)
         defence, layer = build_defence(job)
         plan = plan_run(job, defence, layer, pretrained=False)
         tell_plan(job, plan)
@@ -97,9 +103,10 @@ def fit(
         write_whole(run.recipe, as_recipe(settings))
         run.write_json(run.splits, splits.to_json())
         described = {**describe(job.classifier), "command": command, "earlier": job.earlier.to_json()}
+        described["statics"] = [fingerprint(network) for network in job.statics]
         run.write_json(run.config, described)
         if settings.budget is not None and settings.epochs is None:
-            job = replace(job, budget=Budget(run.budget, settings.budget, began=began))
+            job = replace(job, budget=Budget(run.budget, settings.budget, began=job.began))
         narrator.note(f"run folder: {run.path}")
         write_unreadable(job.images.unreadable, run.path, narrator)
         return _execute(run, job, audit=audit)
@@ -165,7 +172,16 @@ def resume(
         command=config.get("command", command),
         earlier=Encounters.from_json(config.get("earlier")),
         budget=budget,
+        audits=audit,
     )
+    if settings.method in STATIC_DEFENCES:
+        _require_trust_in_statics(run, settings, arch)
+    job = with_statics(job)
+    if [fingerprint(network) for network in job.statics] != config.get("statics", []):
+        narrator.warn(
+            "the static networks are not those that the run began with, so it does not end as it would have if nobody "
+            "had stopped it"
+        )
     try:
         return _execute(run, job, audit=audit)
     except UsageError as error:
@@ -176,12 +192,23 @@ def resume(
         ) from error
 
 
+def _require_trust_in_statics(run: RunFolder, settings: FitSettings, arch: str | None) -> None:
+    """Refuse to run code for a run's static models that the user never named: the folder may be somebody else's.
+
+    Raises:
+        UnsafeInputError: naming the code.
+    """
+    for code in (*settings.static, settings.arch if arch is None and settings.static else None):
+        if code is not None and is_reference(code):
+            require_trust(origin_of(code, {}), run.path)
+
+
 def _execute(run: RunFolder, job: Job, *, audit: bool) -> FitResult:
     """Train, keep the weights, and, if asked, audit and report."""
     if job.budget is not None:
         job.budget.keep()
     try:
-        job, trained = train(run, with_statics(job))
+        job, trained = train(run, job)
         _keep(run, job, trained)
         return FitResult(run, _audit(run, job, trained) if audit else None)
     except Interrupted as stop:

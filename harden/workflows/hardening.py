@@ -142,6 +142,7 @@ def _plan(
             audit_samples=settings.audit_samples,
             pretraining=pretraining,
             withstood=withstood,
+            audit=job.audits,
         )
 
     if budget is None or settings.epoch_parts is not None:

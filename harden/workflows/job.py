@@ -49,6 +49,7 @@ class Job:
         earlier: which attacks the model met before this run.
         budget: what is kept of the time budget; None without one, and before there is a run folder.
         statics: networks besides the classifier that examples are crafted on.
+        audits: whether the run ends with an audit.
     """
 
     settings: FitSettings
@@ -64,6 +65,7 @@ class Job:
     earlier: Encounters
     budget: Budget | None = None
     statics: tuple[nn.Module, ...] = ()
+    audits: bool = True
 
     @property
     def eps(self) -> float:
@@ -170,7 +172,12 @@ def with_statics(job: Job) -> Job:
     settings = job.settings
     statics = open_statics(
         settings.static,
-        spec=ModelSpec(model=settings.model, arch=settings.arch, trust_pickle=settings.trust_pickle),
+        spec=ModelSpec(
+            model=settings.model,
+            arch=settings.arch,
+            trust_pickle=settings.trust_pickle,
+            class_map=settings.class_map,
+        ),
         subject=job.classifier,
         images=job.images,
         plan=job.splits,

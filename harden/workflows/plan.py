@@ -157,6 +157,7 @@ def make_plan(
     epoch_parts: int = 1,
     pretraining: float = 0.0,
     withstood: float = 0.0,
+    audit: bool = True,
 ) -> Plan:
     """Return the plan for a number of epochs, or for the seconds that are left of a budget.
 
@@ -171,6 +172,7 @@ def make_plan(
         epoch_parts: parts of a pass that an epoch is one of.
         pretraining: seconds of the budget that clean training will take first.
         withstood: share of images, in [0, 1], that the model before withstands; attacks take as long on those.
+        audit: whether there is one at the end.
 
     Raises:
         UsageError: the budget does not even hold the pre-training, one epoch and a small audit.
@@ -193,7 +195,7 @@ def make_plan(
         selected = min(val_images, max(SMALLEST_SELECTION, int(affordable)))
     if budget is not None and audit_samples is None:
         audited = min(test_images, max(SMALLEST_AUDIT, int(AUDIT_SHARE * usable / per_image)))
-    finish = audited * per_image + probes_of(audited) * CHECK_GRADIENTS * timing.attack_pass
+    finish = audited * per_image + probes_of(audited) * CHECK_GRADIENTS * timing.attack_pass if audit else 0.0
     per_epoch = training
     if settings.source_attacks:
         per_epoch += gradient * EPOCH_PASSES * selected

@@ -113,7 +113,7 @@ def _parsed(spec: str) -> Variant:
         key, equals, value = setting.partition("=")
         if not equals or key not in SETTINGS:
             raise UsageError(f"{setting!r} in {spec!r} is no setting of a variant{did_you_mean(key, SETTINGS)}")
-        changes[key] = _value(value)
+        changes[key] = value if key == "split" else _value(value)  # layers may have numbers for names
     return Variant(spec, method, changes)
 
 

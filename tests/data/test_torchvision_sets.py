@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from PIL import Image
 
-from harden.data import Format, open_data, plan_splits
+from harden.data import Entry, Format, open_data, plan_splits
 from harden.data.cache import decode_cached
+from harden.data.indexed import IndexedSource
 from harden.data.torchvision_sets import READERS
 from harden.errors import DataError, UsageError
 from harden.vision import import_torchvision
@@ -151,3 +153,19 @@ def test_every_reader_is_one_of_torchvision(name: str) -> None:
     assert "train" in READERS[name].splits
     assert "test" in READERS[name].splits
     assert all(set(arguments) <= set(kind.__init__.__code__.co_varnames) for arguments in READERS[name].splits.values())
+
+
+def test_an_image_that_cannot_be_read_is_listed() -> None:
+    def picture(split: str, number: int) -> Image.Image:
+        if number == 1:
+            raise OSError("image file is truncated")
+        return Image.new("L", (4, 4), 10 * number)
+
+    entries = tuple(Entry(f"{number}", 0) for number in range(3))
+    source = IndexedSource("x", ("a",), {"train": entries}, picture, "1")
+    found, unreadable = source.decode(entries, Format(1, (4, 4)))
+    assert found.files == ("0", "2")
+    assert found.images.shape == (2, 1, 4, 4)
+    assert [(item.file, "truncated" in item.reason) for item in unreadable] == [("1", True)]
+    with pytest.raises(DataError, match="none of the 1 images"):
+        source.decode(entries[1:2], Format(1, (4, 4)))

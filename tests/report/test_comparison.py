@@ -97,7 +97,8 @@ def test_the_verdict_names_the_winner_its_lead_and_its_cost(three: Comparison) -
     assert first.startswith("Adv-4-Adv withstands most: ")
     assert f"{100 * figure.mean:.1f} % ± {100 * (figure.spread or 0):.1f}" in first
     assert "10 epochs each" in first
-    gain = three.gain("Adv-4-Adv", "SAT")
+    gain = three.gain("Adv-4-Adv", "SAT", among=2)
+    assert gain is not None
     assert rest[0] == (
         f"Adv-4-Adv beats SAT by {100 * gain.value:.1f} ± {50 * (gain.high - gain.low):.1f} points, at 1.1x its passes."
     )
@@ -120,22 +121,59 @@ def test_a_lead_that_the_seeds_cannot_tell_is_no_victory() -> None:
     )
     best, other = found.ranked()
     gain = found.gain(best, other)
+    assert gain is not None
     assert gain.low < 0 < gain.high
-    assert found.verdict()[1].endswith("too little to tell from 3 seeds.")
+    assert found.verdict()[1].endswith("too little to tell from 3 seeds and 400 images.")
     assert "beats" not in " ".join(found.verdict())
 
 
-def test_the_lead_over_seeds_is_students(three: Comparison) -> None:
-    differences = [
-        a.audit.worst_case().value - b.audit.worst_case().value
-        for a, b in zip(three.of("Adv-4-Adv"), three.of("SAT"), strict=True)
-    ]
+def test_the_interval_of_a_lead_counts_images_and_seeds(three: Comparison) -> None:
+    pairs = list(zip(three.of("Adv-4-Adv"), three.of("SAT"), strict=True))
+    found = [a.audit.worst_case_gain(b.audit) for a, b in pairs]
+    values = [difference.value for difference in found]
+    images = np.mean([(difference.high - difference.low) / 2 for difference in found])
+    seeds = 12.7062 * np.std(values, ddof=1) / np.sqrt(2)
     gain = three.gain("Adv-4-Adv", "SAT")
-    assert gain.value == pytest.approx(np.mean(differences))
-    assert (gain.high - gain.low) / 2 == pytest.approx(12.706 * np.std(differences, ddof=1) / np.sqrt(2))
+    assert gain is not None
+    assert gain.value == pytest.approx(np.mean(values))
+    assert gain.value - gain.low == pytest.approx(np.hypot(images, seeds), rel=1e-4)
     one = comparison(trial("A", 4.0), trial("B", 5.0))
     paired = one.of("A")[0].audit.worst_case_gain(one.of("B")[0].audit)
-    assert one.gain("A", "B") == paired
+    alone = one.gain("A", "B")
+    assert alone is not None
+    assert (alone.high - alone.low) == pytest.approx(paired.high - paired.low)
+
+
+def test_seeds_that_agree_to_the_image_are_no_proof() -> None:
+    """Ahead by one image of 400 with every seed: another sample of images could as well say the opposite."""
+    behind = audit(4.0)
+    worst = behind.standing()
+    outcome = behind.outcomes[0]
+    turned = outcome.predictions.copy()
+    turned[np.flatnonzero(worst)[0]] += 1
+    margins = outcome.margins.copy()
+    margins[np.flatnonzero(worst)[0]] = -1
+    worse = replace(behind, outcomes=(replace(outcome, predictions=turned % 10, margins=margins), *behind.outcomes[1:]))
+    found = comparison(
+        *(Trial("A", "sat", "fgsm", seed, behind, history()) for seed in range(3)),
+        *(Trial("B", "sat", "fgsm", seed, worse, history()) for seed in range(3)),
+    )
+    assert found.ranked()[0] == "A"
+    assert "too little to tell" in found.verdict()[1]
+
+
+def test_more_leads_need_more_certainty() -> None:
+    found = comparison(*(trial(name, strength) for name, strength in (("A", 4.0), ("B", 4.4), ("C", 5.0))))
+    one, many = found.gain("A", "B"), found.gain("A", "B", among=6)
+    assert one is not None
+    assert many is not None
+    assert many.high - many.low > 1.2 * (one.high - one.low)
+
+
+def test_methods_without_a_common_seed_cannot_be_compared() -> None:
+    found = comparison(trial("A", 4.0, 0), trial("B", 5.0, 1))
+    assert found.gain("A", "B") is None
+    assert found.verdict()[1] == "A and B have no seed in common: nothing can be said of the two."
 
 
 def test_a_method_that_switched_is_marked_everywhere() -> None:

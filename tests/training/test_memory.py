@@ -18,7 +18,7 @@ from harden.training.augment import AUGMENTATIONS
 from harden.training.memory import LEVELS, Perturbations
 from tests.attacks.nets import gen, held_out, trained_cnn
 
-from .test_loop import EPS, TRAIN, VAL, after, figures, same_state, trainer
+from .test_loop import EPS, OVERFIT, TRAIN, VAL, after, collapsing, figures, same_state, trainer
 
 
 def test_without_a_memory_or_with_an_empty_one_a_whole_step_is_fgsm() -> None:
@@ -121,3 +121,34 @@ def test_the_second_epoch_starts_where_the_first_one_ended_and_the_canary_hears_
     assert near.max() <= steps + EPS / LEVELS
     assert (near > 0.9 * steps).float().mean() > 0.3
     assert heard == ["FGSM", "FGSM"]
+
+
+def test_without_labels_the_prediction_is_that_of_the_clean_image_wherever_the_last_example_was() -> None:
+    """Where the last example fooled the network, its prediction there would send the step back to where it came from."""
+    images, labels = held_out(40)
+    net, attack = trained_cnn(), FGSMEP(eps=0.2)
+    last = craft(attack, net, images, labels, generator=gen()) - images
+    with torch.no_grad():
+        fooled = net(images + last).argmax(1) != labels
+    assert fooled.any()
+    unlabelled = craft(attack, net, images, None, generator=gen(), last=last)
+    assert torch.equal(unlabelled, craft(attack, net, images, labels, generator=gen(), last=last))
+
+
+def test_a_rollback_forgets_what_was_found_on_the_network_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    collapsing(monkeypatch, {2}, OVERFIT)
+    seen: list[Tensor] = []
+    honest = memory.Perturbations.recall
+
+    def recall(self: Perturbations, *arguments: object) -> Tensor:
+        seen.append(honest(self, *arguments))  # type: ignore[arg-type]
+        return seen[-1]
+
+    monkeypatch.setattr(memory.Perturbations, "recall", recall)
+    run = trainer("sat", source_attacks=("fgsm-ep",), epochs=4, eps_ramp=0.0)
+    records = run.run().history.epochs
+    assert [r.source_attack for r in records] == ["fgsm-ep", "fgsm-ep", "nfgsm", "fgsm-ep"]
+    steps = run.steps_per_epoch
+    assert not any(last.any() for last in seen[:steps])
+    assert any(last.any() for last in seen[steps : 2 * steps])
+    assert not any(last.any() for last in seen[2 * steps :])

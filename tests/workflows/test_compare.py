@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from harden.errors import Interrupted, RunFolderError
+from harden.errors import Interrupted, RunFolderError, TrainingError
 from harden.recipe import read_recipe, resolve
 from harden.report.comparison import Comparison
+from harden.workflows import compare as compare_module
+from harden.workflows import job as job_module
 from harden.workflows import surrogate_training
 from harden.workflows.compare import CompareSettings, compare, passes_per_image
 from harden.workflows.run_folder import RunFolder
@@ -185,6 +187,8 @@ def test_equal_passes_are_more_epochs_for_what_costs_less(workshop: Workshop, tm
         ({"method": "sat"}, 6),
         ({"method": "adv4adv"}, 6),
         ({"method": "pat"}, 44),
+        ({"method": "atda"}, 7),
+        ({"method": "atda", "source_attack": ("fgsm",)}, 6),
         ({"method": "eat"}, 14),
         ({"method": "eat", "static": ("a",)}, 10),
         ({"method": "sat", "source_attack": ("fgsm", "mim")}, 6 + 22),
@@ -202,3 +206,46 @@ def test_eat_counts_the_passes_on_its_static_networks(
     steps = len(RunFolder(tmp_path / "out" / "eat" / "seed-0").read_splits().train) // 20
     assert found.trials[0].history.passes == 14 * 20 * steps
     assert any("EAT" in remark for remark in found.remarks())
+
+
+def test_what_fails_is_left_out_and_said_so(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = compare_module.fit
+
+    def fail(settings: FitSettings, **options: Any) -> Any:
+        if settings.method == "sat":
+            raise TrainingError("training collapsed in every epoch")
+        return honest(settings, **options)
+
+    monkeypatch.setattr(compare_module, "fit", fail)
+    found = run(asked(workshop, "sat,nt"), tmp_path / "out")
+    assert found.variants == ("NT",)
+    assert any("SAT, seed 0, is left out: training collapsed" in remark for remark in found.remarks())
+    with pytest.raises(TrainingError):
+        run(asked(workshop, "sat"), tmp_path / "alone")
+
+
+def test_images_that_are_gone_are_told_and_new_ones_change_nothing(
+    make_images: MakeImages, workshop: Workshop, tmp_path: Path
+) -> None:
+    data = make_images(tmp_path / "imgs", all=40)
+    shop = replace(workshop, data=data)
+    before = run(asked(shop, "nt", samples=None), tmp_path / "out")
+    (data / "a" / "new.png").write_bytes((data / "a" / "0.png").read_bytes())
+    after_all = run(asked(shop, "nt,sat", samples=None), tmp_path / "out")
+    assert {t.audit.files for t in after_all.trials} == {before.trials[0].audit.files}
+    (data / before.trials[0].audit.files[0]).unlink()
+    with pytest.raises(RunFolderError, match="not in"):
+        run(asked(shop, "nt,sat,pat", samples=None), tmp_path / "out")
+
+
+def test_the_source_is_what_the_run_settled_on(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many images to remember: N-FGSM is the default, and no trial has switched."""
+    monkeypatch.setattr(job_module, "LARGEST", 100)
+    found = run(asked(workshop, "sat"), tmp_path / "out")
+    assert found.trials[0].source == "nfgsm"
+    assert not found.trials[0].switched
+    assert ("source attacks", "SAT: nfgsm") in found.facts

@@ -152,7 +152,7 @@ def test_what_an_earlier_run_met_stays_met(first: RunFolder, unsplit: Path, tmp_
     assert labels(first.path, 1) == labels(second.path, 0) == labels(second.path, 1) == seen
     third = quick(second.path, unsplit, tmp_path / "third", source_attack=("rfgsm",))
     assert labels(third.path, 0) == labels(third.path, 1) == seen
-    assert third.read_json(third.config)["training"]["source_attacks"] == ["fgsm", "rfgsm"]
+    assert third.read_json(third.config)["training"]["source_attacks"] == ["fgsm-ep", "rfgsm"]
     settings = ReportSettings(spec=ModelSpec(model=str(third.path)), against=("initial",), attacks=("fgsm", "pgd-10"))
     report(settings, out=tmp_path / "report", narrator=Notebook(), command="")
     assert labels(tmp_path / "report", 0) == seen

@@ -11,7 +11,6 @@ from harden.report.report import Report
 from harden.report.section import Section
 from harden.report.sections.training import axis_of, values_of
 
-CHANCE = 0.5
 _LAST = 5
 _CURVES = {"domain_accuracy_feature": "feature", "domain_accuracy_logit": "logit"}
 
@@ -26,14 +25,18 @@ def domains(report: Report) -> Section | None:
     if not shown:
         return None
     lowest = min(value for curve in shown for value in curve.values if math.isfinite(value))
-    reference = (CHANCE, "chance")
-    scale = Scale(0.4, 1.0, 0.1, reference) if lowest >= 0.4 else Scale(reference=reference)
+    domains = 1 + max(len(epoch.source_attack.split(" + ")) for epoch in history.epochs)
+    chance = 1 / domains
+    scale = Scale(0.4, 1.0, 0.1, (chance, "chance")) if lowest >= 0.4 <= chance else Scale(reference=(chance, "chance"))
     last = min(_LAST, len(history.epochs))
     averages = [(curve.name, _late(curve)) for curve in shown]
+    guess = "a coin" if domains == 2 else "a guess"
+    kinds = "clean or adversarial" if domains == 2 else f"clean or made by which of {domains - 1} source attacks"
     meaning = (
-        "A discriminator guesses from the model's features or logits whether an image is clean or adversarial. At 50 % "
-        "it does no better than a coin: to the layers that decide, the two look alike, which is what this training "
-        "aims at (a discriminator too weak to learn looks the same). Well above 50 %, the attack still leaves a trace. "
+        f"A discriminator guesses from the model's features or logits whether an image is {kinds}. At "
+        f"{percent(chance)} it does no better than {guess}: to the layers that decide, they look alike, which is what "
+        "this training aims at (a discriminator too weak to learn looks the same). Well above, the attack still leaves "
+        "a trace. "
     )
     ends = [f"{percent(value)} ({name})" for name, value in averages]
     chart = line_chart(
@@ -41,7 +44,7 @@ def domains(report: Report) -> Section | None:
         axis_of(history),
         scale,
         title="Accuracy of the domain discriminators by epoch",
-        description=f"Chance is 50 %. Mean of the last {counted(last, 'epoch')}: {' and '.join(ends)}.",
+        description=f"Chance is {percent(chance)}. Mean of the last {counted(last, 'epoch')}: {' and '.join(ends)}.",
     )
     figures = [element("span", {"class": "figures"}, end) for end in ends]
     end = element("strong", None, f"In the last {counted(last, 'epoch')} it was ", Html(" and ".join(figures)), ".")
