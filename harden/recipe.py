@@ -214,8 +214,8 @@ def resolve_variants(
 ) -> tuple[FitSettings, tuple[FitSettings, ...]]:
     """Return what the variants of a comparison have in common, and the settings of each, from one recipe and the flags.
 
-    The common ones are those of a method that takes every key. A common source attack is not for methods that have their
-    own: PAT from FGSM would be another name for SAT. Static models are for those that craft on them.
+    The common ones are those of a method that takes every key. A common source attack is not for methods with one of
+    their own: PAT from FGSM would be another name for SAT. Static models are for those that craft on them.
 
     Raises:
         UsageError: listing everything that is wrong.

@@ -124,7 +124,7 @@ def test_the_second_epoch_starts_where_the_first_one_ended_and_the_canary_hears_
 
 
 def test_without_labels_the_prediction_is_that_of_the_clean_image_wherever_the_last_example_was() -> None:
-    """Where the last example fooled the network, its prediction there would send the step back to where it came from."""
+    """Where the last example fooled the network, the class predicted there would send the step back to the image."""
     images, labels = held_out(40)
     net, attack = trained_cnn(), FGSMEP(eps=0.2)
     last = craft(attack, net, images, labels, generator=gen()) - images
