@@ -213,7 +213,19 @@ def test_stopped_and_resumed_ends_in_the_same_weights(
     desk: Path,
     tmp_path: Path,
 ) -> None:
-    arguments = ["fit", workshop.pickled, "--data", workshop.data, "--epochs", 4, *FAST, "--out", tmp_path / "run"]
+    arguments = [
+        "fit",
+        workshop.pickled,
+        "--data",
+        workshop.data,
+        "--source-attack",
+        "fgsm",
+        "--epochs",
+        4,
+        *FAST,
+        "--out",
+        tmp_path / "run",
+    ]
     process = start_and_wait_for(moment, arguments, tmp_path)
     if kill is signal.SIGKILL:
         time.sleep(0.2)
