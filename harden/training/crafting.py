@@ -66,6 +66,20 @@ class Crafting:
 
         return craft_now
 
+    def forget(self) -> None:
+        """The network is another one: what was found on it before is gone."""
+        if self.memory is not None:
+            self.memory.forget()
+
+    def state(self) -> Tensor | None:
+        """Return what a checkpoint keeps; `load` takes it back."""
+        return self.memory.levels if self.memory is not None else None
+
+    def load(self, state: Tensor | None) -> None:
+        """Go on where another run was."""
+        if self.memory is not None and state is not None:
+            self.memory.levels = state
+
     def _examples(
         self, attack: GradientAttack, model: nn.Module, clean: Tensor, labels: Tensor | None, batch: Batch
     ) -> Tensor:

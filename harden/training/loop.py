@@ -284,8 +284,7 @@ class Trainer:
     def _vitals(self, loss: float) -> Vitals:
         """Measure; the source attack is the first that the run began with, so that epochs compare across a cure.
 
-        FGSM stands for one that remembers, which knows nothing of held-out images, and for one that leaves the ball,
-        whose examples are harder than any attack's: its gap to PGD-10 would not be that of masked gradients.
+        FGSM stands for one that remembers, which knows nothing of held-out images, and for one that leaves the ball.
         """
         clean = predictions(self.classifier, self.canary) == self.canary.labels
         eps, seed = self.settings.eps, self.settings.seed
@@ -309,8 +308,7 @@ class Trainer:
             return f"{collapse.value} on held-out images; stopped, with the best epoch so far"
         self.rollbacks += 1
         self._restore(self.good)
-        if self.crafting.memory is not None:
-            self.crafting.memory.forget()
+        self.crafting.forget()
         if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources.curable:
             long = self.sources.overfitted(self.epoch, self.epochs)
             return f"{collapse.value} on held-out images; rolled back, and training goes on from N-FGSM examples{long}"
@@ -377,7 +375,7 @@ class Trainer:
                 "strength": self.strength,
                 "rollbacks": self.rollbacks,
                 "sources": self.sources.state_dict(),
-                "memory": self.crafting.memory.levels if self.crafting.memory is not None else None,
+                "memory": self.crafting.state(),
                 "stopped": self.stopped,
                 "spent": self.spent,
                 "passes": self.passes + self.crafting.passes,
@@ -397,7 +395,6 @@ class Trainer:
         self.epochs, self.epoch, self.step = state["epochs"], state["epoch"], state["step"]
         self.strength, self.rollbacks = state["strength"], state["rollbacks"]
         self.sources.load_state_dict(state["sources"])
-        if self.crafting.memory is not None:
-            self.crafting.memory.levels = state["memory"]
+        self.crafting.load(state["memory"])
         self.stopped, self.spent, self.passes = state["stopped"], state["spent"], state["passes"]
         restore_global_rng(state["rng"])

@@ -47,7 +47,7 @@ def test_robust_overfitting_is_left_at_its_best_epoch() -> None:
     wrong = torch.rand(300, generator=draws) < 0.2
     shifted = (train.labels + torch.randint(1, 10, (300,), generator=draws)) % 10
     noisy = ImageSet(train.images, torch.where(wrong, shifted, train.labels), train.files)
-    run = trainer("sat", epochs=25, eps=0.06, lr=0.02, source_attacks=("mim",), train=noisy, val=VAL, ema=0.5)
+    run = trainer("sat", epochs=40, eps=0.06, lr=0.02, source_attacks=("mim",), train=noisy, val=VAL, ema=0.5)
     trained = run.run()
     robust, fitted = (series(trained.history.epochs, name) for name in ("val_robust", "train_accuracy_adv"))
     assert max(robust) - robust[-1] > 0.08

@@ -183,8 +183,9 @@ def test_a_surrogate_for_other_classes_is_refused(
 
 
 def test_it_is_trained_once_and_then_comes_from_the_cache(
-    subject: tuple[Classifier, Images], source: DataSource
+    subject: tuple[Classifier, Images], source: DataSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HARDEN_CACHE", str(tmp_path))
     classifier, images = subject
     pool, which = training_pool(images, None, source.listings["test"])
     assert len(pool) == 120
