@@ -46,5 +46,5 @@ class ClassCentres(nn.Module):
         """
         values = values.to(self.centres.dtype)
         sums = torch.zeros_like(self.centres).index_add_(0, labels, self.centres[labels] - values)
-        counts = torch.bincount(labels, minlength=len(self.centres)).to(sums)
+        counts = sums.new_zeros(len(sums)).index_add_(0, labels, torch.ones_like(labels, dtype=sums.dtype))
         self.centres -= self.pace * sums / (1 + counts)[:, None]

@@ -16,8 +16,8 @@ class FGSMEP(FGSM):
     """One step from where the example of the same image was an epoch ago: over the epochs a PGD, at the cost of FGSM.
 
     It needs a memory of the last perturbations (`harden.training.memory`); without one it starts at the clean image,
-    as FGSM does. Deviation: no regulariser between the predictions before and after the step; the domain terms of
-    Adv-4-Adv do what it is for (recipes/README.md).
+    as FGSM does. Deviation: the published regulariser between the predictions before and after the step is left out;
+    it was not tried. What is known of this one is in recipes/README.md.
 
     Attributes:
         relative_step: length of the step as a multiple of eps; 1 as published.

@@ -48,7 +48,7 @@ class Passes:
             if self.heard is not None:
                 self.heard()
 
-        other = Passes(heard=hear)
+        other = Passes(heard=hear)  # `hear` looks it up when it is called
         return other
 
     @property

@@ -99,7 +99,7 @@ def craft(
         points, memory = attack.begin(clean, generator)
         points = points if last is None else clean + last
         points = points if points is clean else ball.project(points)
-        if labels is None and points is not clean:
+        if labels is None and not attack.starts_clean:
             with torch.no_grad():
                 labels = model(clean).argmax(dim=1)
         for _ in range(attack.steps):

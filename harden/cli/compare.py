@@ -13,7 +13,7 @@ from harden.cli.running import run_command, stoppable, typed_command
 if TYPE_CHECKING:
     from harden.cli.console import Terminal
 
-METHOD, TRAIN, AUDIT, RUN = "Methods", "Training, the same for all", "Audit", "Run"
+METHOD, TRAIN, AUDIT, RUN = "Method", "Training", "Audit", "Run"
 
 
 def compare(
@@ -21,7 +21,7 @@ def compare(
         list[str] | None,
         typer.Option(
             help="What to compare, with commas between: nt, sat, eat, atda, pat, adv4adv, adv4adv-star; sat@nfgsm for "
-            "another source attack, adv4adv:beta=0:gamma=1 for other settings. [all seven]",
+            "another source attack, adv4adv:beta=0:gamma=1 for other settings. \\[all seven]",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -33,10 +33,7 @@ def compare(
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
-    pretrain: Annotated[
-        int | None,
-        typer.Option(help="Epochs of clean training first; 10 for a network without weights.", rich_help_panel="Model"),
-    ] = None,
+    pretrain: options.Pretrain = None,
     epochs: Annotated[
         int | None, typer.Option(help="Equal epochs: passes over the training images. [20]", rich_help_panel=TRAIN)
     ] = None,
@@ -55,39 +52,28 @@ def compare(
     source_attack: Annotated[
         list[str] | None,
         typer.Option(
-            help="What crafts the training examples of those that say no other. [fgsm-ep; pgd for pat]",
+            help="What crafts the training examples of those that say no other. \\[fgsm-ep; pgd for pat]",
             rich_help_panel=TRAIN,
         ),
     ] = None,
-    static: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="For eat: a model to craft on besides. Repeatable. [two are trained and kept]", rich_help_panel=TRAIN
-        ),
-    ] = None,
-    eps: Annotated[
-        str | None,
-        typer.Option(
-            help="l_inf radius on the [0, 1] scale, as 8/255 or 0.03. [0.1 for gray images up to 32 px, else 4/255]",
-            rich_help_panel=TRAIN,
-        ),
-    ] = None,
+    static: options.Static = None,
+    eps: options.Eps = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="Settings that all share, from a TOML file or a recipe that ships.", rich_help_panel=TRAIN),
     ] = None,
     attacks: Annotated[
         str | None,
-        typer.Option(help="Presets or names of attacks, with commas. [paper,standard]", rich_help_panel=AUDIT),
+        typer.Option(help="Presets or names of attacks, with commas. \\[paper,standard]", rich_help_panel=AUDIT),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Test images to audit, stratified. [all]", rich_help_panel=AUDIT)
+        int | None, typer.Option(help="Test images to audit, stratified. \\[all]", rich_help_panel=AUDIT)
     ] = None,
     surrogate: Annotated[
         list[str] | None,
         typer.Option(
             help="Craft black-box examples on this model; 'auto' trains a network of another family once, 'none' "
-            "leaves them out. Repeatable. [auto]",
+            "leaves them out. Repeatable. \\[auto]",
             rich_help_panel=AUDIT,
         ),
     ] = None,
@@ -142,15 +128,17 @@ def compare(
         if data is None and "data" not in values:
             raise UsageError("which images?", hint="give --data DIR")
         flags: dict[str, Any] = {
-            "model": model,
-            "data": data,
-            "arch": arch,
-            "trust_pickle": trust_pickle or None,
-            "class_map": options.numbers(class_map, "--class-map", int),
-            "mean": options.numbers(mean, "--mean", float),
-            "std": options.numbers(std, "--std", float),
-            "image_size": image_size,
-            "pretrain": pretrain,
+            **options.model_flags(
+                model,
+                data,
+                arch=arch,
+                trust_pickle=trust_pickle,
+                class_map=class_map,
+                mean=mean,
+                std=std,
+                image_size=image_size,
+                pretrain=pretrain,
+            ),
             "epochs": epochs,
             "budget": budget,
             "source_attack": tuple(source_attack) if source_attack else None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def demo(
     out: Annotated[
-        Path | None, typer.Option(help="The run folder; must not exist. [runs/sklearn-digits-adv4adv]")
+        Path | None, typer.Option(help="The run folder; must not exist. \\[runs/sklearn-digits-adv4adv]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     quiet: options.Quiet = False,

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def export(
     model: Annotated[str, typer.Argument(help=options.MODEL_HELP)],
     to: Annotated[
-        list[str] | None, typer.Option(help="safetensors or onnx. Repeatable. [both]", rich_help_panel="Export")
+        list[str] | None, typer.Option(help="safetensors or onnx. Repeatable. \\[both]", rich_help_panel="Export")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the files. [RUN/export]", rich_help_panel="Export")
+        Path | None, typer.Option(help="Folder for the files. \\[RUN/export]", rich_help_panel="Export")
     ] = None,
     opset: Annotated[int, typer.Option(help="Of the ONNX file; 18 or later.", rich_help_panel="Export")] = 20,
     tolerance: Annotated[
@@ -28,7 +28,7 @@ def export(
     ] = 1e-4,
     data: Annotated[
         str | None,
-        typer.Option(help="Images to prove agreement on. [the run's validation images]", rich_help_panel="Data"),
+        typer.Option(help="Images to prove agreement on. \\[the run's validation images]", rich_help_panel="Data"),
     ] = None,
     arch: options.Arch = None,
     trust_pickle: options.TrustPickle = False,

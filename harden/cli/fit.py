@@ -25,45 +25,31 @@ def fit(
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
-    pretrain: Annotated[
-        int | None,
-        typer.Option(help="Epochs of clean training first; 10 for a network without weights.", rich_help_panel="Model"),
-    ] = None,
+    pretrain: options.Pretrain = None,
     method: Annotated[
         str | None,
-        typer.Option(help="nt, sat, eat, atda, pat, adv4adv or adv4adv-star. [adv4adv]", rich_help_panel=METHOD),
+        typer.Option(help="nt, sat, eat, atda, pat, adv4adv or adv4adv-star. \\[adv4adv]", rich_help_panel=METHOD),
     ] = None,
     source_attack: Annotated[
         list[str] | None,
         typer.Option(
             help="What crafts the training examples: fgsm, fgsm-ep, rfgsm, nfgsm, pgd or mim. Repeatable: each makes "
-            "an adversarial domain. [fgsm-ep; pgd for pat]",
+            "an adversarial domain. \\[fgsm-ep; pgd for pat]",
             rich_help_panel=METHOD,
         ),
     ] = None,
-    static: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="For eat: a model to craft on besides. Repeatable. [two are trained and kept]", rich_help_panel=METHOD
-        ),
-    ] = None,
-    eps: Annotated[
-        str | None,
-        typer.Option(
-            help="l_inf radius on the [0, 1] scale, as 8/255 or 0.03. [0.1 for gray images up to 32 px, else 4/255]",
-            rich_help_panel=METHOD,
-        ),
-    ] = None,
+    static: options.Static = None,
+    eps: options.Eps = None,
     beta: Annotated[
         float | None,
         typer.Option(
-            help="Strength of the reversed gradient of the feature discriminators; 0 leaves them out.",
+            help="Strength of the reversed gradient of the feature discriminators; 0 leaves them out. [1]",
             rich_help_panel=METHOD,
         ),
     ] = None,
     gamma: Annotated[
         float | None,
-        typer.Option(help="The same for the logit discriminators.", rich_help_panel=METHOD),
+        typer.Option(help="The same for the logit discriminators. [0]", rich_help_panel=METHOD),
     ] = None,
     split: Annotated[
         str | None,
@@ -102,7 +88,7 @@ def fit(
     augment: Annotated[
         str | None,
         typer.Option(
-            help="none, flip, shift or flip+shift. [none for gray images, else flip+shift]", rich_help_panel=TRAIN
+            help="none, flip, shift or flip+shift. \\[none for gray images, else flip+shift]", rich_help_panel=TRAIN
         ),
     ] = None,
     freeze: Annotated[
@@ -118,7 +104,7 @@ def fit(
     on_collapse: Annotated[
         str | None,
         typer.Option(
-            help="After catastrophic overfitting: switch (roll back, go on from N-FGSM), stop or keep. [switch]",
+            help="After catastrophic overfitting: switch (roll back, go on from N-FGSM), stop or keep. \\[switch]",
             rich_help_panel=TRAIN,
         ),
     ] = None,
@@ -134,18 +120,20 @@ def fit(
     ] = None,
     attacks: Annotated[
         str | None,
-        typer.Option(help="Attacks of the final audit: full, paper, fast, or names. [full]", rich_help_panel="Audit"),
+        typer.Option(help="Attacks of the final audit: full, paper, fast, or names. \\[full]", rich_help_panel="Audit"),
     ] = None,
     audit_samples: Annotated[
         int | None,
-        typer.Option(help="Test images of the final audit. [all, or what fits into --budget]", rich_help_panel="Audit"),
+        typer.Option(
+            help="Test images of the final audit. \\[all, or what fits into --budget]", rich_help_panel="Audit"
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="A TOML file, or the name of a recipe that ships. Flags win over it.", rich_help_panel=RUN),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run folder; must not exist. [runs/DATA-METHOD]", rich_help_panel=RUN)
+        Path | None, typer.Option(help="The run folder; must not exist. \\[runs/DATA-METHOD]", rich_help_panel=RUN)
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue this run folder from its last checkpoint.", rich_help_panel=RUN)
@@ -184,15 +172,17 @@ def fit(
         from harden.workflows.run_folder import RunFolder
 
         flags: dict[str, Any] = {
-            "model": model,
-            "data": data,
-            "arch": arch,
-            "trust_pickle": trust_pickle or None,
-            "class_map": options.numbers(class_map, "--class-map", int),
-            "mean": options.numbers(mean, "--mean", float),
-            "std": options.numbers(std, "--std", float),
-            "image_size": image_size,
-            "pretrain": pretrain,
+            **options.model_flags(
+                model,
+                data,
+                arch=arch,
+                trust_pickle=trust_pickle,
+                class_map=class_map,
+                mean=mean,
+                std=std,
+                image_size=image_size,
+                pretrain=pretrain,
+            ),
             "method": method,
             "source_attack": tuple(source_attack) if source_attack else None,
             "static": tuple(static) if static else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -68,6 +68,23 @@ Surrogates = Annotated[
         rich_help_panel="Audit",
     ),
 ]
+Pretrain = Annotated[
+    int | None,
+    typer.Option(help="Epochs of clean training first; 10 for a network without weights.", rich_help_panel="Model"),
+]
+Eps = Annotated[
+    str | None,
+    typer.Option(
+        help="l_inf radius on the [0, 1] scale, as 8/255 or 0.03. [0.1 for gray images up to 32 px, else 4/255]",
+        rich_help_panel="Method",
+    ),
+]
+Static = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="For eat: a model to craft on besides. Repeatable. \\[two are trained and kept]", rich_help_panel="Method"
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", rich_help_panel="Run")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and the result.", rich_help_panel="Run")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.", rich_help_panel="Run")]
@@ -106,6 +123,36 @@ def within(value: int | None, flag: str, key: str) -> int | None:
     if value is not None and not low <= value <= high:
         raise UsageError(f"{flag} {value} lies outside [{low:g}, {high:g}]", hint=f"give {flag} a number from there")
     return value
+
+
+def model_flags(
+    model: str | None,
+    data: str | None,
+    *,
+    arch: str | None,
+    trust_pickle: bool,
+    class_map: str | None,
+    mean: str | None,
+    std: str | None,
+    image_size: int | None,
+    pretrain: int | None,
+) -> dict[str, Any]:
+    """Return these flags as keys of a recipe, None for those that were not given.
+
+    Raises:
+        UsageError: a list of numbers is none.
+    """
+    return {
+        "model": model,
+        "data": data,
+        "arch": arch,
+        "trust_pickle": trust_pickle or None,
+        "class_map": numbers(class_map, "--class-map", int),
+        "mean": numbers(mean, "--mean", float),
+        "std": numbers(std, "--std", float),
+        "image_size": image_size,
+        "pretrain": pretrain,
+    }
 
 
 def model_spec(

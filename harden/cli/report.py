@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def report(
     model: Annotated[str, typer.Argument(help=f"{options.MODEL_HELP} Or an ONNX or TorchScript file.")],
     data: Annotated[
-        str | None, typer.Option(help=options.DATA_HELP + " [those of the run]", rich_help_panel="Data")
+        str | None, typer.Option(help=options.DATA_HELP + " \\[those of the run]", rich_help_panel="Data")
     ] = None,
     against: Annotated[
         list[str] | None,
@@ -33,7 +33,7 @@ def report(
         str | None,
         typer.Option(
             help="fast, standard (AutoAttack-class), thorough, paper (Table 1), unseen (other norms and corruptions "
-            "too), or names of attacks, with commas between. [standard]",
+            "too), or names of attacks, with commas between. \\[standard]",
             rich_help_panel="Audit",
         ),
     ] = None,
@@ -46,10 +46,10 @@ def report(
         ),
     ] = None,
     eps: Annotated[
-        str | None, typer.Option(help="l_inf radius, as 8/255 or 0.03. [the run's]", rich_help_panel="Audit")
+        str | None, typer.Option(help="l_inf radius, as 8/255 or 0.03. \\[the run's]", rich_help_panel="Audit")
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Images to audit, stratified. [all]", rich_help_panel="Audit")
+        int | None, typer.Option(help="Images to audit, stratified. \\[all]", rich_help_panel="Audit")
     ] = None,
     arch: options.Arch = None,
     black_box: options.BlackBox = False,

@@ -62,11 +62,7 @@ class IndexedSource:
         for row, entry in enumerate(known):
             try:
                 images[row] = fit(self.picture(*place[entry.file]), image_format)
-            except (
-                OSError,
-                ValueError,
-                SyntaxError,
-            ) as error:  # what Pillow raises for files that are none, or cut off
+            except (OSError, ValueError, SyntaxError) as error:  # Pillow's, for files that are none or cut off
                 damaged[row] = Unreadable(entry.file, f"{type(error).__name__}: {str(error)[:100]}")
             if progress is not None and (row + 1) % TOLD_EVERY == 0:
                 progress(row + 1, len(entries))

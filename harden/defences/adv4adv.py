@@ -103,7 +103,7 @@ class Adv4Adv(Defence):
         sources = len(adversarial)
         everyone = labels.repeat(1 + sources)
         # The clean domain is the last one: 1 where there are two, as in the paper.
-        domains = torch.tensor([sources, *range(sources)], device=labels.device).repeat_interleave(len(labels))
+        domains = torch.arange(1 + sources, device=labels.device).roll(1).repeat_interleave(len(labels))
         spaces = (
             ("feature", self.on_features, self.beta, features),
             ("logit", self.on_logits, self.gamma, logits),

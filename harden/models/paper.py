@@ -57,6 +57,12 @@ def cifar_net(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     )
 
 
+def conv_norm_elu(taken: int, given: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """Return a convolution that keeps the size (but for its stride), BatchNorm and ELU."""
+    layer = nn.Conv2d(taken, given, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return [layer, nn.BatchNorm2d(given), nn.ELU()]
+
+
 def dense_static_a(classes: int, size: tuple[int, int, int]) -> nn.Module:
     """EAT's first static network for Fashion-MNIST and SVHN: conv 32 k5 s2 twice, FC 128."""
     return _dense_static(classes, size, kernel=5, first=0.0, middle=0.1)
@@ -97,23 +103,17 @@ def _conv_static(classes: int, size: tuple[int, int, int], *, first: int) -> nn.
 
     As in the paper but for two things, for which see `plain_conv`: a third of the channels, and BatchNorm.
     """
-
-    def conv(taken: int, given: int, kernel: int) -> Iterator[nn.Module]:
-        yield nn.Conv2d(taken, given, kernel, padding=kernel // 2, bias=False)
-        yield nn.BatchNorm2d(given)
-        yield nn.ELU()
-
     return nn.Sequential(
-        *conv(size[0], first, 5),
-        *conv(first, 32, 1),
+        *conv_norm_elu(size[0], first, 5),
+        *conv_norm_elu(first, 32, 1),
         nn.MaxPool2d(3, stride=2),
         nn.Dropout(0.5),
-        *conv(32, 64, 5),
-        *conv(64, 64, 1),
+        *conv_norm_elu(32, 64, 5),
+        *conv_norm_elu(64, 64, 1),
         nn.MaxPool2d(3, stride=2),
         nn.Dropout(0.5),
-        *conv(64, 86, 3),
-        *conv(86, 86, 1),
+        *conv_norm_elu(64, 86, 3),
+        *conv_norm_elu(86, 86, 1),
         nn.Conv2d(86, classes, 1),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from harden.attacks import CRAFTERS, GradientAttack, craft
 from harden.defences import Craft
+from harden.models.classifier import Classifier
 from harden.training.augment import Placement
 from harden.training.memory import Perturbations
 from harden.training.sources import Sources
@@ -29,6 +31,42 @@ class Batch:
     noise: torch.Generator
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Passes that one training image costs in an epoch.
+
+    Attributes:
+        trained: images that go forward and backward through the network to train it; the clean one is among them.
+        gradients: forward and backward passes to craft.
+        predictions: forward passes to predict what nobody labels.
+    """
+
+    trained: int
+    gradients: int
+    predictions: int
+
+    @property
+    def passes(self) -> int:
+        """All of them, forward and backward counted each."""
+        return 2 * self.trained + 2 * self.gradients + self.predictions
+
+
+def cost_of(sources: Sequence[str], *, networks: int = 1, labelled: bool = True) -> Cost:
+    """Return the cost of crafting with `sources` (keys of `CRAFTERS`) and of training on all that they make.
+
+    Args:
+        sources: none is clean training.
+        networks: that examples are crafted on, the one in training among them.
+        labelled: whether the labels are used, or what the networks predict.
+    """
+    attacks = [CRAFTERS[name](0.0) for name in sources]
+    return Cost(
+        trained=1 + networks * len(attacks),
+        gradients=networks * sum(attack.steps for attack in attacks),
+        predictions=networks * sum(passes_of(a, labelled=labelled) - 2 * a.steps for a in attacks),
+    )
+
+
 def passes_of(attack: GradientAttack, *, labelled: bool = True) -> int:
     """Return the passes of crafting one example, forward and backward; without labels they have to be predicted."""
     return 2 * attack.steps + (0 if labelled or attack.starts_clean else 1)
@@ -38,7 +76,7 @@ class Crafting:
     """Crafts with the source attacks of the moment.
 
     Args:
-        model: the network in training; the memory is of perturbations that were found on it.
+        model: the network in training, on the device where it stays; the memory is of perturbations found on it.
         sources: what crafts.
         shape: (N, C, H, W) of the training images.
 
@@ -47,11 +85,11 @@ class Crafting:
         passes: images passed through networks so far, forward and backward counted each; the owner may set it.
     """
 
-    def __init__(self, model: nn.Module, sources: Sources, shape: tuple[int, ...]) -> None:
+    def __init__(self, model: Classifier, sources: Sources, shape: tuple[int, ...]) -> None:
         remembers = any(CRAFTERS[name](0.0).remembers for name in sources.now)
         self._model = model
         self._sources = sources
-        self.memory = Perturbations(shape) if remembers else None
+        self.memory = Perturbations(shape, model.device) if remembers else None
         self.passes = 0
 
     def of(self, batch: Batch, eps: float) -> Craft:
@@ -78,14 +116,14 @@ class Crafting:
     def load(self, state: Tensor | None) -> None:
         """Go on where another run was."""
         if self.memory is not None and state is not None:
-            self.memory.levels = state
+            self.memory.levels.copy_(state)
 
     def _examples(
         self, attack: GradientAttack, model: nn.Module, clean: Tensor, labels: Tensor | None, batch: Batch
     ) -> Tensor:
         if not attack.remembers or self.memory is None:
             return craft(attack, model, clean, labels, generator=batch.noise)
-        last = self.memory.recall(batch.rows, attack.eps, batch.placement).to(clean.device)
+        last = self.memory.recall(batch.rows, attack.eps, batch.placement)
         examples = craft(attack, model, clean, labels, generator=batch.noise, last=last)
         self.memory.keep(batch.rows, examples - clean, attack.eps, batch.placement)
         return examples

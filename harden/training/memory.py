@@ -21,19 +21,20 @@ class Perturbations:
 
     Args:
         shape: (N, C, H, W) of the training images.
+        device: where they are kept: that of the network, so that no step waits for the host.
 
     Raises:
         UsageError: more than `LARGEST` bytes would be needed.
     """
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], device: torch.device | None = None) -> None:
         needed = memory_needed(shape)
         if needed > LARGEST:
             raise UsageError(
                 f"fgsm-ep would have to remember {needed / 1024**3:.1f} GiB of perturbations",
                 hint="take --source-attack nfgsm or fgsm, or a smaller --image-size",
             )
-        self.levels = torch.zeros(tuple(shape), dtype=torch.int8)
+        self.levels = torch.zeros(tuple(shape), dtype=torch.int8, device=device)
 
     def forget(self) -> None:
         """Forget all: what was found on a network that was rolled back is no start for another."""
@@ -41,14 +42,15 @@ class Perturbations:
 
     def recall(self, rows: Tensor, eps: float, placement: Placement | None) -> Tensor:
         """Return the perturbations (n, C, H, W) of `rows`, moved as their images are; 0 for images not yet seen."""
-        last = self.levels[rows].float() * (eps / LEVELS)
+        last = self.levels[rows.to(self.levels.device)].float() * (eps / LEVELS)
         return last if placement is None else placement.moved(last)
 
     def keep(self, rows: Tensor, perturbations: Tensor, eps: float, placement: Placement | None) -> None:
         """Remember `perturbations` (n, C, H, W) of the moved images; pixels that moved out keep what they had."""
         if eps == 0:
             return
-        levels = (perturbations.cpu() * (LEVELS / eps)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
+        rows = rows.to(self.levels.device)
+        levels = (perturbations * (LEVELS / eps)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
         self.levels[rows] = levels if placement is None else placement.put_back(levels, self.levels[rows])
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from harden import __version__
-from harden.attacks import CRAFTERS, Planned, attack_names
-from harden.data import Entry, ImageSet, SplitPlan, open_data
+from harden.attacks import attack_names
+from harden.data import ImageSet, SplitPlan, open_data
 from harden.defences import STATIC_DEFENCES, UNLABELLED_DEFENCES
 from harden.errors import Interrupted, RunFolderError, TrainingError, UsageError
 from harden.files import write_whole
@@ -23,15 +23,14 @@ from harden.models.factory import is_reference
 from harden.report import comparison_page, comparison_text, document
 from harden.report.comparison import Comparison, Trial
 from harden.report.figures import counted, duration
-from harden.training.crafting import passes_of
-from harden.training.history import EpochRecord, History
+from harden.training.crafting import cost_of
 from harden.workflows.audit import audit_subjects, write_reports
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.fit import fit, resume
-from harden.workflows.job import StopRequested, choose_splits, default_sources
+from harden.workflows.job import StopRequested, choose_splits, default_sources, spec_of
 from harden.workflows.narrator import Narrator
-from harden.workflows.prepare import Images, ModelSpec, choose_device, images_for
+from harden.workflows.prepare import choose_device, images_for
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings
 from harden.workflows.surrogate_training import Surrogate
@@ -74,6 +73,11 @@ class CompareSettings:
     attacks: tuple[str, ...] = ATTACKS
     samples: int | None = None
     surrogates: tuple[str, ...] = (AUTO,)
+
+    @property
+    def shared_seed(self) -> int:
+        """The seed of what all trials share: splits, audited images and surrogates."""
+        return self.seeds[0]
 
 
 def compare(
@@ -145,12 +149,8 @@ def compare(
 def passes_per_image(settings: FitSettings) -> int:
     """Return the passes that one training image costs in an epoch, forward and backward, crafting included."""
     sources = default_sources(settings) or ()
-    if not sources:
-        return 2
     networks = 1 + (len(settings.static) or 2 if settings.method in STATIC_DEFENCES else 0)
-    labelled = settings.method not in UNLABELLED_DEFENCES
-    crafted = sum(passes_of(CRAFTERS[name](0.0), labelled=labelled) for name in sources)
-    return 2 * (1 + networks * len(sources)) + networks * crafted
+    return cost_of(sources, networks=networks, labelled=settings.method not in UNLABELLED_DEFENCES).passes
 
 
 def caveats_of(settings: CompareSettings) -> list[str]:
@@ -230,7 +230,7 @@ def _splits(settings: CompareSettings, folder: Path, narrator: Narrator) -> Spli
     kept = RunFolder(folder)
     source = open_data(settings.common.data)
     if not kept.splits.exists():
-        plan = choose_splits(replace(settings.common, seed=settings.seeds[0]), source, narrator)
+        plan = choose_splits(replace(settings.common, seed=settings.shared_seed), source, narrator)
         kept.write_json(kept.splits, plan.to_json())
         return plan
     plan = kept.read_splits()
@@ -259,71 +259,55 @@ class _Audit:
         self._narrator = narrator
         self._stop_requested = stop_requested
         self._source = open_data(settings.common.data)
-        self._surrogates: tuple[Surrogate, ...] | None = None
-        self._decoded: tuple[Images, ImageSet] | None = None
+        self._prepared: tuple[ImageSet, tuple[Surrogate, ...]] | None = None
 
     def of(self, run: RunFolder, variant: Variant, seed: int, command: str) -> None:
         """Audit a run whose weights are there, and write its report."""
         settings, narrator = self._settings, self._narrator
         classifier = run.load_classifier(arch=_arch(settings.common)).to(choose_device(settings.common.device))
-        images, test = self._test(classifier)
+        test, surrogates = self._prepare(classifier)
         config = run.read_config()["training"]
         eps = float(config["eps"])
         narrator.heading(f"Audit of {variant.name}, seed {seed}")
-        lines = run.metrics.read_text(encoding="utf-8").splitlines()
-        history = History(tuple(EpochRecord.from_json(json.loads(line)) for line in lines), config["chosen_epoch"])
         report = audit_subjects(
             [Subject(variant.name, classifier, test, Encounters.from_json(config).exposures(eps))],
             eps=eps,
             attacks=settings.attacks,
             dataset=f"{counted(len(test), 'test image')} of {settings.common.data}",
-            seed=seeds_first(settings),
+            seed=settings.shared_seed,
             narrator=narrator,
             title=f"{variant.name}, seed {seed}",
             scope=replace(Scope.of(settings.attacks), curve=False, represented=REPRESENTED),
             kept_in=run.audit_progress,
-            history=history,
+            history=run.read_history(),
             facts=(("command", command), ("training seed", str(seed)), ("harden", __version__)),
-            transfers=self._transfers(classifier, images, test, eps),
+            transfers=transfer_attacks(surrogates, eps=eps, paper=True),
             stop_requested=self._stop_requested,
         )
         write_reports(report, run.path, narrator)
         shutil.rmtree(run.audit_progress, ignore_errors=True)
 
-    def _test(self, classifier: Classifier) -> tuple[Images, ImageSet]:
-        """Return the test images, decoded once: every run has the same splits and the same format."""
-        if self._decoded is None:
+    def _prepare(self, classifier: Classifier) -> tuple[ImageSet, tuple[Surrogate, ...]]:
+        """Return the test images and the surrogates, made once: every run has the same splits and the same format."""
+        if self._prepared is None:
+            settings = self._settings
             images = images_for(classifier, self._source)
-            entries = images.sample(self._splits.test, self._settings.samples, seeds_first(self._settings), "audit")
-            self._decoded = images, images.decode(entries, self._narrator, "test images")
-        return self._decoded
-
-    def _transfers(self, classifier: Classifier, images: Images, test: ImageSet, eps: float) -> list[Planned]:
-        settings = self._settings
-        if self._surrogates is None:
-            self._surrogates = open_surrogates(
+            entries = images.sample(self._splits.test, settings.samples, settings.shared_seed, "audit")
+            test = images.decode(entries, self._narrator, "test images")
+            surrogates = open_surrogates(
                 settings.surrogates,
-                spec=ModelSpec(
-                    model=settings.common.model,
-                    arch=settings.common.arch,
-                    trust_pickle=settings.common.trust_pickle,
-                    class_map=settings.common.class_map,
-                ),
+                spec=spec_of(settings.common),
                 subject=classifier,
                 images=images,
                 plan=self._splits,
-                audited=tuple(Entry(file, label) for file, label in zip(test.files, test.labels.tolist(), strict=True)),
-                seed=seeds_first(settings),
+                audited=entries,
+                seed=settings.shared_seed,
                 device=classifier.device,
                 narrator=self._narrator,
                 stop_requested=self._stop_requested,
             )
-        return transfer_attacks(self._surrogates, eps=eps, paper=True)
-
-
-def seeds_first(settings: CompareSettings) -> int:
-    """Return the seed of what all trials share: the audited images and the surrogates."""
-    return settings.seeds[0]
+            self._prepared = test, surrogates
+        return self._prepared
 
 
 # -- the folder --------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def fit(
             job = replace(job, budget=Budget(run.budget, settings.budget, began=job.began))
         narrator.note(f"run folder: {run.path}")
         write_unreadable(job.images.unreadable, run.path, narrator)
-        return _execute(run, job, audit=audit)
+        return _execute(run, job)
     except HardenError:
         pretrained = bool(settings.pretrain) and run.initial_weights.exists()
         if not (run.checkpoint.exists() or run.pretraining.exists() or pretrained):
@@ -183,7 +183,7 @@ def resume(
             "had stopped it"
         )
     try:
-        return _execute(run, job, audit=audit)
+        return _execute(run, job)
     except UsageError as error:
         if budget is None:
             raise
@@ -203,14 +203,14 @@ def _require_trust_in_statics(run: RunFolder, settings: FitSettings, arch: str |
             require_trust(origin_of(code, {}), run.path)
 
 
-def _execute(run: RunFolder, job: Job, *, audit: bool) -> FitResult:
-    """Train, keep the weights, and, if asked, audit and report."""
+def _execute(run: RunFolder, job: Job) -> FitResult:
+    """Train, keep the weights, and, if the run ends with one, audit and report."""
     if job.budget is not None:
         job.budget.keep()
     try:
         job, trained = train(run, job)
         _keep(run, job, trained)
-        return FitResult(run, _audit(run, job, trained) if audit else None)
+        return FitResult(run, _audit(run, job, trained) if job.audits else None)
     except Interrupted as stop:
         if job.budget is not None:
             job.budget.keep()

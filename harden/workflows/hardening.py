@@ -8,12 +8,20 @@ from dataclasses import replace
 
 import torch
 
-from harden.attacks import CRAFTERS, attack_names, frozen
-from harden.defences import DEFENCES, FEATURE_DEFENCES, Defence, DefenceContext, DefenceSettings
+from harden.attacks import attack_names, frozen
+from harden.defences import (
+    DEFENCES,
+    FEATURE_DEFENCES,
+    UNLABELLED_DEFENCES,
+    Defence,
+    DefenceContext,
+    DefenceSettings,
+)
 from harden.errors import RunFolderError
 from harden.files import write_whole
 from harden.models.tap import Tap, as_representation, widest_representation
 from harden.randomness import stream
+from harden.training.crafting import cost_of
 from harden.training.history import EpochRecord, History
 from harden.training.loop import Trainer
 from harden.training.settings import Replan, Trained, TrainingSettings
@@ -166,7 +174,7 @@ def tell_plan(job: Job, plan: Plan) -> None:
             ("time per step", f"{plan.timing.step * 1000:.1f} ms"),
             ("time per epoch", f"{plan.epoch_seconds:.1f} s with its held-out measurements"),
             ("selection", f"on {plan.selection_samples} validation images"),
-            ("final audit", f"{plan.audit_samples} test images, before and after"),
+            *([("final audit", f"{plan.audit_samples} test images, before and after")] if job.audits else []),
             ("estimated time", _duration(plan.seconds)),
         ],
     )
@@ -178,13 +186,16 @@ def _share(plan: Plan) -> str:
 
 def _passes(job: Job) -> str:
     """Return the passes of a step, in passes of one batch of clean images."""
-    if not job.source_attacks:
+    cost = cost_of(
+        job.source_attacks,
+        networks=1 + len(job.statics),
+        labelled=job.settings.method not in UNLABELLED_DEFENCES,
+    )
+    if not cost.gradients:
         return "1F+1B"
-    networks = 1 + len(job.statics)
-    trained = 1 + networks * len(job.source_attacks)
-    steps = networks * sum(CRAFTERS[name](0.1).steps for name in job.source_attacks)
-    crafted = "1F+1b" if steps == 1 else f"{steps} x (F+b)"
-    return f"{trained}F+{trained}B to train, {crafted} to craft"
+    crafted = "1F+1b" if cost.gradients == 1 else f"{cost.gradients} x (F+b)"
+    predicted = f" and {cost.predictions}F" if cost.predictions else ""
+    return f"{cost.trained}F+{cost.trained}B to train, {crafted}{predicted} to craft"
 
 
 def _duration(seconds: float) -> str:

@@ -92,15 +92,7 @@ def prepare_job(
     source = open_data(settings.data)
     earlier = as_run(settings.model)
     narrator.heading("Model")
-    spec = ModelSpec(
-        model=settings.model,
-        arch=settings.arch,
-        trust_pickle=settings.trust_pickle,
-        class_map=settings.class_map,
-        mean=settings.mean,
-        std=settings.std,
-        image_size=settings.image_size,
-    )
+    spec = spec_of(settings)
     if earlier is not None:
         refuse_stated(earlier, spec)
         classifier = earlier.load_classifier(arch=settings.arch)
@@ -159,6 +151,19 @@ def prepare_job(
     return Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command, met)
 
 
+def spec_of(settings: FitSettings) -> ModelSpec:
+    """Return what the settings say of the model."""
+    return ModelSpec(
+        model=settings.model,
+        arch=settings.arch,
+        trust_pickle=settings.trust_pickle,
+        class_map=settings.class_map,
+        mean=settings.mean,
+        std=settings.std,
+        image_size=settings.image_size,
+    )
+
+
 def with_statics(job: Job) -> Job:
     """Return the job with the static networks that its method crafts on; they may have to be trained first.
 
@@ -172,12 +177,7 @@ def with_statics(job: Job) -> Job:
     settings = job.settings
     statics = open_statics(
         settings.static,
-        spec=ModelSpec(
-            model=settings.model,
-            arch=settings.arch,
-            trust_pickle=settings.trust_pickle,
-            class_map=settings.class_map,
-        ),
+        spec=spec_of(settings),
         subject=job.classifier,
         images=job.images,
         plan=job.splits,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,6 @@ from harden.errors import DataError, Interrupted, RunFolderError, UsageError
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
 from harden.report.report import Report
-from harden.training.history import EpochRecord, History
 from harden.workflows.audit import DEFAULT_ATTACKS, audit_subjects, plan_for, write_reports, write_unreadable
 from harden.workflows.black_box import is_black_box, open_black_box, without_gradients
 from harden.workflows.encounters import Encounters
@@ -162,7 +160,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
             title=f"Audit of {subject.name}",
             scope=Scope.of(presets),
             kept_in=kept_in,
-            history=_history(run),
+            history=run.read_history() if run is not None else None,
             facts=(("command", command), ("images", which), ("seed", str(settings.seed)), ("harden", __version__)),
             train=_training_images(run, source, subject, narrator),
             caveats=(*left_out, *write_unreadable(unreadable, folder, narrator)),
@@ -288,11 +286,3 @@ def _open(
     if box is not None:
         narrator.warn(f"{name} has no gradients (something in it leaves torch's graph): it is audited black-box only")
     return _Opened(name, box or classifier, images, {})
-
-
-def _history(run: RunFolder | None) -> History | None:
-    if run is None or not run.metrics.exists():
-        return None
-    lines = run.metrics.read_text(encoding="utf-8").splitlines()
-    epochs = tuple(EpochRecord.from_json(json.loads(line)) for line in lines if line.strip())
-    return History(epochs, run.read_config().get("training", {}).get("chosen_epoch"))

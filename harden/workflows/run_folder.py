@@ -18,6 +18,7 @@ from harden.models import rebuild
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
 from harden.models.pickled import save_skeleton
+from harden.training.history import EpochRecord, History
 
 if TYPE_CHECKING:
     from harden.workflows.prepare import ModelSpec
@@ -132,6 +133,18 @@ class RunFolder:
             RunFolderError, DataError: the list is missing or damaged.
         """
         return SplitPlan.from_json(self.read_json(self.splits))
+
+    def read_history(self) -> History | None:
+        """Return what happened in training, epoch by epoch; None before the first one.
+
+        Raises:
+            RunFolderError: config.json is missing or damaged.
+        """
+        if not self.metrics.exists():
+            return None
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        epochs = tuple(EpochRecord.from_json(json.loads(line)) for line in lines if line.strip())
+        return History(epochs, self.read_config().get("training", {}).get("chosen_epoch"))
 
     def splits_of(self, source: DataSource) -> SplitPlan | None:
         """Return the run's splits of `source`, without files that are gone; None if the run used other data.
