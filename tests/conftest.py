@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# One thread for each process, before torch is imported: the processes share the cores, and sums have one order.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
 
-torch.set_num_threads(1)
-
 DIGITS = tuple("0123456789")
 
 
