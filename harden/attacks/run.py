@@ -13,6 +13,8 @@ from harden.attacks.norms import Ball
 from harden.attacks.oracle import Oracle, Passes, input_gradient
 from harden.attacks.protocol import Attack, GradientAttack
 from harden.errors import DataError
+from harden.models.first_convolution import by_columns, by_library
+from harden.models.layout import laid_out
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,8 @@ class Examples:
 def frozen(module: nn.Module) -> Iterator[None]:
     """Put every submodule into eval mode and switch off parameter gradients; restore each one's own state after.
 
-    Restoring per module keeps what the user froze frozen, which a blanket `.train()` would not.
+    Restoring per module keeps what the user froze frozen, which a blanket `.train()` would not. Gradients to the images
+    are faster meanwhile (`by_columns`).
     """
     training = [m for m in module.modules() if m.training]
     trainable = [p for p in module.parameters() if p.requires_grad]
@@ -46,9 +49,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
         m.training = False
     for p in trainable:
         p.requires_grad_(False)
+    changed = by_columns(module)
     try:
         yield
     finally:
+        by_library(changed)
         for m in training:
             m.training = True
         for p in trainable:
@@ -94,7 +99,7 @@ def craft(
         last: (N, C, H, W) perturbations to begin from instead of where the attack begins.
     """
     with frozen(model):
-        clean = images.detach()
+        clean = laid_out(images.detach(), model)
         ball = Ball.around(clean, attack.eps if attack.stays_in_ball else 1.0, attack.norm)
         points, memory = attack.begin(clean, generator)
         points = points if last is None else clean + last
@@ -145,7 +150,7 @@ def run_attack(
     oracle = Oracle(
         model,
         labels,
-        Ball.around(images.detach(), attack.eps, attack.norm),
+        Ball.around(laid_out(images.detach(), model), attack.eps, attack.norm),
         passes=passes if passes is not None else Passes(),
         drop_fooled=drop_fooled,
         repeats=repeats,

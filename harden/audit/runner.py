@@ -17,6 +17,8 @@ from harden.audit.meter import Meter
 from harden.audit.result import AttackOutcome, AuditResult, Exposure
 from harden.data.dataset import ImageSet
 from harden.models.black_box import Audited
+from harden.models.classifier import Classifier
+from harden.models.layout import laid_out, lay_out
 from harden.randomness import stream
 
 AuditProgress = Callable[[str, int, int], None]
@@ -25,7 +27,7 @@ AuditProgress = Callable[[str, int, int], None]
 Witness = Callable[[Attack, Tensor, Tensor, Examples], None]
 """Called with an attack, the rows (n,) of the images it had, these images (n, C, H, W), and what became of them."""
 
-LARGEST_BATCH = 500
+LARGEST_BATCH = 250
 BATCH_PIXELS = 2_000_000
 """Values of input pixels in one batch: enough to keep a processor busy, few enough to fit into its memory."""
 
@@ -69,6 +71,8 @@ def audit(
         witness: sees the examples as they are made.
     """
     began = time.perf_counter()
+    if isinstance(classifier, Classifier):
+        lay_out(classifier)
     predictions, clean_margins = clean_scores(classifier, images)
     labels = images.labels.cpu()
     right = predictions == labels
@@ -109,7 +113,7 @@ def clean_scores(classifier: Audited, images: ImageSet) -> tuple[Tensor, Tensor]
     with frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext(), torch.no_grad():
         for start in range(0, len(images), batch):
             pixels, labels = images.batch(slice(start, start + batch))
-            guess, margin = judge(classifier(pixels.to(classifier.device)).cpu(), labels.cpu())
+            guess, margin = judge(classifier(laid_out(pixels.to(classifier.device), classifier)).cpu(), labels.cpu())
             predictions.append(guess)
             kept.append(margin)
     return torch.cat(predictions), torch.cat(kept)
@@ -196,7 +200,7 @@ def attack_images(
     rows = torch.nonzero(attacked).squeeze(1)
     for number, chunk in enumerate(torch.split(rows, batch_of(classifier.input_size))):
         batch, labels = images.batch(chunk)
-        batch = batch.to(classifier.device)
+        batch = laid_out(batch.to(classifier.device), classifier)
         examples = run_attack(
             attack,
             classifier,

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from harden.cli.pace import Pace, clock
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -31,7 +33,7 @@ class Terminal:
         self.err: Console = _console(Console, sys.stderr)
         self._progress: Progress | None = None
         self._bars: dict[str, TaskID] = {}
-        self._began: dict[str, float] = {}
+        self._paces: dict[str, Pace] = {}
         self._told: dict[str, float] = {}
         self._reached: dict[str, int] = {}
 
@@ -71,14 +73,15 @@ class Terminal:
             return
         now = time.monotonic()
         if done < self._reached.get(task, 0):  # the same task once more, of another model
-            self._began.pop(task, None)
+            self._paces.pop(task, None)
             self._told.pop(task, None)
         self._reached[task] = done
-        began = self._began.setdefault(task, now)
+        if task not in self._paces:
+            self._paces[task] = Pace(now, done)
+        left = self._paces[task].left(now, done, total)
         if not self.err.is_terminal:
-            if now - self._told.setdefault(task, now) >= PLAIN_SECONDS and done < total:
+            if now - self._told.setdefault(task, now) >= PLAIN_SECONDS and done < total and left is not None:
                 self._told[task] = now
-                left = (now - began) * (total - done) / max(1, done)
                 self.err.print(f"  {task}: {done} of {total}, about {left:.0f} s left", markup=False, highlight=False)
             return
         if self._progress is None:
@@ -87,8 +90,8 @@ class Terminal:
         if task not in self._bars:
             for other in self._bars.values():
                 self._progress.remove_task(other)
-            self._bars = {task: self._progress.add_task(task, total=total)}
-        self._progress.update(self._bars[task], completed=done, total=total)
+            self._bars = {task: self._progress.add_task(task, total=total, left="")}
+        self._progress.update(self._bars[task], completed=done, total=total, left=clock(left))
         if done >= total:
             self._close()
 
@@ -132,7 +135,6 @@ def _bars(console: Console) -> Progress:
         Progress,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
     )
 
     return Progress(
@@ -140,8 +142,7 @@ def _bars(console: Console) -> Progress:
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(),
+        TextColumn("eta {task.fields[left]}"),
         console=console,
         transient=True,
     )

@@ -14,13 +14,14 @@ from statistics import mean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harden.attacks import CRAFTERS, GRADIENT_ATTACKS
 from harden.data.dataset import ImageSet
 from harden.defences import Defence
 from harden.errors import Interrupted, TrainingError
 from harden.models.classifier import Classifier
+from harden.models.layout import laid_out, lay_out
 from harden.models.tap import Tap
 from harden.randomness import capture_global_rng, derive_seed, restore_global_rng, stream
 from harden.training.augment import AUGMENTATIONS
@@ -99,9 +100,7 @@ class Trainer:
         for name in frozen_names(classifier.module, settings.freeze):
             classifier.module.get_parameter(name).requires_grad_(False)
         self._resting = resting_modules(classifier.module)
-        self.has_convolutions = any(isinstance(m, nn.Conv2d) for m in classifier.modules())
-        if self.has_convolutions:
-            classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out(classifier)
         self.average = WeightAverage(classifier, settings.ema)
         self.optimizer = build_optimizer(classifier, self.defence, lr=settings.lr, weight_decay=settings.weight_decay)
 
@@ -203,8 +202,7 @@ class Trainer:
         images, labels = images.to(classifier.device), labels.to(classifier.device)
         placement = AUGMENTATIONS[settings.augment]((len(rows), *images.shape[2:]), noise)
         images = images if placement is None else placement.moved(images)
-        if self.has_convolutions:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = laid_out(images, classifier)
 
         craft_now = self.crafting.of(Batch(rows, placement, noise), self.schedule.eps_at(progress))
         self.defence.set_progress(progress, self.strength)

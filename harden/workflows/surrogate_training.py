@@ -18,6 +18,7 @@ from harden.errors import ExportError, Interrupted, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights, save_weights
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier, Normalisation
+from harden.models.layout import lay_out
 from harden.models.normalisations import OWN_STATISTICS, own_statistics
 from harden.models.origin import Origin
 from harden.models.surrogate import Architecture, other_family
@@ -133,7 +134,8 @@ def trained_surrogate(
     cached = _from_cache(path, architecture, subject, seed)
     if cached is not None:
         narrator.note(f"{architecture.name} comes from the cache")
-        return Surrogate(architecture.name, cached[0].to(device).eval(), cached[1])
+        lay_out(cached[0].to(device))  # as training left it
+        return Surrogate(architecture.name, cached[0].eval(), cached[1])
     everything = images.decode(chosen, narrator, "images for the surrogate")
     held_out = min(MOST_HELD_OUT, round(HELD_OUT * len(everything)))
     val_rows = stratified_sample(everything.labels, held_out, generator=stream(seed, "surrogate", "val"))
@@ -144,7 +146,6 @@ def trained_surrogate(
     normalisation = own_statistics(train.batch(sample)[0])
     classifier = _untrained(normalisation, architecture, subject, seed).to(device)
     _train(classifier, train, val, architecture, effort, seed, narrator, stop_requested)
-    classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload] # as it comes from the cache
     accuracy = share(predictions(classifier, val) == val.labels)
     with contextlib.suppress(RunFolderError, ExportError):  # a cache that cannot be written costs time only
         _keep(path, classifier, accuracy)

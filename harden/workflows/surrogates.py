@@ -14,6 +14,7 @@ from harden.data import Entry, ImageSet, SplitPlan
 from harden.errors import DataError, ModelError, PreflightError
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
+from harden.models.layout import lay_out
 from harden.models.surrogate import Fitted, static_pair
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import Images, ModelSpec, as_run, open_model
@@ -132,6 +133,7 @@ def _opened(
         classifier, printed = run.load_classifier(), run.path.name
     else:
         classifier, printed = _load(name, spec, subject, images, entries, narrator, flag), Path(name).name
+    lay_out(classifier.to(device))
     unknown = set(subject.classes) ^ set(classifier.classes)
     if unknown:
         raise DataError(

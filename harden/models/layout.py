@@ -1,0 +1,71 @@
+"""How images lie in memory: channels last where a network with convolutions takes it, which is faster."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harden.models.classifier import Classifier
+from harden.randomness import stream
+
+_AGREE = 1e-3
+"""Largest difference of the scores in the two layouts, as a share of the largest score; rounding is far below."""
+
+
+def lay_out(classifier: Classifier) -> None:
+    """Put the weights of a network with convolutions channels last, in place, unless it then fails or says otherwise.
+
+    A module that calls `.view` on a feature map does fail. Values, keys and shapes stay what they are.
+    """
+    if layout_of(classifier) is torch.channels_last or not any(isinstance(m, nn.Conv2d) for m in classifier.modules()):
+        return
+    images = torch.rand(2, *classifier.input_size, generator=stream(0, "layout")).to(classifier.device)
+    before = _answers(classifier, images)
+    classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    after = _answers(classifier, laid_out(images, classifier))
+    if before is None or after is None or not _agree(before, after):
+        classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def layout_of(module: object) -> torch.memory_format:
+    """Return the layout that images should have for a module: that of its weights."""
+    if isinstance(module, nn.Module):
+        for p in module.parameters():
+            if p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous():
+                return torch.channels_last
+    return torch.contiguous_format
+
+
+def laid_out(images: Tensor, module: object) -> Tensor:
+    """Return images (N, C, H, W) in the layout of a module's weights; the same ones where they are."""
+    return images.contiguous(memory_format=layout_of(module))
+
+
+def _answers(classifier: Classifier, images: Tensor) -> Tensor | None:
+    """Return the scores (2, K) in eval mode; None where a forward pass fails in eval or in training mode.
+
+    In training mode the scores say nothing: dropout follows the order in memory. All else stays as it was.
+    """
+    modes = [(part, part.training) for part in classifier.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in classifier.buffers()]
+    devices = [images.device] if images.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            classifier.eval()
+            with torch.no_grad():
+                scores: Tensor = classifier(images)
+            classifier.train()
+            classifier(images)
+            return scores
+    except Exception:  # whatever the user's forward raises
+        return None
+    finally:
+        for part, training in modes:
+            part.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _agree(before: Tensor, after: Tensor) -> bool:
+    return bool((before - after).abs().max() <= _AGREE * (1 + before.abs().max()))
