@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.peers RUN [--samples 500] [--repeats 3] [--arch net.py:build] [--initial]
 
-Every library gets the same images in one batch and the same parameters, one after the other in one process; times are
+Every library gets the same images in one batch and the same parameters; they take turns in one process, and times are
 the best of the repeats. harden attacks twice: as the others do, to the last step on every image, and as its audit does,
 where an image leaves once it is fooled. "agree" is the share of images on which both say the same of the last step.
 Where the arithmetic of a peer differs, its line says so.
@@ -11,10 +11,11 @@ Where the arithmetic of a peer differs, its line says so.
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from harden.attacks import APGD, FGSM, MIM, PGD, GradientAttack, Objective, craft, run_attack
 from harden.attacks.protocol import Attack
+from harden.models.layout import lay_out
 from tests.benchmarks.opened import open_run
 
 Peer = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
@@ -118,15 +120,7 @@ def duels() -> list[Duel]:
                         m, eps=eps, eps_step=eps / 5, max_iter=10, decay=1.0, batch_size=1000, verbose=False
                     )
                 ),
-                "foolbox (accumulates signs)": by_foolbox(
-                    lambda: (
-                        fb.LinfMomentumIterativeFastGradientMethod(
-                            momentum=1.0, rel_stepsize=0.2, steps=10, random_start=False
-                        )
-                        if hasattr(fb, "LinfMomentumIterativeFastGradientMethod")
-                        else fb.LinfPGD(rel_stepsize=0.2, steps=10, random_start=False)
-                    )
-                ),
+                "foolbox (no MIM: PGD)": by_foolbox(lambda: fb.LinfPGD(rel_stepsize=0.2, steps=10, random_start=False)),
             },
         ),
         Duel(
@@ -166,16 +160,24 @@ def as_audited(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor)
     return run_attack(attack, model, images, labels, generator=torch.Generator().manual_seed(0)).images
 
 
-def timed(run: Callable[[], Tensor], repeats: int) -> tuple[Tensor, float]:
-    """Return what it returns and the least seconds that it took."""
-    least, result = float("inf"), torch.empty(0)
+@dataclass
+class Contestant:
+    """One who attacks, its examples, and the least seconds that it took."""
+
+    run: Callable[[], Tensor]
+    examples: Tensor = field(default_factory=lambda: torch.empty(0))
+    seconds: float = float("inf")
+
+
+def take_turns(contestants: Sequence[Contestant], repeats: int) -> None:
+    """Let each attack in turn, so that a slow minute of the machine is everyone's."""
     for _ in range(repeats):
-        began = time.perf_counter()
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result = run()
-        least = min(least, time.perf_counter() - began)
-    return result, least
+        for contestant in contestants:
+            began = time.perf_counter()
+            with torch.random.fork_rng(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                contestant.examples = contestant.run()
+            contestant.seconds = min(contestant.seconds, time.perf_counter() - began)
 
 
 def main() -> None:
@@ -201,25 +203,25 @@ def main() -> None:
         with torch.no_grad():
             return model(adversarial).argmax(dim=1) == labels
 
+    ours = copy.deepcopy(model)
+    lay_out(ours)  # as `harden report` does
     for duel in duels():
-        last, whole = timed(partial(to_the_end, duel.ours(eps), model, images, labels), options.repeats)
-        best, dropped = timed(partial(as_audited, duel.ours(eps), model, images, labels), options.repeats)
-        mine = stands(last)
-        count = len(images)
-        print(f"{duel.name}")
-        print(f"  {'harden':30} {mine.float().mean():6.1%} stand  {count / whole:8.0f} images/s")
-        print(
-            f"  {'harden, as it audits':30} {stands(best).float().mean():6.1%} stand  {count / dropped:8.0f} images/s"
-        )
-        for library, peer in duel.peers.items():
-            adversarial, seconds = timed(partial(peer, model, images, labels, eps), options.repeats)
-            theirs = stands(adversarial)
-            print(
-                f"  {library:30} {theirs.float().mean():6.1%} stand  {count / seconds:8.0f} images/s  "
-                f"agree {(mine == theirs).float().mean():6.1%}; harden {seconds / whole:.2f}x as fast, "
-                f"{seconds / dropped:.2f}x as it audits",
-                flush=True,
-            )
+        whole = Contestant(partial(to_the_end, duel.ours(eps), ours, images, labels))
+        dropping = Contestant(partial(as_audited, duel.ours(eps), ours, images, labels))
+        peers = {name: Contestant(partial(peer, model, images, labels, eps)) for name, peer in duel.peers.items()}
+        take_turns([whole, dropping, *peers.values()], options.repeats)
+        mine = stands(whole.examples)
+        print(duel.name)
+        for name, one in {"harden": whole, "harden, as it audits": dropping, **peers}.items():
+            found = stands(one.examples)
+            print(f"  {name:28} {found.float().mean():6.1%} stand {len(images) / one.seconds:8.0f} images/s", end="")
+            if name in peers:
+                print(
+                    f"  agree {(mine == found).float().mean():6.1%}; harden {one.seconds / whole.seconds:.2f}x as "
+                    f"fast, {one.seconds / dropping.seconds:.2f}x as it audits",
+                    end="",
+                )
+            print(flush=True)
 
 
 if __name__ == "__main__":
