@@ -24,12 +24,14 @@ class Passes:
     Attributes:
         forwards, backwards: the counts.
         elsewhere: passes through other networks, forward and backward together.
+        settled: (images that an attack is done with, the total when it was done with them).
         heard: called after every addition; may raise to stop the attack.
     """
 
     forwards: int = 0
     backwards: int = 0
     elsewhere: int = 0
+    settled: tuple[int, int] = (0, 0)
     heard: Callable[[], None] | None = None
 
     def add(self, forwards: int, backwards: int = 0) -> None:
@@ -38,6 +40,10 @@ class Passes:
         self.backwards += backwards
         if self.heard is not None:
             self.heard()
+
+    def settle(self, images: int) -> None:
+        """An attack is done with so many more images."""
+        self.settled = (self.settled[0] + images, self.total)
 
     def of_another(self) -> Passes:
         """Return a counter for another network, whose passes are heard here as they are made and count as elsewhere."""

@@ -52,7 +52,11 @@ class Meter:
             return
         name, _ = self._plan[self._nth]
         done = self._done + self._passes.total
-        expected = max(self._expected(self._nth, self._rows), self._passes.total)
+        expected = self._expected(self._nth, self._rows)
+        rows, spent = self._passes.settled
+        if rows:  # from here on by what it took so far
+            expected = round(spent * self._rows / rows)
+        expected = max(expected, self._passes.total)
         later = sum(self._expected(nth, self._standing) for nth in range(self._nth + 1, len(self._plan)))
         self._progress(name, done, self._done + expected + later)
 

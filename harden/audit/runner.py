@@ -210,6 +210,7 @@ def attack_images(
             passes=passes,
             repeats=repeats,
         )
+        passes.settle(len(chunk))
         guesses[chunk] = examples.predictions.cpu()
         kept[chunk] = examples.margins.float().cpu()
         distances[chunk] = attack.norm.of(examples.images - batch).cpu()
