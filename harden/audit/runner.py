@@ -16,6 +16,7 @@ from harden.audit.machine import describe_machine
 from harden.audit.meter import Meter
 from harden.audit.result import AttackOutcome, AuditResult, Exposure
 from harden.data.dataset import ImageSet
+from harden.memory import by_parts
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
 from harden.models.layout import laid_out, lay_out
@@ -108,15 +109,16 @@ def audit(
 
 def clean_scores(classifier: Audited, images: ImageSet) -> tuple[Tensor, Tensor]:
     """Return predictions (N,) int64 and margins (N,) float32 on the clean images, on the CPU."""
-    predictions, kept = [], []
-    batch = batch_of(classifier.input_size)
+    predictions, margins = torch.zeros(len(images), dtype=torch.int64), torch.zeros(len(images))
+
+    def look(_: int, rows: Tensor) -> None:
+        pixels, labels = images.batch(rows)
+        scores = classifier(laid_out(pixels.to(classifier.device), classifier)).cpu()
+        predictions[rows], margins[rows] = judge(scores, labels.cpu())
+
     with frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext(), torch.no_grad():
-        for start in range(0, len(images), batch):
-            pixels, labels = images.batch(slice(start, start + batch))
-            guess, margin = judge(classifier(laid_out(pixels.to(classifier.device), classifier)).cpu(), labels.cpu())
-            predictions.append(guess)
-            kept.append(margin)
-    return torch.cat(predictions), torch.cat(kept)
+        by_parts(torch.arange(len(images)), batch_of(classifier.input_size), look)
+    return predictions, margins
 
 
 def attack_in_turn(
@@ -197,8 +199,8 @@ def attack_images(
     guesses, kept, distances = predictions.clone(), margins.clone(), torch.zeros(len(images))
     queries = torch.zeros(len(images), dtype=torch.int64)
     closest = torch.where(predictions == images.labels.cpu(), torch.inf, 0.0)
-    rows = torch.nonzero(attacked).squeeze(1)
-    for number, chunk in enumerate(torch.split(rows, batch_of(classifier.input_size))):
+
+    def work(number: int, chunk: Tensor) -> None:
         batch, labels = images.batch(chunk)
         batch = laid_out(batch.to(classifier.device), classifier)
         examples = run_attack(
@@ -218,6 +220,8 @@ def attack_images(
         closest[chunk] = examples.closest.cpu()
         if witness is not None:
             witness(attack, chunk, batch, examples)
+
+    by_parts(torch.nonzero(attacked).squeeze(1), batch_of(classifier.input_size), work)
     return AttackOutcome(
         name=attack.name,
         definition=attack.definition,

@@ -42,6 +42,14 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False) -> Non
     except Exception as error:
         if os.environ.get("HARDEN_DEBUG"):
             raise
+        from harden.memory import is_out_of_memory
+
+        if is_out_of_memory(error):
+            terminal.error(
+                f"memory ran out ({str(error)[:200]})",
+                "a smaller --image-size, fewer images, another --device, or fewer programs beside it",
+            )
+            raise typer.Exit(EXIT_FAILURE) from None
         terminal.error(
             f"this is a defect in harden: {type(error).__name__}: {str(error)[:300]}",
             "run the same command with --debug for the traceback, and report it",

@@ -16,20 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harden.attacks import CRAFTERS, GRADIENT_ATTACKS
 from harden.data.dataset import ImageSet
 from harden.defences import Defence
 from harden.errors import Interrupted, TrainingError
+from harden.memory import is_out_of_memory, release
 from harden.models.classifier import Classifier
 from harden.models.layout import laid_out, lay_out
 from harden.models.tap import Tap
 from harden.randomness import capture_global_rng, derive_seed, restore_global_rng, stream
 from harden.training.augment import AUGMENTATIONS
 from harden.training.averaging import WeightAverage
+from harden.training.batches import Batches
 from harden.training.canary import Collapse, Vitals, Watch, diagnose
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
 from harden.training.crafting import Batch, Crafting
-from harden.training.evaluate import predictions, share, source_accuracy, standing_after
+from harden.training.evaluate import vitals_of
 from harden.training.freezing import frozen_names, resting_modules
 from harden.training.history import EpochRecord, History
 from harden.training.optimizer import build_optimizer
@@ -38,7 +39,6 @@ from harden.training.selection import Selection
 from harden.training.settings import Observer, Replan, Trained, TrainingSettings
 from harden.training.sources import Sources
 
-CANARY_ATTACK = "pgd-10"
 SMALL_SELECTION = 200
 """The canary looks at every second validation image, or at all of them where there are no more than this."""
 MAX_ROLLBACKS = 3
@@ -95,8 +95,7 @@ class Trainer:
         self.replan = replan
         self.epochs = settings.epochs
         self.schedule = Schedule(settings.lr, settings.lr_warmup, settings.eps, settings.eps_ramp)
-        self.batch_size = min(settings.batch_size, len(train))
-        self.steps_per_epoch = max(1, len(train) // self.batch_size // settings.epoch_parts)
+        self.batches = Batches(len(train), settings.batch_size, settings.epoch_parts, settings.seed)
         for name in frozen_names(classifier.module, settings.freeze):
             classifier.module.get_parameter(name).requires_grad_(False)
         self._resting = resting_modules(classifier.module)
@@ -104,10 +103,8 @@ class Trainer:
         self.average = WeightAverage(classifier, settings.ema)
         self.optimizer = build_optimizer(classifier, self.defence, lr=settings.lr, weight_decay=settings.weight_decay)
 
-        self.epoch = 0
-        self.step = 0
+        self.epoch = self.step = self.rollbacks = 0
         self.strength = 1.0
-        self.rollbacks = 0
         self.sources = Sources(settings.source_attacks)
         self.crafting = Crafting(classifier, self.sources, tuple(train.images.shape))
         self.records: list[EpochRecord] = []
@@ -120,9 +117,7 @@ class Trainer:
         self.good = self._snapshot()
         self.watch = Watch()
         self.sums: dict[str, Tensor] = {}
-        self.stopped = False
-        self.spent = 0.0
-        self.passes = 0
+        self.stopped, self.spent, self.passes = False, 0.0, 0
         self._written = time.monotonic()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
@@ -157,47 +152,64 @@ class Trainer:
 
         A first step warms up and is not counted. For the plan of a run, on a trainer of its own: the weights change.
         """
-        order = self._order(0)
-        spent: list[float] = []
+        order, spent = self.batches.order(0), list[float]()
         with Tap(self.classifier, self.layer) as tapped, torch.random.fork_rng():
             while len(spent) < 2 or (len(spent) <= count and sum(spent) < seconds):
                 began = time.perf_counter()
-                self._train_step(tapped, order, len(spent) % self.steps_per_epoch)
+                self._train_step(tapped, order, len(spent) % self.batches.steps)
                 if self.classifier.device.type == "cuda":
                     torch.cuda.synchronize(self.classifier.device)
                 spent.append(time.perf_counter() - began)
         return sum(spent[1:]) / len(spent[1:])
 
-    def _order(self, epoch: int) -> Tensor:
-        """Return the rows of an epoch, the next part of a shuffled pass."""
-        number, part = divmod(epoch, self.settings.epoch_parts)
-        order = torch.randperm(len(self.train), generator=stream(self.settings.seed, "order", number))
-        return order[part * self.steps_per_epoch * self.batch_size :]
-
     def _train_epoch(self, tapped: Tap) -> None:
-        order = self._order(self.epoch)
+        order = self.batches.order(self.epoch)
         began = time.monotonic()
-        for i in range(self.step, self.steps_per_epoch):
-            for name, value in self._train_step(tapped, order, i).items():
+        while self.step < self.batches.steps:
+            for name, value in self._step_that_fits(tapped, order).items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-            self.step = i + 1
-            self.observer.step(self.epoch * self.steps_per_epoch + i + 1, self.epochs * self.steps_per_epoch)
+            self.step += 1
+            self.observer.step(self.epoch * self.batches.steps + self.step, self.epochs * self.batches.steps)
             if self.stop_requested():
                 self.spent += time.monotonic() - began
                 self._save()
                 raise Interrupted("stopped; everything up to this step is kept")
-            if self.step < self.steps_per_epoch and time.monotonic() - self._written > 4 * CHECKPOINT_SECONDS:
+            if self.step < self.batches.steps and time.monotonic() - self._written > 4 * CHECKPOINT_SECONDS:
                 self.spent += time.monotonic() - began
                 began = time.monotonic()
                 self._save()
         self.spent += time.monotonic() - began
 
+    def _step_that_fits(self, tapped: Tap, order: Tensor) -> dict[str, Tensor]:
+        """Take the step that is due; where memory runs out the batches are half as large from here on.
+
+        Raises:
+            TrainingError: there is not enough memory for two images.
+        """
+        while True:
+            try:
+                return self._train_step(tapped, order, self.step)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            done, steps = self.step * self.batches.size, self.step
+            if not self.batches.halve():
+                raise TrainingError(
+                    f"memory ran out in a step of {self.batches.size} images",
+                    hint="a smaller --image-size or network, or another --device, where --resume goes on with the run",
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            release()
+            self.step = done // self.batches.size
+            self.sums = {name: value * (self.step / steps) for name, value in self.sums.items()}
+            self.observer.note(f"memory ran out; training goes on with {self.batches.size} images a step")
+
     def _train_step(self, tapped: Tap, order: Tensor, i: int) -> dict[str, Tensor]:
         settings, classifier = self.settings, self.classifier
-        progress = (self.epoch + (i + 0.5) / self.steps_per_epoch) / self.epochs  # no step is lost to a rate of 0
+        progress = (self.epoch + (i + 0.5) / self.batches.steps) / self.epochs  # no step is lost to a rate of 0
         noise = stream(settings.seed, "step", self.epoch, i)
         self._train_mode()
-        rows = order[i * self.batch_size : (i + 1) * self.batch_size]
+        rows = order[i * self.batches.size : (i + 1) * self.batches.size]
         images, labels = self.train.batch(rows)
         images, labels = images.to(classifier.device), labels.to(classifier.device)
         placement = AUGMENTATIONS[settings.augment]((len(rows), *images.shape[2:]), noise)
@@ -227,11 +239,10 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         settings, began = self.settings, time.monotonic()
-        scalars = {name: float(value) / self.steps_per_epoch for name, value in self.sums.items()}
+        scalars = {name: float(value) / self.batches.steps for name, value in self.sums.items()}
         progress = (self.epoch + 1) / self.epochs
         scalars["lr"] = self.strength * self.schedule.lr_at(self.epoch / self.epochs)
-        source = " + ".join(self.sources.now)
-        collapse, vitals = Collapse.NONE, None
+        source, collapse, vitals = " + ".join(self.sources.now), Collapse.NONE, None
         full_eps = progress >= settings.eps_ramp
         if settings.source_attacks:
             scalars["eps"] = self.schedule.eps_at(progress)
@@ -280,22 +291,8 @@ class Trainer:
             self._save()
 
     def _vitals(self, loss: float) -> Vitals:
-        """Measure; the source attack is the first that the run began with, so that epochs compare across a cure.
-
-        FGSM stands for one that remembers, which knows nothing of held-out images, and for one that leaves the ball.
-        """
-        clean = predictions(self.classifier, self.canary) == self.canary.labels
-        eps, seed = self.settings.eps, self.settings.seed
-        first = CRAFTERS[self.sources.used[0]](eps)
-        source = CRAFTERS["fgsm"](eps) if first.remembers or not first.stays_in_ball else first
-        many = GRADIENT_ATTACKS[CANARY_ATTACK](eps)
-        canary = standing_after(self.classifier, self.canary, many, standing=clean, seed=seed)
-        return Vitals(
-            clean=share(clean),
-            source=source_accuracy(self.classifier, self.canary, source, seed=seed),
-            canary=share(canary),
-            loss=loss,
-        )
+        first, eps, seed = self.sources.used[0], self.settings.eps, self.settings.seed
+        return vitals_of(self.classifier, self.canary, first=first, eps=eps, loss=loss, seed=seed)
 
     def _handle(self, collapse: Collapse) -> str:
         """Act on a collapse and say in words what was done."""
@@ -369,6 +366,7 @@ class Trainer:
                 "sums": self.sums,
                 "epochs": self.epochs,
                 "epoch": self.epoch,
+                "batch_size": self.batches.size,
                 "step": self.step,
                 "strength": self.strength,
                 "rollbacks": self.rollbacks,
@@ -390,6 +388,7 @@ class Trainer:
         self.selection.load_state_dict(state["selection"])
         self.records = [EpochRecord.from_json(record) for record in state["records"]]
         self.sums = state["sums"]
+        self.batches.size = state.get("batch_size", self.batches.size)
         self.epochs, self.epoch, self.step = state["epochs"], state["epoch"], state["step"]
         self.strength, self.rollbacks = state["strength"], state["rollbacks"]
         self.sources.load_state_dict(state["sources"])

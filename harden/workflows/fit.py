@@ -21,8 +21,8 @@ from harden.models.fingerprint import fingerprint
 from harden.models.trust import require_trust
 from harden.randomness import derive_seed
 from harden.report.report import Report
+from harden.training.evaluate import CANARY_ATTACK
 from harden.training.freezing import frozen_names
-from harden.training.loop import CANARY_ATTACK
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
 from harden.workflows.audit import audit_subjects, run_facts, write_reports, write_unreadable

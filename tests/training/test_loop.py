@@ -20,7 +20,7 @@ from harden.errors import Interrupted, TrainingError, UsageError
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
 from harden.models.tap import Tap
-from harden.training import loop, selection
+from harden.training import evaluate, loop, selection
 from harden.training.canary import Vitals
 from harden.training.evaluate import predictions, source_accuracy, standing_after
 from harden.training.freezing import resting_modules
@@ -308,9 +308,9 @@ def test_the_number_of_epochs_is_asked_for_again_until_near_the_end() -> None:
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_the_parts_of_a_pass_are_its_shuffled_images_each_once(parts: int) -> None:
     run = trainer("nt", source_attacks=(), epoch_parts=parts, batch_size=8)
-    size = run.steps_per_epoch * run.batch_size
-    first, second = ([run._order(epoch)[:size] for epoch in range(p * parts, (p + 1) * parts)] for p in (0, 1))
-    whole = trainer("nt", source_attacks=(), batch_size=8)._order(0)
+    size = run.batches.steps * run.batches.size
+    first, second = ([run.batches.order(epoch)[:size] for epoch in range(p * parts, (p + 1) * parts)] for p in (0, 1))
+    whole = trainer("nt", source_attacks=(), batch_size=8).batches.order(0)
     assert torch.equal(torch.cat(first), whole[: parts * size])
     assert len(set(torch.cat(first).tolist())) == parts * size
     assert not torch.equal(torch.cat(first), torch.cat(second))
@@ -420,13 +420,13 @@ def test_the_gap_is_of_the_same_source_attack_while_another_one_crafts(monkeypat
     """N-FGSM examples lie outside the ball and are harder: their gap to PGD-10 is no measure for that of FGSM."""
     collapsing(monkeypatch, {2}, OVERFIT)
     crafted: list[str] = []
-    honest = loop.source_accuracy
+    honest = evaluate.source_accuracy
 
     def heard(classifier: Classifier, images: ImageSet, attack: GradientAttack, *, seed: int) -> float:
         crafted.append(attack.name)
         return honest(classifier, images, attack, seed=seed)
 
-    monkeypatch.setattr(loop, "source_accuracy", heard)
+    monkeypatch.setattr(evaluate, "source_accuracy", heard)
     records = trainer("sat", epochs=4).run().history.epochs
     assert [r.source_attack for r in records] == ["fgsm", "fgsm", "nfgsm", "fgsm"]
     assert crafted == ["FGSM"] * 3  # the second epoch is the made-up one
@@ -510,7 +510,7 @@ def test_training_that_never_works_is_an_error_with_a_hint(on_collapse: str) -> 
 
 def test_a_small_set_is_one_batch() -> None:
     run = trainer("sat", train=digits(0, 30), batch_size=64, epochs=1)
-    assert (run.batch_size, run.steps_per_epoch) == (30, 1)
+    assert (run.batches.size, run.batches.steps) == (30, 1)
     run.run()
 
 
@@ -520,3 +520,73 @@ def test_timing_changes_nothing_that_matters() -> None:
     state = torch.get_rng_state()
     assert 0 < run.time_steps(3, 10.0) < 5
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Cramped(nn.Module):
+    """Runs out of memory for more images than fit, as a GPU would."""
+
+    def __init__(self, fit: int) -> None:
+        super().__init__()
+        self.inside, self.fit = net().module, fit
+        self.trained: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > self.fit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        if self.training:
+            self.trained.append(len(images))
+        scores: Tensor = self.inside(images)
+        return scores
+
+
+def cramped(fit: int, *, checkpoint: Path | None = None) -> tuple[Trainer, Ears, Cramped]:
+    module = Cramped(fit)
+    classifier = net()
+    classifier.module = module
+    made = trainer("sat", checkpoint=checkpoint, classifier=classifier, batch_size=64)
+    ears = Ears()
+    made.observer = ears
+    return made, ears, module
+
+
+def test_where_memory_runs_out_batches_are_halved_and_every_image_is_trained_on(tmp_path: Path) -> None:
+    made, ears, module = cramped(64, checkpoint=tmp_path / "checkpoint.pt")
+    trained = made.run()
+    assert ears.notes[0] == "memory ran out; training goes on with 32 images a step"
+    # 32 clean images and as many adversarial ones; the layout was tried with two before, twice.
+    assert module.trained[2:] == [64] * 12 * len(trained.history.epochs)
+    assert ears.steps[-1] == (12 * len(trained.history.epochs),) * 2
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["batch_size"] == 32
+    assert all(0 < record.scalars["loss"] < 10 for record in ears.records)
+
+
+def test_memory_that_runs_out_in_the_middle_of_an_epoch_neither_skips_nor_repeats_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    made, ears, module = cramped(10_000)
+    batch = type(made.train).batch
+
+    def noted(images: ImageSet, rows: Any) -> tuple[Tensor, Tensor]:
+        if images is made.train:
+            seen.extend(rows.tolist())
+            if len(seen) == 3 * 64:
+                module.fit = 64
+        return batch(images, rows)
+
+    monkeypatch.setattr(type(made.train), "batch", noted)
+    made.epochs = 1
+    made.run()
+    assert "memory ran out; training goes on with 32 images a step" in ears.notes
+    refused = seen[2 * 64 : 3 * 64]  # asked for once more, in two parts
+    assert seen[3 * 64 : 4 * 64] == refused
+    kept = seen[: 2 * 64] + seen[3 * 64 :]
+    assert len(kept) == len(set(kept)) == 6 * 64
+
+
+def test_too_little_memory_for_two_images_is_an_error_with_a_hint() -> None:
+    made, _, _ = cramped(3)
+    made.selection.begin = lambda classifier: None  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match="memory ran out in a step of 2 images") as caught:
+        made.run()
+    assert "--device" in str(caught.value.hint)

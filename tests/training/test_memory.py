@@ -13,7 +13,7 @@ from torch import Tensor
 from harden.attacks import CRAFTERS, FGSM, FGSMEP, PGD, craft
 from harden.errors import Interrupted, UsageError
 from harden.models.classifier import Classifier
-from harden.training import crafting, loop, memory
+from harden.training import crafting, evaluate, memory
 from harden.training.augment import AUGMENTATIONS
 from harden.training.memory import LEVELS, Perturbations
 from tests.attacks.nets import gen, held_out, trained_cnn
@@ -103,7 +103,7 @@ def test_the_second_epoch_starts_where_the_first_one_ended_and_the_canary_hears_
         starts.setdefault(epoch["now"], options["last"])
         return honest(attack, model, images, labels, **options)  # type: ignore[arg-type]
 
-    accuracy = loop.source_accuracy
+    accuracy = evaluate.source_accuracy
 
     def hear(classifier: Classifier, images: object, attack: FGSM, *, seed: int) -> float:
         epoch["now"] += 1
@@ -112,7 +112,7 @@ def test_the_second_epoch_starts_where_the_first_one_ended_and_the_canary_hears_
         return accuracy(classifier, run.canary, attack, seed=seed)
 
     monkeypatch.setattr(crafting, "craft", watch)
-    monkeypatch.setattr(loop, "source_accuracy", hear)
+    monkeypatch.setattr(evaluate, "source_accuracy", hear)
     run = trainer("sat", source_attacks=("fgsm-ep",), epochs=2, eps_ramp=0.0, train=TRAIN, val=VAL)
     run.run()
     assert (starts[0] == 0).all()
@@ -148,7 +148,7 @@ def test_a_rollback_forgets_what_was_found_on_the_network_that_is_gone(monkeypat
     run = trainer("sat", source_attacks=("fgsm-ep",), epochs=4, eps_ramp=0.0)
     records = run.run().history.epochs
     assert [r.source_attack for r in records] == ["fgsm-ep", "fgsm-ep", "nfgsm", "fgsm-ep"]
-    steps = run.steps_per_epoch
+    steps = run.batches.steps
     assert not any(last.any() for last in seen[:steps])
     assert any(last.any() for last in seen[steps : 2 * steps])
     assert not any(last.any() for last in seen[2 * steps :])

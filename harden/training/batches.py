@@ -1,0 +1,48 @@
+"""Which training images go into which step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harden.randomness import stream
+
+FEWEST_IMAGES = 2
+"""BatchNorm learns nothing from one image."""
+
+
+class Batches:
+    """The images of every epoch in a shuffled order, in steps of equal size; what is left over waits for another pass.
+
+    Args:
+        images: number of training images.
+        size: images of a step; all of them where there are no more.
+        parts: of a pass over the images that are an epoch each.
+        seed: of the order.
+
+    Attributes:
+        size: images of a step.
+    """
+
+    def __init__(self, images: int, size: int, parts: int, seed: int) -> None:
+        self.size = min(size, images)
+        self._images, self._parts, self._seed = images, parts, seed
+        self._per_epoch = max(1, images // self.size // parts) * self.size
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return self._per_epoch // self.size
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the rows of an epoch, and of those after it in the same pass: step i takes the i-th `size` of them."""
+        number, part = divmod(epoch, self._parts)
+        order = torch.randperm(self._images, generator=stream(self._seed, "order", number))
+        return order[part * self._per_epoch :]
+
+    def halve(self) -> bool:
+        """Make the steps half as large; false where they are too small for that."""
+        if self.size < 2 * FEWEST_IMAGES:
+            return False
+        self.size //= 2
+        return True
