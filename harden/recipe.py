@@ -175,8 +175,9 @@ def resolve(recipe: Mapping[str, Any], flags: Mapping[str, Any]) -> FitSettings:
     if isinstance(sources, tuple):
         if not sources:
             problems.append("source_attack: name at least one")
-        problems += [f"source_attack: {name} is named twice" for name in set(sources) if sources.count(name) > 1]
-    if values.get("static") and values.get("method") not in STATIC_DEFENCES:
+        twice = dict.fromkeys(name for name in sources if isinstance(name, str) and sources.count(name) > 1)
+        problems += [f"source_attack: {name} is named twice" for name in twice]
+    if values.get("static") and str(values.get("method")) not in STATIC_DEFENCES:
         problems.append(f"static: only {', '.join(sorted(STATIC_DEFENCES))} crafts on static models")
     named = values.get("attacks")
     if named == ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+import struct
 import zipfile
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def _kind_of_zip(path: Path) -> FileKind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2] for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, struct.error) as error:
         raise ModelError(f"{path} is truncated or damaged", hint="download or copy the file again") from error
     if "archive_format" in names or "models/model.json" in names:
         return FileKind.EXPORTED_PROGRAM

@@ -40,7 +40,7 @@ def loads(text: str) -> Report:
         raise DataError("this is not a report: expected an object", hint="run `harden report` again to write it anew")
     try:
         return Report.from_json(_with_nan(data))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise DataError(
             f"this report is damaged: {type(error).__name__} {error}", hint="run `harden report` again to write it anew"
         ) from error
@@ -65,7 +65,7 @@ def read(path: Path) -> Report:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"cannot read {path}: {error}", hint="name the report.json that `harden audit` or `harden fit` wrote"
+            f"cannot read {path}: {error}", hint="name the report.json that `harden report` or `harden fit` wrote"
         ) from error
     return loads(text)
 

@@ -1,0 +1,24 @@
+"""A part of the fuzz harness that takes seconds; all of it: python -m tests.fuzz."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz import TARGETS, fuzz, made
+
+INPUTS = 150
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_and_hostile_files_are_read_or_refused(name):
+    outcome = fuzz(name, INPUTS)
+    assert outcome.failures == []
+    assert outcome.inputs == INPUTS
+    assert outcome.refused > 0
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_an_input_can_be_made_again_from_its_number(name):
+    valid = TARGETS[name].valid()
+    assert [made(valid, number) for number in range(30)] == [made(valid, number) for number in range(30)]
+    assert len({made(valid, number) for number in range(30)}) > 20
