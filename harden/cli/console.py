@@ -101,6 +101,15 @@ class Terminal:
         for renderable in renderables:
             self.out.print(renderable, markup=False, highlight=False)
 
+    def verbatim(self, text: str) -> None:
+        """Print on standard output what is to be copied: never broken into lines."""
+        self._close()
+        self.out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def writable(self, text: str) -> str:
+        """Return `text` with escapes for what the encoding of standard output cannot hold."""
+        return text.encode(self.encoding, errors="backslashreplace").decode(self.encoding)
+
     def error(self, message: str, hint: str | None) -> None:
         """Print an error and its repair on standard error."""
         self._close()
@@ -112,6 +121,11 @@ class Terminal:
     def width(self) -> int:
         """Columns of standard output."""
         return self.out.width
+
+    @property
+    def encoding(self) -> str:
+        """Of standard output."""
+        return self.out.encoding
 
     def _close(self) -> None:
         if self._progress is not None:
