@@ -18,8 +18,10 @@ IDENTITY = (
     b'\x08\n:9\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x03oneZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x14"
 )
-"""An ONNX model y = x of one float, written down so that a broken onnx is no fault of onnxruntime's; of the versions (IR
-10, opset 20) that `harden export` writes."""
+"""An ONNX model y = x of one float, of the versions that `harden export` writes (IR 10, opset 20).
+
+It is written down, so that a broken onnx is no fault of onnxruntime's.
+"""
 
 
 def main(names: Sequence[str]) -> None:
