@@ -58,11 +58,11 @@ def _of_weights(path: Path) -> Iterable[str]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         head = json.loads(file.read(length)) if length <= LONGEST_HEAD else {}
-    modules: dict[str, None] = {}
+    modules: set[str] = set()
     for key in head:
         parts = key.split(".")[:-1] if key != "__metadata__" else []
-        modules.update(dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1)))
-    return modules
+        modules.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return sorted(modules)  # a head has the order of the types, not of the network
 
 
 def _of_library(kind: str, name: str) -> Iterable[str]:
