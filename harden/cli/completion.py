@@ -21,10 +21,12 @@ def table_names(module: str, table: str) -> tuple[str, ...]:
     from pathlib import Path
 
     spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        return ()
+    try:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec is not None and spec.origin else None
+    except (OSError, ValueError, SyntaxError):  # an install without sources has no completion
+        tree = None
     values: dict[str, ast.expr] = {}
-    for statement in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+    for statement in tree.body if tree is not None else ():
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
         value = getattr(statement, "value", None)
         for target in targets:

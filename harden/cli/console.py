@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -106,10 +107,6 @@ class Terminal:
         self._close()
         self.out.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def writable(self, text: str) -> str:
-        """Return `text` with escapes for what the encoding of standard output cannot hold."""
-        return text.encode(self.encoding, errors="backslashreplace").decode(self.encoding)
-
     def error(self, message: str, hint: str | None) -> None:
         """Print an error and its repair on standard error."""
         self._close()
@@ -134,9 +131,14 @@ class Terminal:
 
 
 def _console(kind: type[Console], stream: Any) -> Console:
-    """A console; where the stream is no terminal, as wide as COLUMNS says or 100 columns."""
+    """A console; where the stream is no terminal, as wide as COLUMNS says or 100 columns.
+
+    Letters that the stream's encoding lacks, of class names or folders, are written as escapes.
+    """
     import os
 
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
     if stream.isatty() or os.environ.get("COLUMNS"):
         return kind(file=stream)
     return kind(file=stream, width=DEFAULT_WIDTH)

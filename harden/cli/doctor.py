@@ -62,13 +62,12 @@ def _show(terminal: Terminal, diagnosis: Diagnosis) -> None:
     table.add_column(overflow="fold")
     for finding in diagnosis.findings:
         mark = Text(finding.verdict.value, style=styles[finding.verdict])
-        table.add_row(mark, *(Text(terminal.writable(cell)) for cell in (finding.name, finding.found)))
+        table.add_row(mark, Text(finding.name), Text(finding.found))
     terminal.result(table)
     for finding in diagnosis.problems:
         terminal.result("")
-        text = terminal.writable(f"{finding.verdict.value}: {finding.problem}")
-        terminal.result(Text(text, style=styles[finding.verdict]))
-        terminal.verbatim(terminal.writable(f"  {finding.repair}"))
+        terminal.result(Text(f"{finding.verdict.value}: {finding.problem}", style=styles[finding.verdict]))
+        terminal.verbatim(f"  {finding.repair}")
     stopping = sum(finding.verdict is Verdict.STOPS for finding in diagnosis.findings)
     terminal.result("")
     if stopping:

@@ -188,7 +188,9 @@ def judge_terminal(encoding: str) -> Finding:
         name="text",
         found=encoding if encoding == names else f"{encoding}, names of files {names}",
         verdict=Verdict.WARNS if wrong else Verdict.FINE,
-        problem=f"text is written in {wrong[0]}, which lacks letters that class names may have." if wrong else "",
+        problem=f"text is in {wrong[0]}, which lacks letters that class names may have: escapes are shown instead."
+        if wrong
+        else "",
         repair=repair if wrong else "",
         facts={"encoding": encoding, "names_of_files": names},
     )
@@ -263,7 +265,7 @@ def _judge_providers(torch: Mapping[str, Any], onnxruntime: Mapping[str, Any]) -
 
 def _judge_count(cores: Cores, stated: str | None, threads: int | None) -> Finding:
     usable = cores.usable
-    quota = f", {cores.quota:.3g} of the time of {cores.allowed} as its control group says" if cores.quota else ""
+    quota = f", kept to {cores.quota:.3g} by a control group" if cores.quota else ""
     allowed = f" of {cores.machine}" if cores.machine != usable else ""
     shown = f"{'unknown' if threads is None else threads} for {usable}{allowed} cores{quota}"
     problem = ""

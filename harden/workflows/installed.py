@@ -65,7 +65,7 @@ def probe_all(narrator: Narrator) -> dict[str, dict[str, Any]]:
 def _ask(names: Sequence[str], answers: dict[str, dict[str, Any]], narrator: Narrator) -> str:
     """Add the answers for `names` to `answers`, up to an import that ends the process; return how it ended."""
     # -P and our own sys.path: the current folder must not be searched where it is not searched now.
-    command = [sys.executable, "-P", "-c", _CHILD.format(list(names)), json.dumps(sys.path)]
+    command = [sys.executable, "-P", "-c", _CHILD.format(list(names)), json.dumps([str(entry) for entry in sys.path])]
     hung = threading.Event()
 
     def give_up() -> None:
@@ -190,8 +190,9 @@ def _judge_torchvision(answer: Mapping[str, Any], torch: Mapping[str, Any]) -> F
             "the C++ library of torchvision does not load beside this build of torch; harden does without, other "
             "programs fail at the import."
         )
+        public = (version or str(answer["version"])).partition("+")[0]
         index = f"https://download.pytorch.org/whl/{kind}"
-        repair = pip("install", "--force-reinstall", "--no-deps", f"torchvision=={version}", "--index-url", index)
+        repair = pip("install", "--force-reinstall", "--no-deps", f"torchvision=={public}", "--index-url", index)
     else:
         return None
     return Finding(
@@ -207,6 +208,17 @@ def _judge_torchvision(answer: Mapping[str, Any], torch: Mapping[str, Any]) -> F
 
 def _judge_others(declared: Mapping[str, Requirement]) -> list[Finding]:
     """Return a finding for each other requirement that is not met, or one that says that all are."""
+    if importlib.util.find_spec("packaging") is None:
+        return [
+            Finding(
+                area=AREA,
+                name="packaging",
+                found="missing",
+                verdict=Verdict.STOPS,
+                problem="packaging is not installed, and without it no versions are compared here.",
+                repair=pip("install", "packaging"),
+            )
+        ]
     others = [name for name in declared if name not in PROBES and name not in RUNTIMES]
     found = []
     for name in others:
@@ -276,6 +288,8 @@ def _declared() -> dict[str, Requirement]:
 
 
 def _requirements(distribution: str) -> list[Requirement]:
+    if importlib.util.find_spec("packaging") is None:
+        return []
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:

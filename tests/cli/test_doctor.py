@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,26 @@ def test_a_repair_is_never_broken_into_lines(
     assert all(len(line) <= 60 for line in lines if line not in repairs and not line.startswith("  "))
 
 
+def test_it_survives_a_torch_that_cannot_be_imported(tmp_path: Path) -> None:
+    """In a process of its own, which finds the broken one first."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for name in SOUND:
+        (site / f"{name}.py").write_text("raise OSError('libcudart.so.12: cannot open shared object file')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-m", "harden", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    stops = [f["name"] for f in json.loads(done.stdout)["findings"] if f["verdict"] == "stops"]
+    assert stops == ["torch", "onnx", "onnxruntime"]
+
+
 def test_data_for_a_program(capsys: pytest.CaptureFixture[str], broken: str) -> None:
     assert run("--json") == 1
     out, err = capsys.readouterr()
@@ -95,4 +118,4 @@ def test_a_terminal_that_cannot_write_everything(monkeypatch: pytest.MonkeyPatch
         assert run() == 0
     shown = "".join((tmp_path / "out").read_text("ascii").split())
     assert r"gr\xf6\xdfe" in shown
-    assert "textiswritteninascii" in shown
+    assert "textisinascii" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -165,6 +166,13 @@ def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "is not installed" in finding.problem
         assert "-m pip install" in finding.repair or "uv pip install" in finding.repair
         assert wanted in finding.repair
+
+
+def test_without_packaging_what_is_broken_is_still_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(installed.importlib.util, "find_spec", lambda name: None if name == "packaging" else find(name))
+    findings = judge_versions(answers(torch={"error": "ImportError: x"}))
+    assert {f.name for f in findings if f.verdict is Verdict.STOPS} == {"torch", "packaging"}
 
 
 def test_both_builds_of_onnxruntime(distribution: Callable[..., None]) -> None:
