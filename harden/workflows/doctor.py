@@ -6,6 +6,7 @@ Nothing heavy is imported here, and nothing is changed. What cannot be examined 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,10 +30,10 @@ from harden.workflows.resources import (
 
 GIB = 1024**3
 LEAST_MEMORY = GIB // 2
-"""Bytes that torch and a small network take."""
+"""About what the libraries and a ResNet-18 in training take."""
 AMPLE_MEMORY = 2 * GIB
 LEAST_DISK = GIB // 4
-"""Bytes that the run folder of a ResNet-18 takes: weights before and after, and a checkpoint."""
+"""About what the run folder of a ResNet-18 takes: weights before and after, and a checkpoint four times as large."""
 AMPLE_DISK = 2 * GIB
 
 
@@ -130,7 +131,14 @@ def judge_memory(memory: Memory) -> Finding:
     )
 
 
-def judge_place(name: str, place: Place, *, variable: str | None, cached: tuple[int, int] | None = None) -> Finding:
+def judge_place(
+    name: str,
+    place: Place,
+    *,
+    variable: str | None,
+    cached: tuple[int, int] | None = None,
+    decoded: int = 0,
+) -> Finding:
     """Return the finding on a folder.
 
     Args:
@@ -139,6 +147,7 @@ def judge_place(name: str, place: Place, *, variable: str | None, cached: tuple[
         variable: what names another folder; None: the folder that the program is started in, where run folders are
             made, so that no run can do without it.
         cached: bytes and number of the files in it; None where that does not matter.
+        decoded: bytes of the decoded images among them, which can be removed.
     """
     verdict, problem, repair = Verdict.FINE, "", ""
     elsewhere = f"export {variable}=/another/folder" if variable else "cd /another/folder  # or give --out"
@@ -154,8 +163,8 @@ def judge_place(name: str, place: Place, *, variable: str | None, cached: tuple[
         verdict = Verdict.STOPS if place.free < LEAST_DISK and not variable else Verdict.WARNS
         problem = f"the disk of {place.path} has {_size(place.free)} left, which a run can fill."
         repair = elsewhere
-        if cached is not None and cached[0] > place.free // 4:
-            repair = f"rm -r '{place.path / 'decoded'}'  # images are decoded again when they are needed"
+        if decoded > place.free // 4:
+            repair = f"rm -r {shlex.quote(str(place.path / 'decoded'))}  # images are decoded again when needed"
     kept = f", holds {_size(cached[0])} in {cached[1]:,} files" if cached is not None and cached[1] else ""
     new = "" if place.exists else ", not made yet"
     free = "unknown" if place.free is None else _size(place.free)
@@ -235,7 +244,7 @@ def _judge_cuda(torch: Mapping[str, Any], driver: str | None) -> Finding:
             pip("install", "--force-reinstall", f"torch=={release}", "--index-url", "https://pypi.org/simple"),
         )
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if build is not None and hidden is not None and hidden.strip() in ("", "-1"):
+    if build is not None and driver and hidden is not None and hidden.strip() in ("", "-1"):
         return finding(f"{told}; CUDA_VISIBLE_DEVICES={hidden} hides the GPUs, and runs use the CPU")
     if build is not None and driver:
         return finding(
@@ -270,7 +279,7 @@ def _judge_count(cores: Cores, stated: str | None, threads: int | None) -> Findi
     shown = f"{'unknown' if threads is None else threads} for {usable}{allowed} cores{quota}"
     problem = ""
     first = (stated or "").partition(",")[0].strip()
-    if stated is not None and not (first.isdigit() and int(first) > 0):
+    if stated is not None and not (first.isdecimal() and int(first) > 0):
         problem = f"OMP_NUM_THREADS={stated} is no number of threads."
     elif (threads or 0) > usable:
         problem = f"{threads} threads of torch share {usable} core{'s' if usable > 1 else ''}, which slows every step."
@@ -310,8 +319,9 @@ def _judge_waiting(environment: Mapping[str, str]) -> Finding:
 
 def _judge_folders() -> list[Finding]:
     cache = cache_root()
+    decoded = size_of(cache / "decoded")[0]
     return [
-        judge_place("cache", look_at(cache), variable="HARDEN_CACHE", cached=size_of(cache)),
+        judge_place("cache", look_at(cache), variable="HARDEN_CACHE", cached=size_of(cache), decoded=decoded),
         judge_place("state", look_at(state_root()), variable="HARDEN_STATE"),
         judge_place("working folder", look_at(Path()), variable=None),
     ]

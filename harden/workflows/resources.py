@@ -161,7 +161,7 @@ def _quota(group: Path) -> float | None:
     if not quota:
         quota = (_text(group / "cpu.cfs_quota_us") or "").strip()
         period = (_text(group / "cpu.cfs_period_us") or "").strip()
-    if not (quota.isdigit() and period.isdigit() and int(period)):
+    if not (quota.isdecimal() and period.isdecimal() and int(period)):
         return None
     return int(quota) / int(period)
 
@@ -173,7 +173,7 @@ def _table(path: Path) -> dict[str, int]:
 
 def _number(path: Path) -> int | None:
     text = (_text(path) or "").strip()
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdecimal() else None
 
 
 def _text(path: Path) -> str | None:

@@ -327,14 +327,15 @@ def test_memory(memory: Memory, verdict: Verdict, repair: str) -> None:
         (Place(Path("/a"), True, 9 * GIB, "Read-only file system"), None, None, Verdict.STOPS, "Read-only file system"),
         (Place(Path("/a"), True, GIB, None), None, None, Verdict.WARNS, "1.0 GiB left"),
         (Place(Path("/a"), True, GIB // 8, None), None, None, Verdict.STOPS, "cd /another/folder"),
-        (Place(Path("/a"), True, GIB, None), "HARDEN_CACHE", (GIB, 5), Verdict.WARNS, "rm -r '/a/decoded'"),
+        (Place(Path("/a"), True, GIB, None), "HARDEN_CACHE", (GIB, 5), Verdict.WARNS, "rm -r /a/decoded"),
+        (Place(Path("/a"), True, GIB, None), "HARDEN_CACHE", (1, 5), Verdict.WARNS, "export HARDEN_CACHE"),
         (Place(Path("/a"), True, GIB, None), "HARDEN_STATE", None, Verdict.FINE, ""),
     ],
 )
 def test_places(
     place: Place, variable: str | None, cached: tuple[int, int] | None, verdict: Verdict, words: str
 ) -> None:
-    finding = judge_place("x", place, variable=variable, cached=cached)
+    finding = judge_place("x", place, variable=variable, cached=cached, decoded=cached[0] if cached else 0)
     assert finding.verdict is verdict
     assert words in f"{finding.problem} {finding.repair}"
     json.dumps(finding.to_json())
