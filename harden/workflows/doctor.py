@@ -166,8 +166,8 @@ def judge_place(
         if decoded > place.free // 4:
             repair = f"rm -r {shlex.quote(str(place.path / 'decoded'))}  # images are decoded again when needed"
     kept = f", holds {_size(cached[0])} in {cached[1]:,} files" if cached is not None and cached[1] else ""
-    new = "" if place.exists else ", not made yet"
-    free = "unknown" if place.free is None else _size(place.free)
+    new = "" if place.exists or place.refusal is not None else ", not made yet"
+    free = f"{'unknown' if place.free is None else _size(place.free)} free"
     facts = {
         "path": str(place.path),
         "exists": place.exists,
@@ -178,7 +178,7 @@ def judge_place(
     return Finding(
         area="folders",
         name=name,
-        found=f"{place.path}{new}, {free} free{kept}",
+        found=f"{place.path}{new}, {free if place.refusal is None else 'cannot be written'}{kept}",
         verdict=verdict,
         problem=problem,
         repair=repair,
@@ -279,10 +279,12 @@ def _judge_count(cores: Cores, stated: str | None, threads: int | None) -> Findi
     shown = f"{'unknown' if threads is None else threads} for {usable}{allowed} cores{quota}"
     problem = ""
     first = (stated or "").partition(",")[0].strip()
-    if stated is not None and not (first.isdecimal() and int(first) > 0):
+    asked = int(first) if first.isdecimal() else 0
+    most = max(asked, threads or 0)
+    if stated is not None and not asked:
         problem = f"OMP_NUM_THREADS={stated} is no number of threads."
-    elif (threads or 0) > usable:
-        problem = f"{threads} threads of torch share {usable} core{'s' if usable > 1 else ''}, which slows every step."
+    elif most > usable:
+        problem = f"{most} threads share {usable} core{'s' if usable > 1 else ''}, which slows every step."
     return Finding(
         area="threads",
         name="threads",

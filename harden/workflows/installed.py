@@ -74,7 +74,12 @@ def _ask(names: Sequence[str], answers: dict[str, dict[str, Any]], narrator: Nar
 
     try:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=_folder(),
         )
     except OSError as error:
         return f"Python cannot be started to try: {error.strerror}"
@@ -95,6 +100,15 @@ def _ask(names: Sequence[str], answers: dict[str, dict[str, Any]], narrator: Nar
         return f"the import does not end within {PATIENCE:.0f} s"
     how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
     return f"the import ends Python with {how}"
+
+
+def _folder() -> Path | None:
+    """Return where to import: here (None), or elsewhere if this folder is gone, where torch ends Python by itself."""
+    try:
+        Path.cwd()
+    except OSError:
+        return Path(sys.executable).parent
+    return None
 
 
 def judge_versions(answers: Mapping[str, Mapping[str, Any]]) -> list[Finding]:

@@ -279,9 +279,10 @@ def test_an_onnxruntime_that_leaves_the_gpu_alone() -> None:
     [
         (Cores(8, 8, None), None, 8, None),
         (Cores(8, 8, None), "2", 2, None),
-        (Cores(8, 8, 2.0), None, 8, "8 threads of torch share 2 cores"),
-        (Cores(8, 2, None), "4", 4, "4 threads of torch share 2 cores"),
-        (Cores(8, 8, 0.5), None, 2, "2 threads of torch share 1 core,"),
+        (Cores(8, 8, 2.0), None, 8, "8 threads share 2 cores"),
+        (Cores(8, 2, None), "4", 4, "4 threads share 2 cores"),
+        (Cores(8, 2, None), "9", 2, "9 threads share 2 cores"),
+        (Cores(8, 8, 0.5), None, 2, "2 threads share 1 core,"),
         (Cores(8, 8, None), "many", 8, "OMP_NUM_THREADS=many is no number"),
         (Cores(8, 8, None), "0", 8, "OMP_NUM_THREADS=0 is no number"),
         (Cores(8, 8, None), "4,2", 4, None),
@@ -358,13 +359,17 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert look_at(tmp_path / "x").refusal == "Permission denied"
 
 
-def test_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_folder_that_is_gone(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There torch itself ends Python, which is no fault of the install."""
+    install(torch="import os; os.getcwd()\n" + TORCH)
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
+    assert not any(answer["error"] for answer in probe_all(Silent()).values())
     finding = judge_place("working folder", look_at(Path()), variable=None)
     assert finding.verdict is Verdict.STOPS
+    assert finding.found == "., cannot be written"
     assert finding.repair.startswith("cd ")
 
 
