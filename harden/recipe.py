@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from harden.attacks import ATTACKS, CRAFTERS, PRESETS
 from harden.defences import DEFENCES, SOURCES, STATIC_DEFENCES
 from harden.errors import HardenError, UsageError
+from harden.folders import recipe_folder
 from harden.registry import did_you_mean
 from harden.training.augment import AUGMENTATIONS
 from harden.workflows.settings import FitSettings
@@ -129,13 +130,6 @@ def find_recipe(name: str) -> Path:
         f"there is no recipe {name!r}{did_you_mean(path.stem, shipped)}",
         hint=f"pass a TOML file, or one of: {', '.join(sorted(shipped))}",
     )
-
-
-def recipe_folder() -> Path:
-    """Return the folder of the recipes that ship with the program (inside the wheel, or beside a checkout)."""
-    package = Path(__file__).parent
-    installed = package / "recipes"
-    return installed if installed.is_dir() else package.parent / "recipes"
 
 
 def resolve(recipe: Mapping[str, Any], flags: Mapping[str, Any]) -> FitSettings:

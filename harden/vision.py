@@ -38,6 +38,11 @@ def import_torchvision() -> Any:
     return importlib.import_module("torchvision")
 
 
+def was_repaired() -> bool:
+    """Return whether torchvision was imported, and only with its operators declared."""
+    return bool(_DECLARED)
+
+
 def import_timm() -> Any:
     """Return the timm package; torchvision, which timm imports, is repaired first."""
     import_torchvision()

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harden.errors import UsageError
+from harden.folders import recipe_folder
 from harden.recipe import (
     find_recipe,
     parse_duration,
     parse_eps,
     read_recipe,
-    recipe_folder,
     resolve,
     resolve_variants,
 )

@@ -10,6 +10,7 @@ import typer
 from harden import __version__
 from harden.cli.compare import compare
 from harden.cli.demo import demo
+from harden.cli.doctor import doctor
 from harden.cli.export import export
 from harden.cli.fit import fit
 from harden.cli.inspect import inspect
@@ -23,7 +24,7 @@ app = typer.Typer(
     help="Harden any torch or timm image classifier against adversarial inputs, audit it, and ship it.",
     epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 gate not met, 4 unsafe input, 5 export disagrees, 130 stopped.",
 )
-for command in (fit, report, compare, export, inspect, demo):
+for command in (fit, report, compare, export, inspect, demo, doctor):
     app.command()(command)
 
 

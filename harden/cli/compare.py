@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harden.cli import options
+from harden.cli import completion, options
 from harden.cli.running import run_command, stoppable, typed_command
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def compare(
         typer.Option(
             help="What to compare, with commas between: nt, sat, eat, atda, pat, adv4adv, adv4adv-star; sat@nfgsm for "
             "another source attack, adv4adv:beta=0:gamma=1 for other settings. \\[all seven]",
+            autocompletion=completion.variants,
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -53,6 +54,7 @@ def compare(
         list[str] | None,
         typer.Option(
             help="What crafts the training examples of those that say no other. \\[fgsm-ep; pgd for pat]",
+            autocompletion=completion.source_attacks,
             rich_help_panel=TRAIN,
         ),
     ] = None,
@@ -60,11 +62,19 @@ def compare(
     eps: options.Eps = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Settings that all share, from a TOML file or a recipe that ships.", rich_help_panel=TRAIN),
+        typer.Option(
+            help="Settings that all share, from a TOML file or a recipe that ships.",
+            autocompletion=completion.recipes,
+            rich_help_panel=TRAIN,
+        ),
     ] = None,
     attacks: Annotated[
         str | None,
-        typer.Option(help="Presets or names of attacks, with commas. \\[paper,standard]", rich_help_panel=AUDIT),
+        typer.Option(
+            help="Presets or names of attacks, with commas. \\[paper,standard]",
+            autocompletion=completion.attacks,
+            rich_help_panel=AUDIT,
+        ),
     ] = None,
     samples: Annotated[
         int | None, typer.Option(help="Test images to audit, stratified. \\[all]", rich_help_panel=AUDIT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -101,6 +102,11 @@ class Terminal:
         for renderable in renderables:
             self.out.print(renderable, markup=False, highlight=False)
 
+    def verbatim(self, text: str) -> None:
+        """Print on standard output what is to be copied: never broken into lines."""
+        self._close()
+        self.out.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def error(self, message: str, hint: str | None) -> None:
         """Print an error and its repair on standard error."""
         self._close()
@@ -113,6 +119,11 @@ class Terminal:
         """Columns of standard output."""
         return self.out.width
 
+    @property
+    def encoding(self) -> str:
+        """Of standard output."""
+        return self.out.encoding
+
     def _close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
@@ -120,9 +131,14 @@ class Terminal:
 
 
 def _console(kind: type[Console], stream: Any) -> Console:
-    """A console; where the stream is no terminal, as wide as COLUMNS says or 100 columns."""
+    """A console; where the stream is no terminal, as wide as COLUMNS says or 100 columns.
+
+    Letters that the stream's encoding lacks, of class names or folders, are written as escapes.
+    """
     import os
 
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
     if stream.isatty() or os.environ.get("COLUMNS"):
         return kind(file=stream)
     return kind(file=stream, width=DEFAULT_WIDTH)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harden.cli import options
+from harden.cli import completion, options
 from harden.cli.running import run_command
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 def export(
     model: Annotated[str, typer.Argument(help=options.MODEL_HELP)],
     to: Annotated[
-        list[str] | None, typer.Option(help="safetensors or onnx. Repeatable. \\[both]", rich_help_panel="Export")
+        list[str] | None,
+        typer.Option(
+            help="safetensors or onnx. Repeatable. \\[both]",
+            autocompletion=completion.formats,
+            rich_help_panel="Export",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files. \\[RUN/export]", rich_help_panel="Export")

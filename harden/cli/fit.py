@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harden.cli import options
+from harden.cli import completion, options
+from harden.cli.layers import layers
 from harden.cli.running import run_command, stoppable, typed_command
 
 if TYPE_CHECKING:
@@ -28,13 +29,18 @@ def fit(
     pretrain: options.Pretrain = None,
     method: Annotated[
         str | None,
-        typer.Option(help="nt, sat, eat, atda, pat, adv4adv or adv4adv-star. \\[adv4adv]", rich_help_panel=METHOD),
+        typer.Option(
+            help="nt, sat, eat, atda, pat, adv4adv or adv4adv-star. \\[adv4adv]",
+            autocompletion=completion.methods,
+            rich_help_panel=METHOD,
+        ),
     ] = None,
     source_attack: Annotated[
         list[str] | None,
         typer.Option(
             help="What crafts the training examples: fgsm, fgsm-ep, rfgsm, nfgsm, pgd or mim. Repeatable: each makes "
             "an adversarial domain. \\[fgsm-ep; pgd for pat]",
+            autocompletion=completion.source_attacks,
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -54,7 +60,9 @@ def fit(
     split: Annotated[
         str | None,
         typer.Option(
-            help="The layer between extractor and predictor; `harden inspect` lists them.", rich_help_panel=METHOD
+            help="The layer between extractor and predictor; `harden inspect` lists them.",
+            autocompletion=layers,
+            rich_help_panel=METHOD,
         ),
     ] = None,
     single_discriminator: Annotated[
@@ -88,7 +96,9 @@ def fit(
     augment: Annotated[
         str | None,
         typer.Option(
-            help="none, flip, shift or flip+shift. \\[none for gray images, else flip+shift]", rich_help_panel=TRAIN
+            help="none, flip, shift or flip+shift. \\[none for gray images, else flip+shift]",
+            autocompletion=completion.augmentations,
+            rich_help_panel=TRAIN,
         ),
     ] = None,
     freeze: Annotated[
@@ -120,7 +130,11 @@ def fit(
     ] = None,
     attacks: Annotated[
         str | None,
-        typer.Option(help="Attacks of the final audit: full, paper, fast, or names. \\[full]", rich_help_panel="Audit"),
+        typer.Option(
+            help="Attacks of the final audit: full, paper, fast, or names. \\[full]",
+            autocompletion=completion.attacks,
+            rich_help_panel="Audit",
+        ),
     ] = None,
     audit_samples: Annotated[
         int | None,
@@ -130,7 +144,11 @@ def fit(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="A TOML file, or the name of a recipe that ships. Flags win over it.", rich_help_panel=RUN),
+        typer.Option(
+            help="A TOML file, or the name of a recipe that ships. Flags win over it.",
+            autocompletion=completion.recipes,
+            rich_help_panel=RUN,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run folder; must not exist. \\[runs/DATA-METHOD]", rich_help_panel=RUN)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from harden.cli import completion
+
 if TYPE_CHECKING:
     from harden.workflows.prepare import ModelSpec
 
@@ -85,7 +87,10 @@ Static = Annotated[
         help="For eat: a model to craft on besides. Repeatable. \\[two are trained and kept]", rich_help_panel="Method"
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", rich_help_panel="Run")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu or cuda.", autocompletion=completion.devices, rich_help_panel="Run"),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and the result.", rich_help_panel="Run")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.", rich_help_panel="Run")]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harden.cli import options
+from harden.cli import completion, options
 from harden.cli.fit import show_report
 from harden.cli.running import run_command, typed_command
 
@@ -34,6 +34,7 @@ def report(
         typer.Option(
             help="fast, standard (AutoAttack-class), thorough, paper (Table 1), unseen (other norms and corruptions "
             "too), or names of attacks, with commas between. \\[standard]",
+            autocompletion=completion.attacks,
             rich_help_panel="Audit",
         ),
     ] = None,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from harden.data.cache import cache_root, decode_cached
+from harden.data.cache import decode_cached
 from harden.data.dataset import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable
 from harden.data.digits import open_digits
 from harden.data.folder import open_folder
@@ -23,7 +23,6 @@ __all__ = [
     "Progress",
     "SplitPlan",
     "Unreadable",
-    "cache_root",
     "continue_splits",
     "decode_cached",
     "duplicate_files",

@@ -17,20 +17,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import platformdirs
 import torch
 
 from harden.data.dataset import DataSource, Entry, Format, ImageSet, Progress, Unreadable
 from harden.errors import UsageError
+from harden.folders import cache_root
 
 VERSION = 1
 """Raised whenever decoding or the files' layout changes; entries of other versions are never looked at."""
-
-
-def cache_root() -> Path:
-    """Return the folder for everything this program caches: $HARDEN_CACHE, or the user's cache folder."""
-    override = os.environ.get("HARDEN_CACHE")
-    return Path(override).expanduser() if override else Path(platformdirs.user_cache_dir("harden"))
 
 
 def decode_cached(

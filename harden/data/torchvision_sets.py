@@ -14,10 +14,10 @@ from typing import Any
 
 from PIL import Image
 
-from harden.data.cache import cache_root
 from harden.data.dataset import Entry
 from harden.data.indexed import IndexedSource
 from harden.errors import DataError
+from harden.folders import cache_root
 from harden.registry import lookup
 from harden.vision import import_torchvision
 

@@ -26,13 +26,15 @@ from harden.registry import did_you_mean
 _REFERENCE = re.compile(r"(?P<file>.+\.py)|(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*)", re.DOTALL)
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
+LIBRARIES = ("timm", "torchvision")
+"""What stands before the colon where no module does."""
 _ASSUMED = {"num_classes": 1000, "in_channels": 3, "in_chans": 3}
 
 
 def is_reference(spec: str) -> bool:
     """Return whether `spec` has the form `path/file.py:callable` or `pkg.mod:callable`."""
     code, colon, name = spec.rpartition(":")
-    if spec.startswith(("timm:", "torchvision:")):
+    if spec.partition(":")[0] in LIBRARIES:
         return False
     return bool(colon and _REFERENCE.fullmatch(code) and _CALLABLE.fullmatch(name))
 
@@ -131,7 +133,7 @@ def locate(reference: str) -> Path:
             break
     if found is None or not found.origin or not found.origin.endswith(".py"):
         raise ModelError(
-            f"no Python module {code!r} that could hold a network",
+            f"no Python module {code!r} that could hold a network{did_you_mean(code, LIBRARIES)}",
             hint="install the package, run from the folder that holds it, or name the file: path/file.py:callable",
         )
     return Path(found.origin).resolve()

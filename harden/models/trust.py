@@ -14,17 +14,15 @@ import os
 import tempfile
 from pathlib import Path
 
-import platformdirs
-
 from harden.errors import ModelError, UnsafeInputError
+from harden.folders import state_root
 from harden.models.factory import locate
 from harden.models.origin import Origin
 
 
 def ledger_path() -> Path:
     """Return where the ledger is: in the folder HARDEN_STATE, or in the user's state folder."""
-    folder = os.environ.get("HARDEN_STATE") or platformdirs.user_state_dir("harden")
-    return Path(folder) / "trusted-code.json"
+    return state_root() / "trusted-code.json"
 
 
 def remember(origin: Origin) -> bool:

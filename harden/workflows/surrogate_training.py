@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from harden.data import Entry, ImageSet, SplitPlan, cache_root, stratified_sample
+from harden.data import Entry, ImageSet, SplitPlan, stratified_sample
 from harden.defences import DEFENCES, DefenceContext, DefenceSettings
 from harden.errors import ExportError, Interrupted, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights, save_weights
+from harden.folders import cache_root
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.layout import lay_out

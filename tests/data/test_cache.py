@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from harden.data import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable, cache_root, decode_cached
+from harden.data import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable, decode_cached
 from harden.data.folder import open_folder
 from harden.errors import DataError, UsageError
+from harden.folders import cache_root
 
 RGB8 = Format(channels=3, size=(8, 8))
 

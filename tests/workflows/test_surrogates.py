@@ -12,8 +12,9 @@ from torch import nn
 
 from harden.attacks import FGSM, Norm, Planned, Transfer
 from harden.audit.runner import audit
-from harden.data import DataSource, cache_root, open_data
+from harden.data import DataSource, open_data
 from harden.errors import DataError, Interrupted, ModelError, PreflightError, UsageError
+from harden.folders import cache_root
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
 from harden.models.surrogate import Fitted, other_family, plain_conv, wide_dense
