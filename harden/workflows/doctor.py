@@ -241,7 +241,7 @@ def _judge_cuda(torch: Mapping[str, Any], driver: str | None) -> Finding:
             f"{told}, torch for the CPU only",
             f"there is a driver for an NVIDIA GPU, but torch {torch['version']} was built for the CPU only.",
             # On Linux the wheels of PyPI are those for CUDA.
-            pip("install", "--force-reinstall", f"torch=={release}", "--index-url", "https://pypi.org/simple"),
+            pip("install", "--force-reinstall", f"torch=={release}"),
         )
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if build is not None and driver and hidden is not None and hidden.strip() in ("", "-1"):

@@ -205,8 +205,8 @@ def _judge_torchvision(answer: Mapping[str, Any], torch: Mapping[str, Any]) -> F
             "programs fail at the import."
         )
         public = (version or str(answer["version"])).partition("+")[0]
-        index = f"https://download.pytorch.org/whl/{kind}"
-        repair = pip("install", "--force-reinstall", "--no-deps", f"torchvision=={public}", "--index-url", index)
+        build = f"torchvision=={public}"
+        repair = f"{pip('install', '--force-reinstall', '--no-deps', build)}  # from PyTorch's index of {kind} builds"
     else:
         return None
     return Finding(
