@@ -19,6 +19,7 @@ from harden.registry import did_you_mean
 _LAYOUT_HINT = (
     "expected ROOT/train/<class>/<images> and, where they exist, ROOT/val and ROOT/test, or ROOT/<class>/<images>"
 )
+_FILE_HINT = f"{_LAYOUT_HINT}; or one of these files: .csv, .tsv, .parquet (paths and labels), .npz (arrays)"
 _UNPACKERS = {
     ".zip": "unzip {file} -d FOLDER",
     ".tar": "tar xf {file} -C FOLDER",
@@ -90,11 +91,12 @@ def _check_is_folder(root: Path) -> None:
     for suffix, command in _UNPACKERS.items():
         if root.name.lower().endswith(suffix):
             unpack = command.format(file=root)
+            in_place = f", or --data webdataset:{root} if every KEY.jpg in it has a KEY.cls" if suffix == ".tar" else ""
             raise DataError(
                 f"{root} is an archive; a folder of images was expected",
-                hint=f"unpack it first (mkdir FOLDER && {unpack}) and give FOLDER",
+                hint=f"unpack it first (mkdir FOLDER && {unpack}) and give FOLDER{in_place}",
             )
-    raise DataError(f"{root} is a file; a folder of images was expected", hint=_LAYOUT_HINT)
+    raise DataError(f"{root} is a file; a folder of images was expected", hint=_FILE_HINT)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
