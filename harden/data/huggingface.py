@@ -24,6 +24,9 @@ KEYS = ("image", "label", "config")
 OLDEST = 4
 """The first version without data sets that are programs."""
 
+LOOKED_AT = 16
+"""Images that are looked at to tell whether they lie in files of their own."""
+
 _INSTALL = f"pip install 'datasets>={OLDEST}' (the extra 'data' brings it)"
 
 
@@ -50,19 +53,25 @@ def open_hf(text: str) -> EncodedSource:
     classes = list(features[label].names) if isinstance(features[label], library.ClassLabel) else None
     encoded = {split: part.cast_column(image, library.Image(decode=False)) for split, part in splits.items()}
 
-    def stored(entry: Entry) -> Stored:
+    def cell(entry: Entry) -> Stored | None:
         split, _, number = entry.file.rpartition("/")
-        cell = encoded[split][int(number)][image]
-        if cell is None or (cell["bytes"] is None and cell["path"] is None):
+        found = encoded[split][int(number)][image]
+        if found is None or found["bytes"] is not None:
+            return None if found is None else bytes(found["bytes"])
+        return None if found["path"] is None else Path(found["path"])
+
+    def stored(entry: Entry) -> Stored:
+        found = cell(entry)
+        if found is None:
             raise DataError("no image")
-        return Path(cell["path"]) if cell["bytes"] is None else bytes(cell["bytes"])
+        return found
 
     def version(entries: Sequence[Entry]) -> str:
-        first = stored(entries[0]) if entries else b""
-        if isinstance(first, Path):
-            return stamp(str(stored(entry)) for entry in entries)
         used = sorted({entry.file.rpartition("/")[0] for entry in entries})
-        return stamp(found["filename"] for split in used for found in splits[split].cache_files)
+        files = [found["filename"] for split in used for found in splits[split].cache_files]
+        if any(isinstance(cell(entry), Path) for entry in entries[:LOOKED_AT]):
+            files += [str(found) for found in map(cell, entries) if isinstance(found, Path)]
+        return stamp(files)
 
     rows = _rows(splits, label, classes, name)
     listed_classes, listings = list_rows(rows, name, classes)
