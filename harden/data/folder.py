@@ -128,9 +128,10 @@ def _refuse_collection(root: Path) -> None:
 
 def _classes(root: Path, folders: Sequence[Path]) -> tuple[str, ...]:
     if len(folders) < 2:
+        archives = any(root.glob("*.tar"))
         raise DataError(
             f"{root} has {len(folders)} class folder{'' if len(folders) == 1 else 's'}; at least 2 were expected",
-            hint=_LAYOUT_HINT,
+            hint=f"for tar archives of KEY.jpg and KEY.cls: --data webdataset:{root}" if archives else _LAYOUT_HINT,
         )
     return in_order(folder.name for folder in folders)
 

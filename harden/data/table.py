@@ -30,8 +30,6 @@ USUAL: Mapping[str, tuple[str, ...]] = {
 LOOKED_FOR = 16
 """Files that are looked for when a table is opened; if none is there, the paths mean something else."""
 
-_EXAMPLE = "?path=COLUMN&label=COLUMN"
-
 
 @dataclass(frozen=True)
 class Columns:
@@ -54,11 +52,11 @@ def find_columns(columns: Sequence[str], spec: Spec) -> Columns:
     found = {what: _column(what, columns, spec) for what in KEYS}
     path, label = found["path"], found["label"]
     if path is None or label is None:
-        what = "paths of images" if path is None else "labels"
+        what, key = ("paths of images", "path") if path is None else ("labels", "label")
         known = some([repr(name) for name in columns]) or "none"
         raise DataError(
             f"{spec.path} has no column for the {what}; its columns are: {known}",
-            hint=f"the first line names the columns: path,label. Or say which they are: --data '{spec.path}{_EXAMPLE}'",
+            hint=f"the first line names the columns: path,label. Or say which one it is: --data '{spec.path}?{key}=NAME'",
         )
     return Columns(path, label, found["split"])
 

@@ -148,6 +148,9 @@ def test_a_plain_archive_is_told_of_this_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is an archive") as caught:
         open_data(str(archive))
     assert f"webdataset:{archive}" in str(caught.value.hint)
+    with pytest.raises(DataError, match="0 class folders") as caught:
+        open_data(str(tmp_path))
+    assert str(caught.value.hint).endswith(f"--data webdataset:{tmp_path}")
 
 
 def test_an_archive_that_vanishes_makes_its_pictures_unreadable(tmp_path: Path) -> None:
