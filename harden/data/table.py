@@ -56,7 +56,7 @@ def find_columns(columns: Sequence[str], spec: Spec) -> Columns:
         known = some([repr(name) for name in columns]) or "none"
         raise DataError(
             f"{spec.path} has no column for the {what}; its columns are: {known}",
-            hint=f"the first line names the columns: path,label. Or say which one it is: --data '{spec.path}?{key}=NAME'",
+            hint=f"the first line names the columns: path,label. Or name it: --data '{spec.path}?{key}=NAME'",
         )
     return Columns(path, label, found["split"])
 
