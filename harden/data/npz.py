@@ -112,7 +112,7 @@ def _look(file: Path) -> tuple[dict[str, Part], tuple[str, ...] | None]:
     if not zipfile.is_zipfile(file):
         raise DataError(f"{file} is no .npz archive", hint=_KEYS_HINT)
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             keys = list(archive.files)
     except _ERRORS as error:
         raise _unreadable(file, error) from error
@@ -209,7 +209,7 @@ def _labels(file: Path, part: Part, names: tuple[str, ...] | None) -> list[str]:
 
 def _array(file: Path, key: str) -> npt.NDArray[Any]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             array: npt.NDArray[Any] = archive[key]
     except MemoryError as error:
         raise DataError(f"{key!r} of {file} does not fit into memory", hint="give fewer images") from error

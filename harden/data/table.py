@@ -98,12 +98,12 @@ def open_table(scheme: str, spec: Spec, lines: Iterable[Line]) -> EncodedSource:
             `list_rows`.
     """
     root = spec.path.parent
-    classes, listings = list_rows((_row(line, root, spec.path) for line in lines), str(spec.path))
+    classes, listings = list_rows((_row(line, str(root), spec.path) for line in lines), str(spec.path))
     _check_paths(root, spec, next(iter(listings.values())))
     return files_below(root, f"{scheme}:{spec.path}{spec.query}", classes, listings)
 
 
-def _row(line: Line, root: Path, table: Path) -> Row:
+def _row(line: Line, root: str, table: Path) -> Row:
     path, name = (_text(value, what, line, table) for value, what in ((line.path, "path"), (line.label, "label")))
     split = None if line.split is None else str(line.split).strip()
     return Row(_relative(path, root), name, split, line.where)
@@ -123,10 +123,11 @@ def _text(value: object, what: str, line: Line, table: Path) -> str:
     return text
 
 
-def _relative(path: str, root: Path) -> str:
+def _relative(path: str, root: str) -> str:
     """Return a path in one spelling, relative to `root` where it lies below it: no file has two names."""
-    whole = Path(os.path.normpath(os.path.join(root, path)))
-    return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else whole.as_posix()
+    whole = os.path.normpath(os.path.join(root, path))
+    below = os.path.join(root, "")
+    return whole.removeprefix(below).replace(os.sep, "/")
 
 
 def _check_paths(root: Path, spec: Spec, entries: Sequence[Entry]) -> None:
