@@ -78,9 +78,10 @@ def open_data(spec: str) -> DataSource:
 def name_of(spec: str) -> str:
     """Return a short name of the data set for titles and folders: that of its file, or what names it."""
     scheme, rest = _scheme(spec)
+    if scheme in ("sklearn", "torchvision"):
+        return Path(spec).name
     path, mark, _ = rest.rpartition("?")
-    bare = path if mark and not Path(rest).exists() else rest
-    return Path(bare).name if Path(bare).exists() or scheme == "folder" else Path(spec).name
+    return Path(path if mark and not Path(rest).exists() else rest).name
 
 
 def from_anywhere(spec: str, source: DataSource) -> str:

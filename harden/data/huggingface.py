@@ -50,7 +50,12 @@ def open_hf(text: str) -> EncodedSource:
     features = next(iter(splits.values())).features
     image = _column(library.Image, "image", features, spec, name)
     label = _column(library.ClassLabel, "label", features, spec, name)
-    classes = list(features[label].names) if isinstance(features[label], library.ClassLabel) else None
+    classes = _classes(library, splits, label, name)
+    for split, part in splits.items():
+        if not isinstance(part.features.get(image), library.Image):
+            raise DataError(
+                f"column {image!r} of {split} of {name} holds no images", hint="name another with ?image=COLUMN"
+            )
     encoded = {split: part.cast_column(image, library.Image(decode=False)) for split, part in splits.items()}
 
     def cell(entry: Entry) -> Stored | None:
@@ -86,10 +91,15 @@ def _library() -> ModuleType:
         raise UsageError(
             f"hf: is read by Hugging Face's datasets, which is not installed ({error})", hint=_INSTALL
         ) from error
-    if int(datasets.__version__.partition(".")[0]) < OLDEST:
+    version = getattr(datasets, "__version__", None)
+    if version is None:
         raise UsageError(
-            f"datasets {datasets.__version__} runs code that comes with a data set; version {OLDEST} does not",
-            hint=_INSTALL,
+            "hf: is read by Hugging Face's datasets, and `import datasets` finds a folder of that name instead",
+            hint=f"{_INSTALL}; or run harden in another folder",
+        )
+    if int(version.partition(".")[0]) < OLDEST:
+        raise UsageError(
+            f"datasets {version} runs code that comes with a data set; version {OLDEST} does not", hint=_INSTALL
         )
     module: ModuleType = datasets
     return module
@@ -109,14 +119,14 @@ def _load(library: ModuleType, spec: Spec, name: str) -> Any:
 
 
 def _splits(loaded: Any, name: str) -> dict[str, Any]:
-    """Return the parts by the library's name of the split; "all" for one that is not split."""
+    """Return the parts by the library's name of the split, as plain rows; "all" for one that is not split."""
     if not isinstance(loaded, Mapping):
-        return {"all": loaded}
-    known = {split: part for split, part in loaded.items() if split.lower() in SPLIT_NAMES}
+        return {"all": loaded.with_format(None)}
+    known = {split: part.with_format(None) for split, part in loaded.items() if split.lower() in SPLIT_NAMES}
     if any(SPLIT_NAMES[split.lower()] == "train" for split in known):
         return known
     if len(loaded) == 1:
-        return {"all": next(iter(loaded.values()))}
+        return {"all": next(iter(loaded.values())).with_format(None)}
     raise DataError(
         f"{name} has the splits {some([repr(split) for split in loaded])}, and none of them is for training",
         hint="name one 'train' and save the data set with save_to_disk(FOLDER)",
@@ -142,6 +152,21 @@ def _column(kind: type, what: str, features: Mapping[str, Any], spec: Spec, name
             hint=f"say which one it is: --data 'hf:{name}?{what}=COLUMN'",
         )
     return found[0]
+
+
+def _classes(library: ModuleType, splits: Mapping[str, Any], label: str, name: str) -> list[str] | None:
+    """Return the names of the classes, if the data set knows them: they have to be the same for every split."""
+    known = {
+        split: list(part.features[label].names) if isinstance(part.features.get(label), library.ClassLabel) else None
+        for split, part in splits.items()
+    }
+    first, *others = known.values()
+    if any(other != first for other in others) or any(label not in part.features for part in splits.values()):
+        raise DataError(
+            f"the splits of {name} name different classes in {label!r}",
+            hint="cast the column to one ClassLabel for all splits, and save the data set with save_to_disk(FOLDER)",
+        )
+    return first
 
 
 def _rows(splits: Mapping[str, Any], label: str, classes: Sequence[str] | None, name: str) -> Iterator[Row]:

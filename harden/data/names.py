@@ -21,7 +21,7 @@ SPLIT_NAMES: Mapping[str, str] = {
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Return class names in label order: lexicographic, or numeric where all of them are integers."""
     distinct = set(names)
-    if all(re.fullmatch("[0-9]+", name) for name in distinct):
+    if all(re.fullmatch("[0-9]{1,300}", name) for name in distinct):
         return tuple(sorted(distinct, key=lambda name: (int(name), name)))
     return tuple(sorted(distinct))
 

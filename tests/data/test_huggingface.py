@@ -32,12 +32,15 @@ class ClassLabel:
 class Table:
     """A stand-in for datasets.Dataset: rows, and what its columns hold."""
 
-    def __init__(self, features: dict[str, Any], **columns: list[Any]) -> None:
+    def __init__(self, features: dict[str, Any], files: list[dict[str, str]] | None = None, **columns: Any) -> None:
         self.features, self.columns = features, columns
-        self.cache_files: list[dict[str, str]] = []
+        self.cache_files = files or []
 
     def cast_column(self, name: str, feature: Any) -> Table:
         return Table({**self.features, name: feature}, **self.columns)
+
+    def with_format(self, kind: None) -> Table:
+        return Table(self.features, **self.columns, files=self.cache_files)
 
     def __getitem__(self, key: int | str) -> Any:
         if isinstance(key, str):
@@ -145,6 +148,13 @@ def test_the_files_that_hold_the_pictures_are_the_fingerprint(library: Any, tmp_
         (table([0, 1], other=Image()), "x", "2 columns that could be the image; .*: 'img', 'label', 'other'"),
         (Table({"img": Image(), "fine": None}), "x", "0 columns that could be the label"),
         ({"test": table([0, 1]), "dev": table([0, 1])}, "x", "splits 'test', 'dev', and none of them is for training"),
+        (
+            {"train": table([0, 1], ClassLabel(["a", "b"])), "test": table([0, 1], ClassLabel(["b", "a"]))},
+            "x",
+            "splits of x name different classes in 'label'",
+        ),
+        ({"train": table([0, 1]), "test": Table({"img": Image()}, img=[])}, "x", "name different classes in 'label'"),
+        ({"train": table([0, 1]), "test": Table({"label": None}, label=[])}, "x", "'img' of test of x holds no images"),
         (ConnectionError("offline"), "x", "datasets cannot read 'x': ConnectionError: offline"),
     ],
 )  # fmt: skip
@@ -168,6 +178,15 @@ def test_a_version_that_runs_code_of_data_sets_is_refused(library: Any) -> None:
         open_data("hf:x")
     assert "datasets>=4" in str(caught.value.hint)
     assert library.asked == []
+
+
+def test_a_folder_that_is_called_datasets_is_not_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "datasets").mkdir()
+    monkeypatch.delitem(sys.modules, "datasets", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(UsageError, match="a folder of that name"):
+        open_data("hf:x")
+    sys.modules.pop("datasets", None)
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,4 +205,5 @@ def test_names_for_titles_and_folders(tmp_path: Path) -> None:
     assert name_of(str(table)) == "flowers.csv"
     assert name_of(str(tmp_path / "imgs")) == "imgs"
     assert name_of("sklearn:digits") == "sklearn:digits"
-    assert name_of("hf:someone/some?config=x").startswith("some")
+    assert name_of("csv:~/flowers.csv?label=b") == "flowers.csv"
+    assert name_of("hf:someone/animals?config=x") == "animals"

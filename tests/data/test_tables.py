@@ -95,6 +95,8 @@ def test_separators_quotes_and_encodings(table: WriteTable, tmp_path: Path) -> N
 
 
 def test_integers_are_in_numeric_order(table: WriteTable) -> None:
+    long = "9" * 5000  # more than Python makes a number of
+    assert open_data(str(table(f"path,label\np0.png,{long}\np1.png,1\n"))).classes == ("1", long)
     assert open_data(str(table("path,label\np0.png,10\np1.png,9\np2.png,2\n"))).classes == ("2", "9", "10")
 
 
@@ -201,6 +203,11 @@ def test_parquet(labels: list[object], classes: tuple[str, ...], table: WriteTab
     assert source.classes == classes
     assert [entry.file for entry in source.listings["all"]] == ["p1.png", "p0.png", "p2.png"]
     assert listed(f"parquet:{path}?path=file")
+
+
+def test_parquet_columns_with_dots(table: WriteTable, tmp_path: Path) -> None:
+    path = parquet(tmp_path / "t.parquet", **{"photo.file": PATHS, "a.label": ["a", "b", "a"], "photo": [1, 2, 3]})
+    assert listed(f"{path}?path=photo.file&label=a.label") == [("p0.png", "a"), ("p2.png", "a"), ("p1.png", "b")]
 
 
 @pytest.mark.parametrize(
