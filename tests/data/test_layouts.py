@@ -197,6 +197,35 @@ def test_the_location_opens_it_again_from_anywhere(
     assert from_anywhere(kept, again) == kept
 
 
+def mutated(whole: bytes, random: np.random.Generator) -> bytes:
+    """Overwrite some bytes, cut the end off, cut a piece out, or insert noise."""
+    low, high = sorted(random.integers(0, len(whole), 2).tolist())
+    noise = random.bytes(int(random.integers(1, 30)))
+    return (
+        whole[:low] + noise + whole[low + len(noise) :],
+        whole[:high],
+        whole[:low] + whole[high:],
+        whole[:low] + noise + whole[low:],
+    )[int(random.integers(4))]
+
+
+@pytest.mark.parametrize("layout", ["csv", "parquet", "npz", "webdataset"])
+def test_a_mutated_file_is_read_or_refused_and_nothing_else(layout: str, tmp_path: Path) -> None:
+    spec, _ = OURS[layout](tmp_path / "ours", some_pictures(count=3))
+    (path,) = (path for path in (tmp_path / "ours").iterdir() if path.is_file())
+    whole, random, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(80):
+        path.write_bytes(mutated(whole, random))
+        try:
+            source = open_data(spec)
+            source.probe()
+            source.fingerprint(source.listings["all"])
+            source.decode(source.listings["all"], RGB8)
+        except DataError:
+            refused += 1
+    assert refused > 20
+
+
 def test_names_for_titles_and_folders(tmp_path: Path) -> None:
     table = tmp_path / "flowers.csv"
     table.write_text("")
