@@ -32,15 +32,16 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from harden.data import SplitPlan
+from harden.data import SplitPlan, open_data, plan_splits
 from harden.data.dataset import Entry, Format
-from harden.data.pictures import decode_files, look
+from harden.data.pictures import decode_pictures, look
 from harden.errors import DataError, HardenError
 from harden.models import load_model
 from harden.recipe import find_recipe, read_recipe, resolve
 from harden.report import document
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
 from harden.workflows.run_folder import RunFolder
+from tests.data.layouts import Names, Picture, as_csv, as_npz, as_webdataset, some_pictures
 from tests.report.builders import build_report
 
 Open = Callable[[Path], object]
@@ -145,6 +146,14 @@ def reports() -> list[bytes]:
     return [document.dumps(build_report(images=20)).encode()]
 
 
+def _data_set(write: Callable[[Path, list[Picture]], tuple[str, Names]]) -> list[bytes]:
+    """Return the file of a data set."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec, _ = write(Path(folder), some_pictures())
+        path = Path(spec.partition(":")[2] or spec)
+        return [path.read_bytes() if path.is_file() else next(path.glob("*.tar")).read_bytes()]
+
+
 # -- opening -----------------------------------------------------------------------------------------------------------
 
 
@@ -160,10 +169,24 @@ def open_recipe(path: Path) -> object:
 
 
 def open_picture(path: Path) -> object:
+    entry = Entry(path.name, 0)
     try:
-        return look(path), decode_files(path.parent, [Entry(path.name, 0)], Format(3, (8, 8)))
+        return look(lambda _: path, entry), decode_pictures(lambda _: path, [entry], Format(3, (8, 8)), where="a test")
     except DataError:
-        return decode_files(path.parent, [Entry(path.name, 0)], Format(1, (4, 4)))
+        return decode_pictures(lambda _: path.read_bytes(), [entry], Format(1, (4, 4)), where="a test")
+
+
+def _as_data(scheme: str) -> Open:
+    def open_set(path: Path) -> object:
+        for picture in some_pictures() if scheme == "csv" else ():
+            (path.parent / "pictures").mkdir(exist_ok=True)
+            (path.parent / "pictures" / picture.name).write_bytes(picture.content)
+        named = path.rename(path.with_suffix(".tar")) if scheme == "webdataset" else path
+        source = open_data(f"{scheme}:{named}")
+        entries = [entry for listed in source.listings.values() for entry in listed]
+        return plan_splits(source, seed=0), source.fingerprint(entries), source.decode(entries, Format(3, (8, 8)))
+
+    return open_set
 
 
 def _in_run(name: str, read: Callable[[RunFolder], object]) -> Open:
@@ -182,6 +205,9 @@ TARGETS = {
     "recipes": Target(open_recipe, recipes),
     "images": Target(open_picture, pictures),
     "configs": Target(_in_run("config.json", lambda run: (run.read_config(), run.build_classifier(None))), configs),
+    "tables": Target(_as_data("csv"), lambda: _data_set(as_csv)),
+    "arrays": Target(_as_data("npz"), lambda: _data_set(as_npz)),
+    "shards": Target(_as_data("webdataset"), lambda: _data_set(as_webdataset)),
     "splits": Target(_in_run("splits.json", lambda run: run.read_splits()), splits),
     "reports": Target(document.read, reports),
 }

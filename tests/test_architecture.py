@@ -18,7 +18,19 @@ every_file = pytest.mark.parametrize("file", FILES, ids=NAMES)
 LONG: dict[str, str] = {}
 """Files of more than 400 lines, and why."""
 
-HEAVY = ("torch", "torchvision", "timm", "sklearn", "scipy", "onnx", "onnxruntime", "onnxscript", "pydantic")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "sklearn",
+    "scipy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pydantic",
+    "pyarrow",
+    "datasets",
+)
 
 
 def test_imports_go_downward_only():

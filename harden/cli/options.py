@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from harden.workflows.prepare import ModelSpec
 
 MODEL_HELP = "A weights file or pickled module, timm:NAME, torchvision:NAME, file.py:callable, or a run folder."
-DATA_HELP = "A folder of images, DIR/CLASS/* or DIR/{train,val,test}/CLASS/*; or torchvision:svhn, sklearn:digits."
+DATA_HELP = (
+    "A folder of images, DIR/CLASS/* or DIR/{train,val,test}/CLASS/*; a .csv, .tsv or .parquet of paths and labels; an "
+    ".npz of arrays; webdataset:DIR; hf:NAME; torchvision:svhn; sklearn:digits."
+)
 
 Arch = Annotated[
     str | None,

@@ -7,10 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harden.data.cache import decode_cached
+from harden.data.csv_table import open_csv
 from harden.data.dataset import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable
 from harden.data.digits import open_digits
 from harden.data.folder import open_folder
+from harden.data.huggingface import open_hf
+from harden.data.npz import open_npz
+from harden.data.parquet_table import open_parquet
 from harden.data.splits import SplitPlan, continue_splits, duplicate_files, plan_splits, stratified_sample
+from harden.data.webdataset import open_webdataset
 from harden.registry import lookup
 
 __all__ = [
@@ -26,6 +31,8 @@ __all__ = [
     "continue_splits",
     "decode_cached",
     "duplicate_files",
+    "from_anywhere",
+    "name_of",
     "open_data",
     "plan_splits",
     "stratified_sample",
@@ -40,23 +47,54 @@ def _open_torchvision(spec: str) -> DataSource:
 
 LAYOUTS: dict[str, Callable[[str], DataSource]] = {
     "folder": open_folder,
+    "csv": open_csv,
+    "parquet": open_parquet,
+    "npz": open_npz,
+    "webdataset": open_webdataset,
+    "hf": open_hf,
     "sklearn": open_digits,
     "torchvision": _open_torchvision,
 }
-"""Scheme -> opener, which is given what follows the colon. A spec without a scheme is a folder."""
+"""Scheme -> opener, which is given what follows the colon. A spec without a scheme is a folder, or see `SUFFIXES`."""
+
+SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".npz": "npz"}
+"""How the path of a file ends -> its scheme, which may then be left out."""
 
 
 def open_data(spec: str) -> DataSource:
-    """Open the data set that `spec` names: a path, "folder:PATH", "sklearn:digits" or "torchvision:NAME".
+    """Open the data set that `spec` names: a folder, a file of a known suffix, or a scheme of `LAYOUTS` and a colon.
 
-    No image of a folder is opened.
+    No image is decoded.
 
     Raises:
-        UsageError: an unknown scheme before the colon.
+        UsageError: an unknown scheme before the colon, or a package that a layout needs is not installed.
         DataError: the path cannot be used as a data set.
     """
-    # two letters at least: C:\images is a path
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9_+-]+):", spec)
-    if scheme is None or Path(spec).exists():
-        return open_folder(spec)
-    return lookup(LAYOUTS, scheme[1], kind="data layout")(spec[scheme.end() :])
+    scheme, rest = _scheme(spec)
+    return lookup(LAYOUTS, scheme, kind="data layout")(rest)
+
+
+def name_of(spec: str) -> str:
+    """Return a short name of the data set for titles and folders: that of its file, or what names it."""
+    scheme, rest = _scheme(spec)
+    if scheme in ("sklearn", "torchvision"):
+        return Path(spec).name
+    path, mark, _ = rest.rpartition("?")
+    return Path(path if mark and not Path(rest).exists() else rest).name
+
+
+def from_anywhere(spec: str, source: DataSource) -> str:
+    """Return what names the data set that `spec` opened, whatever the current folder is."""
+    if Path(spec).is_dir():
+        return str(Path(spec).resolve())
+    return source.location if _scheme(spec)[0] in (*SUFFIXES.values(), "folder", "webdataset", "hf") else spec
+
+
+def _scheme(spec: str) -> tuple[str, str]:
+    """Return the scheme, and what it is given."""
+    typed = re.match(r"([A-Za-z][A-Za-z0-9_+-]+):", spec)  # two letters at least: C:\images is a path
+    if typed is not None and not Path(spec).exists():
+        return typed[1], spec[typed.end() :]
+    ends = (Path(path).suffix.lower() for path in (spec, spec.rpartition("?")[0]))
+    known = [] if Path(spec).is_dir() else [SUFFIXES[end] for end in ends if end in SUFFIXES]
+    return (known[0] if known else "folder"), spec

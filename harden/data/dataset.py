@@ -91,7 +91,7 @@ class DataSource(Protocol):
     """A data set as a layout found it.
 
     Attributes:
-        location: what the user typed, made absolute where it is a path.
+        location: what the user typed, with every path in it made absolute; it opens the same data set again.
         classes: class names in label order.
         listings: entries per split; the keys are a subset of "train", "val", "test", or "all" alone where the data
             has no splits of its own.

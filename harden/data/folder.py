@@ -5,40 +5,21 @@ This file knows which folder is a split, which a class and which file an image; 
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import PIL
-
-from harden.data.dataset import Entry, Format, ImageSet, Probe, Progress, Unreadable
-from harden.data.pictures import SUFFIXES, decode_files, look
+from harden.data.dataset import Entry
+from harden.data.encoded import EncodedSource, stamp
+from harden.data.names import SPLIT_NAMES, in_order, some
+from harden.data.pictures import SUFFIXES
 from harden.errors import DataError
 from harden.registry import did_you_mean
 
-SPLIT_NAMES: Mapping[str, str] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""Folder name in lower case -> split."""
-
-T = TypeVar("T")
-
-PROBED = 64
 _LAYOUT_HINT = (
     "expected ROOT/train/<class>/<images> and, where they exist, ROOT/val and ROOT/test, or ROOT/<class>/<images>"
 )
+_FILE_HINT = f"{_LAYOUT_HINT}; or one of these files: .csv, .tsv, .parquet (paths and labels), .npz (arrays)"
 _UNPACKERS = {
     ".zip": "unzip {file} -d FOLDER",
     ".tar": "tar xf {file} -C FOLDER",
@@ -50,72 +31,8 @@ _UNPACKERS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class FolderSource:
-    """A `DataSource` over image files; `open_folder` makes one.
-
-    Attributes:
-        root: the absolute folder that every entry's path is relative to.
-        classes: folder names, in lexicographic order, or in numeric order where all of them are integers.
-        listings: entries per split ("train" and, where they exist, "val" and "test") or under "all", each ordered by
-            class and then by path.
-    """
-
-    root: Path
-    classes: tuple[str, ...]
-    listings: Mapping[str, tuple[Entry, ...]]
-
-    @property
-    def location(self) -> str:
-        """The absolute path of the folder."""
-        return str(self.root)
-
-    def probe(self) -> Probe:
-        """Open up to 64 images of the train split (or of the unsplit set), spread over the classes.
-
-        Raises:
-            DataError: none of them can be opened.
-        """
-        entries = self.listings["train"] if "train" in self.listings else self.listings["all"]
-        gray: list[bool] = []
-        sizes: Counter[tuple[int, int]] = Counter()
-        reasons: list[str] = []
-        for entry in _spread(entries, PROBED):
-            try:
-                is_gray, size = look(self.root / entry.file)
-            except DataError as error:
-                reasons.append(f"{entry.file}: {error.message}")
-                continue
-            gray.append(is_gray)
-            sizes[size] += 1
-        if not gray:
-            raise DataError(
-                f"none of {len(reasons)} image files under {self.root} can be opened; {reasons[0]}",
-                hint="open one of them with an image viewer; if they are fine there, save them as 8-bit PNG or JPEG",
-            )
-        return Probe(channels=1 if all(gray) else 3, size=sizes.most_common(1)[0][0], uniform=len(sizes) == 1)
-
-    def decode(
-        self, entries: Sequence[Entry], image_format: Format, progress: Progress | None = None
-    ) -> tuple[ImageSet, tuple[Unreadable, ...]]:
-        """Decode `entries` by the rules of `harden.data.pictures`; see `DataSource.decode`."""
-        return decode_files(self.root, entries, image_format, progress)
-
-    def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """Return a digest of every file's size, modification time and permissions, and of Pillow's version."""
-        digest = hashlib.blake2b(PIL.__version__.encode(), digest_size=16)
-        for entry in entries:
-            try:
-                status = os.stat(f"{self.root}/{entry.file}")
-            except OSError as error:
-                digest.update(f"error {error.errno}\n".encode())
-            else:
-                digest.update(f"{status.st_size} {status.st_mtime_ns} {status.st_mode}\n".encode())
-        return digest.hexdigest()
-
-
-def open_folder(path: str) -> FolderSource:
-    """List the image folder at `path`.
+def open_folder(path: str) -> EncodedSource:
+    """List the image folder at `path`; entries are ordered by class and then by path.
 
     Folders and files whose names begin with a dot are ignored, and so are files without an image suffix. Below a
     class folder images are found at any depth; links to folders are followed.
@@ -131,7 +48,7 @@ def open_folder(path: str) -> FolderSource:
         _refuse_collection(root)
         folders = _subfolders(root)
         classes = _classes(root, folders)
-        return FolderSource(root, classes, {"all": _list_classes(root, root, classes)})
+        return files_below(root, str(root), classes, {"all": _list_classes(root, root, classes)})
     if "train" not in splits:
         found = next(iter(splits.values()))
         raise DataError(
@@ -145,7 +62,24 @@ def open_folder(path: str) -> FolderSource:
             entries = _list_held_out(root, splits[split], classes)
             if entries:
                 listings[split] = entries
-    return FolderSource(root, classes, listings)
+    return files_below(root, str(root), classes, listings)
+
+
+def files_below(
+    root: Path, location: str, classes: tuple[str, ...], listings: Mapping[str, tuple[Entry, ...]]
+) -> EncodedSource:
+    """Return the data set whose entries name files relative to `root`."""
+
+    def path(entry: Entry) -> str:
+        return os.path.join(root, entry.file)
+
+    return EncodedSource(
+        location,
+        classes,
+        listings,
+        stored=lambda entry: Path(path(entry)),
+        version=lambda entries: stamp(map(path, entries)),
+    )
 
 
 def _check_is_folder(root: Path) -> None:
@@ -157,11 +91,12 @@ def _check_is_folder(root: Path) -> None:
     for suffix, command in _UNPACKERS.items():
         if root.name.lower().endswith(suffix):
             unpack = command.format(file=root)
+            in_place = f", or --data webdataset:{root} if every KEY.jpg in it has a KEY.cls" if suffix == ".tar" else ""
             raise DataError(
                 f"{root} is an archive; a folder of images was expected",
-                hint=f"unpack it first (mkdir FOLDER && {unpack}) and give FOLDER",
+                hint=f"unpack it first (mkdir FOLDER && {unpack}) and give FOLDER{in_place}",
             )
-    raise DataError(f"{root} is a file; a folder of images was expected", hint=_LAYOUT_HINT)
+    raise DataError(f"{root} is a file; a folder of images was expected", hint=_FILE_HINT)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -193,14 +128,12 @@ def _refuse_collection(root: Path) -> None:
 
 def _classes(root: Path, folders: Sequence[Path]) -> tuple[str, ...]:
     if len(folders) < 2:
+        archives = any(root.glob("*.tar"))
         raise DataError(
             f"{root} has {len(folders)} class folder{'' if len(folders) == 1 else 's'}; at least 2 were expected",
-            hint=_LAYOUT_HINT,
+            hint=f"for tar archives of KEY.jpg and KEY.cls: --data webdataset:{root}" if archives else _LAYOUT_HINT,
         )
-    names = [folder.name for folder in folders]
-    if all(re.fullmatch("[0-9]+", name) for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
+    return in_order(folder.name for folder in folders)
 
 
 def _list_classes(root: Path, split: Path, classes: Sequence[str]) -> tuple[Entry, ...]:
@@ -224,7 +157,7 @@ def _list_held_out(root: Path, split: Path, classes: Sequence[str]) -> tuple[Ent
         if folder.name not in label_of:
             raise DataError(
                 f"class {folder.name!r} of {split} is unknown in train{did_you_mean(folder.name, classes)}",
-                hint=f"the classes of train are: {_some(classes)}; rename the folder or move it away",
+                hint=f"the classes of train are: {some(classes)}; rename the folder or move it away",
             )
         files = sorted(_image_files(folder, f"{_prefix(root, split)}{folder.name}/"))
         entries.extend(Entry(file, label_of[folder.name]) for file in files)
@@ -269,23 +202,3 @@ def _scan(folder: Path) -> os._ScandirIterator[str]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(f"the folder {folder} cannot be listed: {reason}", hint="check its permissions") from error
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
-def _spread(entries: Sequence[Entry], count: int) -> list[Entry]:
-    """Return up to `count` entries, as evenly over the classes, and over each class, as the numbers allow."""
-    by_label: dict[int, list[Entry]] = {}
-    for entry in entries:
-        by_label.setdefault(entry.label, []).append(entry)
-    groups = _evenly(list(by_label.values()), count)
-    share, rest = divmod(count, len(groups))
-    return [entry for i, group in enumerate(groups) for entry in _evenly(group, share + (i < rest))]
-
-
-def _evenly(items: Sequence[T], count: int) -> list[T]:
-    if len(items) <= count:
-        return list(items)
-    return [items[i * len(items) // count] for i in range(count)]

@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays: what is opened, how it is turned, converted and resized, and why a file is refused.
+"""Encoded pictures to uint8 arrays: what is opened, how it is turned, converted and resized, and why a file is refused.
 
 The rules, the same for training, audit and export checks:
 
@@ -14,6 +14,7 @@ The rules, the same for training, audit and export checks:
 
 from __future__ import annotations
 
+import io
 import os
 import time
 import warnings
@@ -41,19 +42,22 @@ SLOW_FILE_SECONDS = 4e-4
 _SIDEWAYS = {5, 6, 7, 8}
 """EXIF orientations that swap height and width."""
 
+Stored = Path | bytes
+"""An encoded picture: the file that it is in, or what such a file holds."""
+
 Pixels = npt.NDArray[np.uint8]
 _DecodeChunk = Callable[[int], list[tuple[int, str]]]
 
 
-def look(path: Path) -> tuple[bool, tuple[int, int]]:
-    """Return whether the file is stored as gray and its upright (height, width), without decoding its pixels.
+def look(stored: Callable[[Entry], Stored], entry: Entry) -> tuple[bool, tuple[int, int]]:
+    """Return whether the picture is stored as gray and its upright (height, width), without decoding its pixels.
 
     RGB pixels that happen to be gray count as colour.
 
     Raises:
         DataError: not an image; the message is the reason alone.
     """
-    with _pillow_warnings(), _reasons(path), Image.open(path, formats=FORMATS) as image:
+    with _pillow_warnings(), _reasons(), _open(stored(entry)) as image:
         width, height = image.size
         size = (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
         return _is_gray(image), size
@@ -69,10 +73,22 @@ def fit(image: Image.Image, image_format: Format) -> Pixels:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def decode_files(
-    root: Path, entries: Sequence[Entry], image_format: Format, progress: Progress | None = None
+def decode_pictures(
+    stored: Callable[[Entry], Stored],
+    entries: Sequence[Entry],
+    image_format: Format,
+    progress: Progress | None = None,
+    *,
+    where: str,
 ) -> tuple[ImageSet, tuple[Unreadable, ...]]:
-    """Decode the files of `entries` below `root`, in their order.
+    """Decode the pictures of `entries`, in their order.
+
+    Args:
+        stored: from an entry to its picture; called from several threads.
+        entries: what to decode.
+        image_format: channels and size.
+        progress: called after every chunk.
+        where: the data set, for messages.
 
     Returns:
         The readable images, (N, C, H, W) uint8, and the unreadable files with a reason each, in order.
@@ -87,7 +103,7 @@ def decode_files(
         bad = []
         for index in range(start, min(start + CHUNK, total)):
             try:
-                _decode_into(pixels[index], root / entries[index].file, image_format)
+                _decode_into(pixels[index], stored, entries[index], image_format)
             except DataError as error:
                 bad.append((index, error.message))
         return bad
@@ -100,7 +116,7 @@ def decode_files(
                 progress(min(start + CHUNK, total), total)
     if total and len(bad) == total:
         raise DataError(
-            f"none of the {total} image files under {root} can be decoded; {entries[0].file}: {bad[0]}",
+            f"none of the {total} image files in {where} can be decoded; {entries[0].file}: {bad[0]}",
             hint="open one of them with an image viewer; if they are fine there, save them as 8-bit PNG or JPEG",
         )
     good = [index for index in range(total) if index not in bad]
@@ -132,8 +148,8 @@ def _over_chunks(decode_chunk: _DecodeChunk, total: int) -> Iterator[list[tuple[
         pool.shutdown(cancel_futures=True)
 
 
-def _decode_into(target: Pixels, path: Path, image_format: Format) -> None:
-    with _reasons(path), Image.open(path, formats=FORMATS) as image:
+def _decode_into(target: Pixels, stored: Callable[[Entry], Stored], entry: Entry, image_format: Format) -> None:
+    with _reasons(), _open(stored(entry)) as image:
         if image.mode.startswith("I") or image.mode == "F":
             raise DataError(f"more than 8 bits of gray per pixel (mode {image.mode}); convert it to 8 bits")
         orientation = _orientation(image)
@@ -142,6 +158,15 @@ def _decode_into(target: Pixels, path: Path, image_format: Format) -> None:
         if orientation != 1:
             ImageOps.exif_transpose(image, in_place=True)
         target[:] = fit(image, image_format)
+
+
+def _open(stored: Stored) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(stored) if isinstance(stored, bytes) else stored, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        if not (len(stored) if isinstance(stored, bytes) else stored.stat().st_size):
+            raise DataError("empty file (0 bytes)") from error
+        raise DataError(f"not an image, or none of {', '.join(FORMATS)}") from error
 
 
 def _draft(image: Image.Image, image_format: Format, *, sideways: bool) -> None:
@@ -200,23 +225,19 @@ def _pillow_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def _reasons(path: Path) -> Iterator[None]:
+def _reasons() -> Iterator[None]:
     """Turn whatever Pillow raises into a DataError whose message is the reason in plain words."""
     try:
         yield
     except (DataError, MemoryError):
         raise
     except Exception as error:  # a damaged file leads Pillow's decoders into errors of any class
-        raise DataError(_reason(path, error)) from error
+        raise DataError(_reason(error)) from error
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
         return f"more than {(Image.MAX_IMAGE_PIXELS or 0) // 1_000_000} million pixels"
-    if isinstance(error, UnidentifiedImageError):
-        if path.stat().st_size == 0:
-            return "empty file (0 bytes)"
-        return f"not an image, or none of {', '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror.lower()}"
     return f"damaged or cut short ({error})"

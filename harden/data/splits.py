@@ -80,7 +80,7 @@ def plan_splits(
 ) -> SplitPlan:
     """Decide what is train, val and test, without opening an image.
 
-    A folder for val or test is used as it is. Without one, a stratified part of train is held out: first test, then
+    A split for val or test is used as it is. Without one, a stratified part of train is held out: first test, then
     val from what remains, at least one image of every class in each. The choice depends on the seed, the class and
     the file names, not on the order in which a file system lists them.
 
@@ -88,7 +88,7 @@ def plan_splits(
         source: a data set with a "train" or an "all" listing.
         seed: names the random choice.
         val_fraction: in (0, 1); unless given, a tenth and at most 5000 images (but one per class in any case).
-        test_fraction: in (0, 1); the part of train that becomes test where there is no test folder.
+        test_fraction: in (0, 1); the part of train that becomes test where there is no test split.
 
     Raises:
         UsageError: a fraction outside (0, 1).
@@ -101,21 +101,21 @@ def plan_splits(
     if origin not in source.listings:
         raise DataError(f"{source.location} has no train split", hint="give a data set with a train split or unsplit")
     pool = list(source.listings[origin])
-    whole = f"{'the train folder' if origin == 'train' else 'the unsplit data set'} ({len(pool)} images)"
+    whole = f"{'the train split' if origin == 'train' else 'the unsplit data set'} ({len(pool)} images)"
     if "val" not in source.listings or "test" not in source.listings:
         _check_divisible(source, pool)
 
     how: dict[str, str] = {}
     if "test" in source.listings:
         test = list(source.listings["test"])
-        how["test"] = f"test is the test folder ({len(test)} images)"
+        how["test"] = f"test is the test split ({len(test)} images)"
     else:
         reserve = 1 if "val" in source.listings else 2
         pool, test = _hold_out(source, pool, test_fraction, reserve=reserve, cap=None, seed=seed, name="test")
         how["test"] = f"test is a stratified {test_fraction:.3g} of {whole}, held out ({len(test)} images)"
     if "val" in source.listings:
         val = list(source.listings["val"])
-        how["val"] = f"val is the val folder ({len(val)} images)"
+        how["val"] = f"val is the val split ({len(val)} images)"
     else:
         fraction, cap = (VAL_FRACTION, MAX_VAL) if val_fraction is None else (val_fraction, None)
         before = "what then remains" if "test" not in source.listings else whole
@@ -209,7 +209,7 @@ def _check_divisible(source: DataSource, pool: Sequence[Entry]) -> None:
     if small:
         raise DataError(
             f"a split has to be held out, which takes {MIN_PER_CLASS} images per class; too few in: {', '.join(small)}",
-            hint="add images, move the class away, or make train, val and test folders yourself",
+            hint="add images, move the class away, or divide the images into train, val and test yourself",
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from harden import __version__
 from harden.attacks import attack_names
-from harden.data import ImageSet, SplitPlan, open_data
+from harden.data import ImageSet, SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES, UNLABELLED_DEFENCES
 from harden.errors import Interrupted, RunFolderError, TrainingError, UsageError
 from harden.files import write_whole
@@ -133,7 +133,7 @@ def compare(
     if not trials:
         raise failed[-1][0]
     found = Comparison(
-        title=f"{Path(settings.common.data).name}: {counted(len(settings.variants), 'method')} compared",
+        title=f"{name_of(settings.common.data)}: {counted(len(settings.variants), 'method')} compared",
         basis=_basis(settings),
         trials=tuple(trials),
         facts=_facts(settings, trials, command),
@@ -329,7 +329,7 @@ def _folder(settings: CompareSettings, asked: dict[str, Any], out: Path | None) 
     """
     if out is None:
         digest = hashlib.blake2b(json.dumps(asked, sort_keys=True).encode(), digest_size=4).hexdigest()
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(settings.common.data).name).strip("-.")
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name_of(settings.common.data)).strip("-.")
         out = Path("comparisons") / f"{stem}-{digest}"
     marker = out / ASKED
     if marker.exists():

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from harden.attacks import ATTACKS
-from harden.data import SplitPlan, open_data
+from harden.data import SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES
 from harden.errors import HardenError, Interrupted, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights
@@ -96,7 +96,7 @@ def fit(
         plan = plan_run(job, defence, layer, pretrained=False)
         tell_plan(job, plan)
         return FitResult(None, None, plan)
-    run = new_run(out, name=f"{Path(settings.data).name}-{settings.method}")
+    run = new_run(out, name=f"{name_of(settings.data)}-{settings.method}")
     try:
         keep_architecture(run, job.classifier)
         run.save_classifier(job.classifier, run.starting_weights if settings.pretrain else run.initial_weights)
@@ -284,7 +284,7 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
 
 def _title(settings: FitSettings, trained: Trained) -> str:
     sources = " and ".join(trained.source_attacks) or "clean images"
-    return f"{Path(settings.data).name}: {settings.method} from {sources}"
+    return f"{name_of(settings.data)}: {settings.method} from {sources}"
 
 
 def _met(job: Job, trained: Trained) -> Encounters:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from harden.data import DataSource, Entry, ImageSet, SplitPlan, continue_splits, open_data, plan_splits
+from harden.data import DataSource, Entry, ImageSet, SplitPlan, continue_splits, from_anywhere, open_data, plan_splits
 from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES
 from harden.errors import ModelError
 from harden.models.classifier import Classifier
@@ -144,7 +143,7 @@ def prepare_job(
         lr=settings.lr or default_lr(classifier.module),
         source_attack=sources,
         pretrain=pretrain,
-        data=str(Path(settings.data).resolve()) if Path(settings.data).exists() else settings.data,
+        data=from_anywhere(settings.data, source),
         image_size=settings.image_size,
         split=_layer(settings, classifier, narrator),
     )

@@ -11,7 +11,7 @@ class FitSettings:
 
     Attributes:
         model: a weights file, a pickled module, `timm:NAME`, `torchvision:NAME`, `file.py:callable`, or a run folder.
-        data: a folder of images, `torchvision:NAME` or `sklearn:digits`.
+        data: a folder of images, or what else `harden.data.open_data` takes.
         arch: the callable (or `timm:NAME`) that builds the network a weights file belongs to.
         trust_pickle: unpickle whatever the file asks for; runs code of whoever made it.
         class_map: output of the model for each class of the data, in the data's order; None: the same order.

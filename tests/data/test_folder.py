@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from harden.data import Entry, Format, open_data, pictures
-from harden.data.folder import FolderSource, open_folder
+from harden.data import DataSource, Entry, Format, open_data, pictures
+from harden.data.folder import open_folder
 from harden.errors import DataError, UsageError
 
 WriteImage = Callable[..., Path]
@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 REAL_DATA = Path(os.environ.get("HARDEN_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
-def files(source: FolderSource, split: str) -> list[str]:
+def files(source: DataSource, split: str) -> list[str]:
     return [entry.file for entry in source.listings[split]]
 
 
@@ -284,7 +284,7 @@ def test_exif_orientation_is_applied(write_image: WriteImage, tmp_path: Path) ->
     upright = single(tmp_path / "data", Format(1, (8, 4)))
     assert (upright[0, :4] == 255).all()
     assert (upright[0, 4:] == 0).all()
-    assert pictures.look(tmp_path / "data/a/0.png")[1] == (8, 4)
+    assert pictures.look(lambda entry: tmp_path / "data" / entry.file, Entry("a/0.png", 0))[1] == (8, 4)
 
 
 def test_gray_and_colour_are_converted_as_asked(write_image: WriteImage, tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ def test_given_folders_are_used_as_they_are_even_if_small() -> None:
     plan = plan_splits(source, seed=0)
     assert (plan.train, plan.val, plan.test) == tuple(source.listings[split] for split in ("train", "val", "test"))
     assert plan.how == (
-        "train is all of the train folder (3 images): 3 images; val is the val folder (2 images); "
-        "test is the test folder (1 images); seed 0."
+        "train is all of the train split (3 images): 3 images; val is the val split (2 images); "
+        "test is the test split (1 images); seed 0."
     )
 
 

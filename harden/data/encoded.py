@@ -1,0 +1,105 @@
+"""Data sets of encoded pictures, in files or as bytes: what the layouts share once they know where each picture is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import PIL
+
+from harden.data.dataset import Entry, Format, ImageSet, Probe, Progress, Unreadable
+from harden.data.pictures import Stored, decode_pictures, look
+from harden.errors import DataError
+
+T = TypeVar("T")
+
+PROBED = 64
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSource:
+    """A `DataSource` over pictures that are decoded by the rules of `harden.data.pictures`.
+
+    Attributes:
+        location: what names the data set, with an absolute path.
+        classes: class names in label order.
+        listings: entries per split ("train" and, where they exist, "val" and "test") or under "all".
+        stored: from an entry to its picture; it may raise OSError. Several threads call it.
+        version: from entries to a text that changes whenever their pictures could (see `stamp`).
+    """
+
+    location: str
+    classes: tuple[str, ...]
+    listings: Mapping[str, tuple[Entry, ...]]
+    stored: Callable[[Entry], Stored]
+    version: Callable[[Sequence[Entry]], str]
+
+    def probe(self) -> Probe:
+        """Open up to 64 images of the train split (or of the unsplit set), spread over the classes.
+
+        Raises:
+            DataError: none of them can be opened.
+        """
+        entries = self.listings["train"] if "train" in self.listings else self.listings["all"]
+        gray: list[bool] = []
+        sizes: Counter[tuple[int, int]] = Counter()
+        reasons: list[str] = []
+        for entry in _spread(entries, PROBED):
+            try:
+                is_gray, size = look(self.stored, entry)
+            except DataError as error:
+                reasons.append(f"{entry.file}: {error.message}")
+                continue
+            gray.append(is_gray)
+            sizes[size] += 1
+        if not gray:
+            raise DataError(
+                f"none of {len(reasons)} image files in {self.location} can be opened; {reasons[0]}",
+                hint="open one of them with an image viewer; if they are fine there, save them as 8-bit PNG or JPEG",
+            )
+        return Probe(channels=1 if all(gray) else 3, size=sizes.most_common(1)[0][0], uniform=len(sizes) == 1)
+
+    def decode(
+        self, entries: Sequence[Entry], image_format: Format, progress: Progress | None = None
+    ) -> tuple[ImageSet, tuple[Unreadable, ...]]:
+        """Decode `entries` by the rules of `harden.data.pictures`; see `DataSource.decode`."""
+        return decode_pictures(self.stored, entries, image_format, progress, where=self.location)
+
+    def fingerprint(self, entries: Sequence[Entry]) -> str:
+        """Return the version of `entries`."""
+        return self.version(entries)
+
+
+def stamp(paths: Iterable[str]) -> str:
+    """Return a digest of every file's size, modification time and permissions, and of Pillow's version."""
+    digest = hashlib.blake2b(PIL.__version__.encode(), digest_size=16)
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            digest.update(f"error {error.errno}\n".encode())
+        except ValueError:  # a path with a null byte, which no file has
+            digest.update(b"error\n")
+        else:
+            digest.update(f"{status.st_size} {status.st_mtime_ns} {status.st_mode}\n".encode())
+    return digest.hexdigest()
+
+
+def _spread(entries: Sequence[Entry], count: int) -> list[Entry]:
+    """Return up to `count` entries, as evenly over the classes, and over each class, as the numbers allow."""
+    by_label: dict[int, list[Entry]] = {}
+    for entry in entries:
+        by_label.setdefault(entry.label, []).append(entry)
+    groups = _evenly(list(by_label.values()), count)
+    share, rest = divmod(count, len(groups))
+    return [entry for i, group in enumerate(groups) for entry in _evenly(group, share + (i < rest))]
+
+
+def _evenly(items: Sequence[T], count: int) -> list[T]:
+    if len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]

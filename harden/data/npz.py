@@ -1,0 +1,239 @@
+"""Arrays of pixels and labels in one NumPy archive: `npz:FILE`."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from harden.data.dataset import Probe
+from harden.data.encoded import stamp
+from harden.data.indexed import IndexedSource
+from harden.data.names import SPLIT_NAMES, some
+from harden.data.rows import Row, list_rows
+from harden.data.spec import check_is_file, read_spec
+from harden.errors import DataError
+
+IMAGES = ("x", "image", "images", "data")
+LABELS = ("y", "label", "labels", "target", "targets")
+CLASSES = ("classes", "class_names", "classnames")
+
+_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+"""What numpy and zipfile raise over files that are cut short, of another kind, or hold pickled objects."""
+
+_KEYS_HINT = (
+    "np.savez(FILE, x_train=..., y_train=..., x_test=..., y_test=...) or np.savez(FILE, images=..., labels=...)"
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of one split: where they lie and how.
+
+    Attributes:
+        images, labels: keys in the archive.
+        shape: of the images as stored, (N, H, W), (N, H, W, C) or (N, C, H, W).
+        channels_at: the axis of the channels; None: there is none.
+    """
+
+    images: str
+    labels: str
+    shape: tuple[int, ...]
+    channels_at: int | None
+
+    @property
+    def channels(self) -> int:
+        """1 or 3."""
+        return 1 if self.channels_at is None else self.shape[self.channels_at]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        sides = [n for axis, n in enumerate(self.shape) if axis not in (0, self.channels_at)]
+        return sides[0], sides[1]
+
+
+def open_npz(text: str) -> IndexedSource:
+    """List the images in the NumPy archive at `text`; only labels are read.
+
+    The keys are x_train and y_train, train_images and train_labels or the like for every split, or images and labels
+    for a set without splits. Images are uint8, or float in [0, 1] and then rounded to uint8; (N, H, W), (N, H, W, C) or
+    (N, C, H, W) with C = 1 or 3. Labels are integers or texts, (N,) or (N, 1). A key `classes` may name the classes of
+    integer labels.
+
+    Raises:
+        DataError: no such file, no archive of numpy's, pickled objects, or arrays of other kinds.
+    """
+    file = read_spec(text, (), example="npz:images.npz").path
+    check_is_file(file, "an .npz file")
+    version = f"{np.__version__} {stamp([str(file)])}"
+    parts, names = _look(file)
+    rows: list[Row] = []
+    for split, part in parts.items():
+        labels = _labels(file, part, names)
+        named = None if split == "all" else split
+        rows.extend(
+            Row(f"{split}/{number:06d}", label, named, f"number {number} of {part.labels!r}")
+            for number, label in enumerate(labels)
+        )
+    classes, listings = list_rows(rows, str(file), names)
+    pixels = lru_cache(maxsize=None)(lambda split: _pixels(file, parts[split]))
+    place = {entry.file: int(entry.file.rpartition("/")[2]) for listed in listings.values() for entry in listed}
+    listed_as = {split: [place[entry.file] for entry in listed] for split, listed in listings.items()}
+    return IndexedSource(
+        location=f"npz:{file}",
+        classes=classes,
+        listings=listings,
+        picture=lambda split, number: Image.fromarray(pixels(split)[listed_as[split][number]]),
+        version=version,
+        known=_probe(parts.values()),
+    )
+
+
+def _probe(parts: Iterable[Part]) -> Probe:
+    first, *others = parts
+    return Probe(
+        channels=max(part.channels for part in (first, *others)),
+        size=first.size,
+        uniform=all(part.size == first.size for part in others),
+    )
+
+
+def _look(file: Path) -> tuple[dict[str, Part], tuple[str, ...] | None]:
+    """Return where the images of every split are, and the names of the classes if the archive holds them."""
+    if not zipfile.is_zipfile(file):
+        raise DataError(f"{file} is no .npz archive", hint=_KEYS_HINT)
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            keys = list(archive.files)
+    except _ERRORS as error:
+        raise _unreadable(file, error) from error
+    images, labels = _by_split(keys, IMAGES, file), _by_split(keys, LABELS, file)
+    if not images or images.keys() != labels.keys() or ("all" in images and len(images) > 1):
+        raise DataError(
+            f"{file} has no images and labels under the usual keys, or for one split only the one or the other; "
+            f"its keys are: {some(keys)}",
+            hint=_KEYS_HINT,
+        )
+    parts = {}
+    for split, key in images.items():
+        shape, kind = _header(file, key)
+        parts[split] = Part(key, labels[split], shape, _check_images(file, key, shape, kind))
+    named = [key for key in keys if key.lower() in CLASSES]
+    return parts, tuple(map(str, _array(file, named[0]).ravel().tolist())) if named else None
+
+
+def _header(file: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and dtype of an array, without reading it."""
+    try:
+        with zipfile.ZipFile(file) as members, members.open(f"{key}.npy") as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, kind = read(stream)
+    except _ERRORS as error:
+        raise _unreadable(file, error) from error
+    return shape, kind
+
+
+def _by_split(keys: Sequence[str], roles: Sequence[str], file: Path) -> dict[str, str]:
+    """Return the key per split, or under "all", of the keys that are one of `roles` and a split's name."""
+    found: dict[str, str] = {}
+    for key in keys:
+        words = key.lower().split("_")
+        splits = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
+        rest = [word for word in words if word not in SPLIT_NAMES]
+        if len(rest) != 1 or rest[0] not in roles or len(splits) > 1:
+            continue
+        split = splits[0] if splits else "all"
+        if split in found:
+            raise DataError(f"{file} has two arrays for the same images: {found[split]!r} and {key!r}", hint=_KEYS_HINT)
+        found[split] = key
+    return found
+
+
+def _check_images(file: Path, key: str, shape: Sequence[int], kind: np.dtype[Any]) -> int | None:
+    """Return the axis of the channels, None for (N, H, W)."""
+    where = f"{key!r} of {file}"
+    if kind.hasobject:
+        raise DataError(
+            f"{where} holds pickled objects, which are never loaded", hint="stack images of one size into one array"
+        )
+    if kind != np.uint8 and kind.kind != "f":
+        deep = "; there is no scale of more than 8 bits that is right for all images" if kind.kind in "ui" else ""
+        raise DataError(
+            f"{where} is {kind}; uint8, or float in [0, 1], was expected{deep}",
+            hint="scale it and save it as uint8: (images / largest * 255).round().astype(np.uint8)",
+        )
+    if len(shape) == 3 and min(shape) > 0:
+        return None
+    axes = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] in (1, 3)]
+    if len(axes) != 1 or min(shape) == 0:
+        both = ", and it is not clear which axis holds the channels" if len(axes) == 2 else ""
+        raise DataError(
+            f"{where} has the shape {tuple(shape)}; (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3 was "
+            f"expected{both}",
+            hint="drop an alpha channel with images[..., :3]",
+        )
+    return axes[0]
+
+
+def _labels(file: Path, part: Part, names: tuple[str, ...] | None) -> list[str]:
+    """Return the class name of every image."""
+    values = _array(file, part.labels)
+    where = f"{part.labels!r} of {file}"
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.shape != (part.shape[0],) or values.dtype.kind not in "uiU":
+        raise DataError(
+            f"{where} is {values.dtype} of the shape {values.shape}; {part.shape[0]} integers or texts were expected, "
+            f"one for each image of {part.images!r}",
+            hint="one-hot labels become integers with labels.argmax(axis=1)",
+        )
+    if names is None or values.dtype.kind == "U":
+        return list(map(str, values.tolist()))
+    if values.min() < 0 or values.max() >= len(names):
+        raise DataError(
+            f"{where} has labels from {values.min()} to {values.max()}, but {len(names)} classes are named",
+            hint="label k is the k-th name, from 0 on",
+        )
+    return [names[label] for label in values.tolist()]
+
+
+def _array(file: Path, key: str) -> npt.NDArray[Any]:
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            array: npt.NDArray[Any] = archive[key]
+    except MemoryError as error:
+        raise DataError(f"{key!r} of {file} does not fit into memory", hint="give fewer images") from error
+    except _ERRORS as error:
+        raise _unreadable(file, error) from error
+    return array
+
+
+def _pixels(file: Path, part: Part) -> npt.NDArray[np.uint8]:
+    """Return the images of a split, (N, H, W) or (N, H, W, 3) uint8."""
+    images = _array(file, part.images)
+    if images.dtype != np.uint8:
+        low, high = images.min(), images.max()
+        if not (low >= 0 and high <= 1):
+            raise DataError(
+                f"{part.images!r} of {file} has values from {low:.4g} to {high:.4g}; floats lie in [0, 1]",
+                hint="undo the normalisation, which belongs to the model; 0 to 255 is to be saved as uint8",
+            )
+        images = np.rint(images * 255).astype(np.uint8)
+    if part.channels_at == 1:
+        images = images.transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images[..., 0] if part.channels_at is not None and part.channels == 1 else images)
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    reason = "it holds pickled objects, which are never loaded" if "pickle" in str(error) else str(error)[:200]
+    return DataError(f"{file} cannot be read as an .npz archive: {reason}", hint=_KEYS_HINT)
