@@ -87,6 +87,11 @@ def sizes_in(candidate: Candidate) -> tuple[int | None, int | None]:
     return (heads[-1] if heads else None), (stems[0] if stems else None)
 
 
+def weight_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a state dict by key, without constants and counters that some files lack."""
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items() if not key.endswith(_IGNORED)}
+
+
 def fit_to(module: nn.Module, path: Path, *, trust: bool = False) -> tuple[str, ...]:
     """Load the weights in `path` into `module`, in place; return notes on what had to be done.
 
@@ -105,7 +110,7 @@ def fit_candidates(module: nn.Module, candidates: list[Candidate], path: Path) -
     expected = module.state_dict()
     best: _Mismatch | None = None
     for candidate in candidates:
-        for reading in sorted(_readings(candidate, expected), key=lambda reading: not reading.averaged):
+        for reading in sorted(readings(candidate, expected), key=lambda reading: not reading.averaged):
             mismatch = _compare(reading.tensors, expected)
             if not mismatch.count:
                 _load(module, reading.tensors, expected, path)
@@ -163,7 +168,7 @@ def _float32(tensor: Tensor) -> Tensor:
     return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
 
 
-def _readings(candidate: Candidate, expected: Mapping[str, Tensor]) -> Iterator[Candidate]:
+def readings(candidate: Candidate, expected: Mapping[str, Tensor]) -> Iterator[Candidate]:
     """Yield the candidate, then with prefixes taken off (the longest common ones first), then with one put on."""
     yield candidate
     queue = [candidate]
@@ -268,8 +273,8 @@ def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> 
             return ModelError(
                 f"the weights in {path} fit, except for the number of classes: their last layer ({owner}) has "
                 f"{have[0]} classes, the network was built for {want[0]}",
-                hint=f"use data with {have[0]} classes, or build the network for {have[0]} and put a new last layer on "
-                "it in your --arch code",
+                hint=f"use data with {have[0]} classes, or let `harden fit --replace-head` put a new last layer on "
+                "it and train that first",
             )
     lines = [f"the weights in {path} do not fit the network:"]
     for title, keys in (
