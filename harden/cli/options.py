@@ -9,7 +9,10 @@ import typer
 if TYPE_CHECKING:
     from harden.workflows.prepare import ModelSpec
 
-MODEL_HELP = "A weights file or pickled module, timm:NAME, torchvision:NAME, file.py:callable, or a run folder."
+MODEL_HELP = (
+    "A weights file or pickled module, timm:NAME, torchvision:NAME, local-dir:FOLDER, hf-hub:ORG/NAME, "
+    "file.py:callable, or a run folder."
+)
 DATA_HELP = "A folder of images, DIR/CLASS/* or DIR/{train,val,test}/CLASS/*; or torchvision:svhn, sklearn:digits."
 
 Arch = Annotated[
@@ -47,7 +50,9 @@ Std = Annotated[
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        help="Height and width in pixels; the images' own where all share one, else 224.", rich_help_panel="Data"
+        help="Height and width in pixels; what the model's config.json says, or the images' own where all share one, "
+        "else 224.",
+        rich_help_panel="Data",
     ),
 ]
 BlackBox = Annotated[
@@ -71,6 +76,14 @@ Surrogates = Annotated[
 Pretrain = Annotated[
     int | None,
     typer.Option(help="Epochs of clean training first; 10 for a network without weights.", rich_help_panel="Model"),
+]
+ReplaceHead = Annotated[
+    bool,
+    typer.Option(
+        "--replace-head",
+        help="Put a new last layer on MODEL, for the classes of the data, and train that alone first (--pretrain).",
+        rich_help_panel="Model",
+    ),
 ]
 Eps = Annotated[
     str | None,
