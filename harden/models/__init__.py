@@ -23,7 +23,7 @@ from harden.models.head import renew
 from harden.models.loaded import LoadedModel
 from harden.models.origin import Origin
 from harden.models.pickled import load_pickled, module_in, read_pickle
-from harden.models.state_dict import Candidate, candidates_in, fit_candidates, read_state_dict, sizes_in
+from harden.models.state_dict import Candidate, MisfitError, candidates_in, fit_candidates, read_state_dict, sizes_in
 from harden.models.timm_folder import TimmConfig
 from harden.models.trial import GRAY, RGB, accepted_channels, expected_channels, output_classes
 from harden.registry import did_you_mean, lookup
@@ -214,7 +214,8 @@ def _check_file(path: Path, spec: str) -> None:
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     raise ModelError(
         f"no model file {spec}{did_you_mean(path.name, siblings)}",
-        hint="a model is a file, timm:NAME, torchvision:NAME or path/file.py:callable",
+        hint="a model is a file, timm:NAME, torchvision:NAME, local-dir:FOLDER, hf-hub:ORG/NAME or "
+        "path/file.py:callable",
     )
 
 
@@ -259,7 +260,7 @@ def _with_config(
     sizes = Sizes(config.classes or sizes_in(candidates[0])[0], config.channels)
     try:
         loaded = _with_weights(path, candidates, arch=config.architecture, build=build, sizes=sizes)
-    except ModelError as error:
+    except MisfitError as error:
         size = config.stated.size
         if size is None or size == image_size or size[0] != size[1]:
             raise

@@ -1,6 +1,6 @@
 """The index of timm's and torchvision's networks by the names and shapes of their parameters.
 
-It ships as `architectures.json` and is made by `python -m harden.models.make_architectures`. The number of classes and
+It ships as `architectures.json` and is made by `python -m tests.models.make_architectures`. The number of classes and
 of input channels are left out of it, so that weights for any data are found.
 """
 

@@ -113,13 +113,12 @@ def _built_anew(loaded: LoadedModel, classes: int) -> tuple[nn.Module, Origin, t
         raise ModelError(f"timm says of no layer of {origin.reference} that it is the last one", hint=_BUILD_IT)
     inside = tuple(f"{layer}." for layer in layers)
     old = loaded.module.state_dict()
-    kept = {key: old.get(key, value) for key, value in module.state_dict().items() if not key.startswith(inside)}
-    try:
-        module.load_state_dict(kept, strict=False)
-    except RuntimeError as error:
+    wanted = {key: value.shape for key, value in module.state_dict().items() if not key.startswith(inside)}
+    if any(key not in old or old[key].shape != shape for key, shape in wanted.items()):
         raise ModelError(
             f"more than the last layer of {origin.reference} depends on the number of classes", hint=_BUILD_IT
-        ) from error
+        )
+    module.load_state_dict({key: old[key] for key in wanted}, strict=False)
     return module, origin, layers
 
 

@@ -18,7 +18,7 @@ from harden.models.architectures import architectures, digest, similarity, sketc
 from harden.models.classifier import scores_of
 from harden.models.loaded import LoadedModel
 from harden.models.modes import evaluating
-from harden.models.state_dict import Candidate, readings, weight_shapes
+from harden.models.state_dict import Candidate, MisfitError, readings, weight_shapes
 from harden.models.timm_models import made_for
 from harden.models.trial import RGB
 
@@ -140,7 +140,7 @@ def _refused(path: Path, name: str, error: ModelError, image_size: tuple[int, in
     kind, _, reference = name.partition(":")
     size = made_for(reference) if kind == "timm" else _TORCHVISION_SIZE
     hint = error.hint
-    if size is not None and size != image_size and size[0] == size[1]:
+    if isinstance(error, MisfitError) and size is not None and size != image_size and size[0] == size[1]:
         hint = f"resize the images to what {name} is made for: --image-size {size[0]}"
     return ModelError(
         f"the weights in {path} are those of {name} by their names and shapes, but {error.message}", hint=hint

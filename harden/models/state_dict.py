@@ -21,6 +21,10 @@ _IGNORED = ("num_batches_tracked", "total_ops", "total_params", "n_averaged", "r
 """Last parts of keys that older releases and profilers leave in files: constants, counters; never trained weights."""
 
 
+class MisfitError(ModelError):
+    """Weights whose names or shapes are not those of the network."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One reading of a weights file.
@@ -259,7 +263,7 @@ def _notes(reading: Candidate, candidates: list[Candidate], mismatch: _Mismatch)
     return tuple(notes)
 
 
-def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> ModelError:
+def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> MisfitError:
     shapes = mismatch.shapes
     last = next((key.rpartition(".")[0] for key in reversed(list(expected)) if not key.endswith(_IGNORED)), "")
     if shapes and not mismatch.missing and not mismatch.unexpected:
@@ -270,7 +274,7 @@ def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> 
         )
         if only_rows and _is_last(owner, last, expected):
             have, want = shapes[first]
-            return ModelError(
+            return MisfitError(
                 f"the weights in {path} fit, except for the number of classes: their last layer ({owner}) has "
                 f"{have[0]} classes, the network was built for {want[0]}",
                 hint=f"use data with {have[0]} classes, or let `harden fit --replace-head` put a new last layer on "
@@ -285,7 +289,7 @@ def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> 
         if keys:
             more = f", ... ({len(keys)} in all)" if len(keys) > 5 else ""
             lines.append(f"  {title}: {', '.join(keys[:5])}{more}")
-    return ModelError("\n".join(lines), hint="does --arch build the network these weights belong to?")
+    return MisfitError("\n".join(lines), hint="does --arch build the network these weights belong to?")
 
 
 def _is_last(owner: str, last: str, expected: Mapping[str, Tensor]) -> bool:

@@ -19,9 +19,10 @@ from harden.models.architectures import (
     sketch_of,
     to_json,
 )
-from harden.models.make_architectures import CLASSES, builders, describe, index_of
 from harden.models.state_dict import weight_shapes
 from harden.vision import import_timm, import_torchvision
+
+from .make_architectures import CLASSES, builders, describe, index_of
 
 SMALL = (
     "timm:test_resnet",
@@ -190,8 +191,9 @@ def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     weights = timm_weights("test_resnet", num_classes=3)
     weights["fc.weight"][0, 0] = float("nan")
     torch.save(weights, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match=r"not finite: fc\.weight"):
+    with pytest.raises(ModelError, match=r"not finite: fc\.weight") as caught:
         load(tmp_path / "w.pth")
+    assert "earlier checkpoint" in (caught.value.hint or "")
 
 
 def test_the_nearest_networks_are_proposed(tmp_path: Path) -> None:

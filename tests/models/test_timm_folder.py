@@ -178,8 +178,9 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
         load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "architecture": "test_vitt"}))
     save_file(network().state_dict(), tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match="did you mean"):
-        load(tmp_path)
+    with pytest.raises(ModelError, match="did you mean") as caught:
+        load(tmp_path, size=64)
+    assert "list the names" in (caught.value.hint or "")
 
 
 def test_another_programs_config_says_nothing(tmp_path: Path) -> None:

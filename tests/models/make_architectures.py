@@ -1,4 +1,4 @@
-"""Makes the index of timm's and torchvision's networks anew: `python -m harden.models.make_architectures`.
+"""Makes the index of timm's and torchvision's networks anew: `python -m tests.models.make_architectures`.
 
 It takes about a quarter of an hour. Every network is built once on torch's meta device, which takes no memory, for
 numbers of classes and of channels that nothing else in a network is a multiple of. Where these primes turn up, they are
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from harden import models
 from harden.models.architectures import (
     INDEX_FILE,
     Architecture,
@@ -73,7 +74,7 @@ def describe(name: str, shapes: Shapes) -> Architecture:
 
 def builders() -> Iterator[tuple[str, Callable[[int, int], nn.Module]]]:
     """Yield every classifier of timm and of torchvision, by the name that `--arch` takes."""
-    timm, models = import_timm(), import_torchvision().models
+    timm, torchvision = import_timm(), import_torchvision().models
 
     def of_timm(name: str) -> Callable[[int, int], nn.Module]:
         return lambda classes, channels: timm.create_model(name, num_classes=classes, in_chans=channels)  # type: ignore[no-any-return]
@@ -84,14 +85,14 @@ def builders() -> Iterator[tuple[str, Callable[[int, int], nn.Module]]]:
         def build(classes: int, channels: int) -> nn.Module:
             if channels != _RGB:
                 raise ValueError("torchvision's networks read RGB images")
-            module: nn.Module = models.get_model(name, weights=None, num_classes=classes, **keywords)
+            module: nn.Module = torchvision.get_model(name, weights=None, num_classes=classes, **keywords)
             return module
 
         return build
 
     for name in timm.list_models():
         yield f"timm:{name}", of_timm(name)
-    for name in models.list_models(module=models):
+    for name in torchvision.list_models(module=torchvision):
         yield f"torchvision:{name}", of_torchvision(name)
 
 
@@ -127,8 +128,9 @@ def _place(shapes: Shapes, number: int) -> Place | None:
 def main() -> None:
     """Write the index."""
     found = index_of(dict(builders()))
-    versions = {"timm": import_timm().__version__, "torchvision": import_torchvision().__version__}
-    Path(__file__).with_name(INDEX_FILE).write_text(to_json(found, versions), encoding="utf-8")
+    libraries = {"timm": import_timm(), "torchvision": import_torchvision()}
+    versions = {name: library.__version__.partition("+")[0] for name, library in libraries.items()}
+    Path(models.__file__).with_name(INDEX_FILE).write_text(to_json(found, versions), encoding="utf-8")
     print(f"{sum(len(one.names) for one in found)} networks, {len(found)} sets of names and shapes")
 
 
