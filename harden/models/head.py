@@ -15,6 +15,7 @@ from harden.models.loaded import LoadedModel
 from harden.models.normalisations import plain
 from harden.models.origin import NewHead, Origin
 from harden.models.split import head_layer
+from harden.models.state_dict import load_into
 from harden.models.trial import output_classes
 
 _BUILD_IT = "build the network for that many classes in your --arch code, and load the weights of the rest there"
@@ -113,12 +114,13 @@ def _built_anew(loaded: LoadedModel, classes: int) -> tuple[nn.Module, Origin, t
         raise ModelError(f"timm says of no layer of {origin.reference} that it is the last one", hint=_BUILD_IT)
     inside = tuple(f"{layer}." for layer in layers)
     old = loaded.module.state_dict()
-    wanted = {key: value.shape for key, value in module.state_dict().items() if not key.startswith(inside)}
-    if any(key not in old or old[key].shape != shape for key, shape in wanted.items()):
+    wanted = module.state_dict()
+    kept = [key for key in wanted if not key.startswith(inside)]
+    if any(key not in old or old[key].shape != wanted[key].shape for key in kept):
         raise ModelError(
             f"more than the last layer of {origin.reference} depends on the number of classes", hint=_BUILD_IT
         )
-    module.load_state_dict({key: old[key] for key in wanted}, strict=False)
+    load_into(module, {**wanted, **{key: old[key] for key in kept}})
     return module, origin, layers
 
 

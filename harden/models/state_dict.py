@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,6 +95,17 @@ def sizes_in(candidate: Candidate) -> tuple[int | None, int | None]:
 def weight_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a state dict by key, without constants and counters that some files lack."""
     return {key: tuple(tensor.shape) for key, tensor in tensors.items() if not key.endswith(_IGNORED)}
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load a state dict that has the module's own keys, as `load_state_dict` does.
+
+    A plain dictionary says nothing of the versions of its layers, and some (torchvision's MNASNet) refuse it for that;
+    keys that are the module's own are of the module's own versions.
+    """
+    versioned = OrderedDict(tensors)
+    versioned._metadata = getattr(module.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+    module.load_state_dict(versioned, strict=True)
 
 
 def fit_to(module: nn.Module, path: Path, *, trust: bool = False) -> tuple[str, ...]:
@@ -236,7 +248,7 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], expected: dict[str, 
                 hint="training had diverged when they were saved; use an earlier checkpoint",
             )
     # Keys that old files lack (counters of BatchNorm) keep the values they have in the module.
-    module.load_state_dict({key: tensors.get(key, value) for key, value in expected.items()}, strict=True)
+    load_into(module, {key: tensors.get(key, value) for key, value in expected.items()})
 
 
 def _notes(reading: Candidate, candidates: list[Candidate], mismatch: _Mismatch) -> tuple[str, ...]:

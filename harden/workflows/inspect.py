@@ -8,6 +8,7 @@ from harden.data import DataSource, Entry, open_data
 from harden.errors import ModelError, PreflightError
 from harden.models import accepted_channels, load_model, output_classes, stated_size
 from harden.models.classifier import Classifier, Normalisation
+from harden.models.loaded import Stated
 from harden.models.split import DefaultSplit, SplitPoint, default_split, split_points
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import (
@@ -84,7 +85,7 @@ def _with_data(spec: ModelSpec, source: DataSource, narrator: Narrator) -> Class
         normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=False)
     except PreflightError as error:  # another number of classes
         narrator.warn(f"{error.message}. {error.hint or ''}")
-        normalisation = _given_or_none(spec, candidate.images.image_format.channels)
+        normalisation = _given_or_none(spec, candidate.images.image_format.channels, candidate.loaded.stated)
     return classifier_of(candidate, normalisation)
 
 
@@ -115,7 +116,7 @@ def _without_data(spec: ModelSpec, narrator: Narrator) -> Classifier:
         labels = loaded.stated.labels or ()
         return Classifier(
             loaded.module,
-            normalisation=_given_or_none(spec, channels),
+            normalisation=_given_or_none(spec, channels, loaded.stated),
             classes=labels if len(labels) == outputs else tuple(f"output {k}" for k in range(outputs)),
             input_size=(channels, height, width),
             origin=loaded.origin,
@@ -127,6 +128,6 @@ def _looked_at(source: DataSource) -> tuple[Entry, ...]:
     return source.listings.get("train") or next(iter(source.listings.values()))
 
 
-def _given_or_none(spec: ModelSpec, channels: int) -> Normalisation:
+def _given_or_none(spec: ModelSpec, channels: int, stated: Stated) -> Normalisation:
     none = Normalisation("none", (0.0,) * channels, (1.0,) * channels)
-    return given_normalisation(spec.mean, spec.std, channels) or none
+    return given_normalisation(spec.mean, spec.std, channels, stated) or none

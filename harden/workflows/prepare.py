@@ -22,7 +22,7 @@ from harden.errors import DataError, UsageError
 from harden.models import accepted_channels, load_model, stated_size
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.head import replace_head
-from harden.models.loaded import LoadedModel
+from harden.models.loaded import LoadedModel, Stated
 from harden.models.normalisations import own_statistics
 from harden.models.preflight import Preflight, preflight, remembered
 from harden.randomness import stream
@@ -278,10 +278,8 @@ def find_normalisation(
     Raises:
         PreflightError: the model and the images do not fit; see `run_preflight` for `must_know`.
     """
-    channels, stated = candidate.images.image_format.channels, candidate.loaded.stated
-    given = given_normalisation(spec.mean, spec.std, channels)
-    if given is None and stated.mean and stated.std and len(stated.mean) == len(stated.std) == channels:
-        given = Normalisation("config.json's", stated.mean, stated.std)
+    channels = candidate.images.image_format.channels
+    given = given_normalisation(spec.mean, spec.std, channels, candidate.loaded.stated)
     if spec.replace_head:
         return _under_new_head(given, candidate.loaded.module, sample, narrator)
     if candidate.loaded.has_weights:
@@ -319,15 +317,18 @@ def _under_new_head(
 
 
 def given_normalisation(
-    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int, stated: Stated | None = None
 ) -> Normalisation | None:
-    """Return the normalisation that `--mean` and `--std` state, or None.
+    """Return the normalisation that `--mean` and `--std` state, or else the model's config.json, or None.
 
     Raises:
         UsageError: only one of them, a wrong count, or a std that is not positive.
     """
     if mean is None and std is None:
-        return None
+        if stated is None or stated.mean is None or stated.std is None:
+            return None
+        fits = len(stated.mean) == len(stated.std) == channels
+        return Normalisation("config.json's", stated.mean, stated.std) if fits else None
     if mean is None or std is None:
         raise UsageError("--mean and --std belong together", hint="give both, or none to have them found")
     mean, std = (tuple(v) * (channels if len(v) == 1 else 1) for v in (mean, std))
