@@ -75,7 +75,11 @@ Surrogates = Annotated[
 ]
 Pretrain = Annotated[
     int | None,
-    typer.Option(help="Epochs of clean training first; 10 for a network without weights.", rich_help_panel="Model"),
+    typer.Option(
+        help="Epochs of clean training first; 10 for a network without weights, at least 100 steps for a new last "
+        "layer.",
+        rich_help_panel="Model",
+    ),
 ]
 ReplaceHead = Annotated[
     bool,

@@ -257,7 +257,8 @@ def _with_config(
             chosen=config.arguments,
         )
 
-    sizes = Sizes(config.classes or sizes_in(candidates[0])[0], config.channels)
+    classes = config.classes if config.classes is not None else sizes_in(candidates[0])[0]
+    sizes = Sizes(classes, config.channels)
     try:
         loaded = _with_weights(path, candidates, arch=config.architecture, build=build, sizes=sizes)
     except MisfitError as error:

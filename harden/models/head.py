@@ -56,7 +56,7 @@ def replace_head(loaded: LoadedModel, *, classes: int, in_channels: int, image_s
             f"with {layers[0]} replaced by a layer of {classes} outputs, the network still gives {after}",
             hint=_BUILD_IT,
         )
-    note = f"the last layer ({', '.join(layers)}, {before} classes) is replaced by a new one of {classes} classes"
+    note = f"the last layer ({', '.join(layers)}, {before} outputs) is replaced by a new one of {classes}"
     return replace(
         loaded,
         module=module,

@@ -31,7 +31,7 @@ class TimmConfig:
     Attributes:
         architecture: timm's name.
         arguments: further arguments of its constructor, checked.
-        classes: how many the weights know; None where it is not said.
+        classes: how many the weights know, 0 for a network without a last layer; None where it is not said.
         channels: of the images; None where it is not said.
         cropped: share of the image's side that was kept in training; 1 for all of it.
         stated: the rest.
@@ -112,7 +112,7 @@ def read(path: Path) -> TimmConfig | None:
         raise _odd(path, "architecture", architecture)
     require_arguments(Origin("timm", architecture, arguments), field="model_args")
     classes = data.get("num_classes", pretrained.get("num_classes"))
-    if classes is not None and not (_is_count(classes)):
+    if classes is not None and classes != 0 and not _is_count(classes):
         raise _odd(path, "num_classes", classes)
     size = pretrained.get("input_size")
     if size is not None and not (isinstance(size, list) and len(size) == 3 and all(map(_is_count, size))):

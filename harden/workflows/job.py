@@ -126,8 +126,8 @@ def prepare_job(
         sample = train.subset(rows_for_preflight(train.labels, settings.seed))
         normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=not pretrain)
         if pretrain:
-            what = "the new last layer is trained, alone and" if settings.replace_head else "trained"
-            narrator.note(f"{what} cleanly for {pretrain} epochs before hardening")
+            what = "the new last layer alone is" if settings.replace_head else ""
+            narrator.note(f"{what} trained cleanly for {pretrain} epochs before hardening".lstrip())
         classifier = classifier_of(candidate, normalisation)
     classifier.to(device)
     shape = classifier.input_size

@@ -35,8 +35,8 @@ def run(workshop: Workshop, desk: Path) -> Path:
     )  # fmt: skip
     decent(done)
     flat = " ".join(done.stderr.split())
-    assert "the last layer (7, 3 classes) is replaced by a new one of 2 classes" in flat
-    assert "the new last layer is trained, alone and cleanly for 6 epochs before hardening" in flat
+    assert "the last layer (7, 3 outputs) is replaced by a new one of 2" in flat
+    assert "the new last layer alone is trained cleanly for 6 epochs before hardening" in flat
     assert "the nearest to what the first BatchNorm was trained on" in flat
     return desk / "run"
 

@@ -72,7 +72,7 @@ def test_timm(name: str, layers: tuple[str, ...], tmp_path: Path) -> None:
     new, _ = with_new_head(load(str(tmp_path / "w.pth"), f"timm:{name}", size), size=size)
     assert new.origin.head == NewHead(layers, 3)
     assert new.origin.arguments["num_classes"] == 3
-    assert any("7 classes) is replaced by a new one of 3 classes" in note for note in new.notes)
+    assert any("7 outputs) is replaced by a new one of 3" in note for note in new.notes)
     again = rebuild(Origin.from_json(json.loads(json.dumps(new.origin.to_json()))), skeleton_dir=tmp_path)
     again.load_state_dict(new.module.state_dict())
 
@@ -101,6 +101,17 @@ def test_the_users_own_code_and_pickled_networks(tmp_path: Path) -> None:
     whole, _ = with_new_head(load(str(tmp_path / "m.pt")), classes=7)
     save_skeleton(whole.module, tmp_path / "m.pt")
     rebuild(whole.origin, skeleton_dir=tmp_path).load_state_dict(whole.module.state_dict())
+
+
+def test_a_network_of_timm_without_a_last_layer_gets_one(tmp_path: Path) -> None:
+    module = import_timm().create_model("test_resnet", num_classes=0)
+    torch.save(module.state_dict(), tmp_path / "model.pth")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "test_resnet", "num_classes": 0}))
+    loaded = load(str(tmp_path / "model.pth"))
+    assert loaded.origin.arguments["num_classes"] == 0
+    new = replace_head(loaded, classes=3, in_channels=3, image_size=(64, 64))
+    assert new.origin.head == NewHead(("fc",), 3)
+    assert all(torch.equal(new.module.state_dict()[key], value) for key, value in module.state_dict().items())
 
 
 def test_what_cannot_be_replaced_is_told(tmp_path: Path) -> None:
