@@ -25,7 +25,7 @@ def replace_head(loaded: LoadedModel, *, classes: int, in_channels: int, image_s
     """Return the network with a new, random last layer of `classes` outputs; the global generator draws it.
 
     A network of timm is built anew for so many classes, and gets the weights of all but its classifier. In any other
-    the layer that computes the scores is exchanged, in place; it has to be linear or a 1x1 convolution.
+    the layer that computes the scores is exchanged, in place; it has to be linear or a convolution.
 
     Args:
         loaded: with trained weights.

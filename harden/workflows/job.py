@@ -126,8 +126,8 @@ def prepare_job(
         sample = train.subset(rows_for_preflight(train.labels, settings.seed))
         normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=not pretrain)
         if pretrain:
-            what = "the new last layer alone is" if settings.replace_head else ""
-            narrator.note(f"{what} trained cleanly for {pretrain} epochs before hardening".lstrip())
+            what = "the new last layer alone is " if settings.replace_head else ""
+            narrator.note(f"{what}trained cleanly for {pretrain} epoch{'s' * (pretrain != 1)} before hardening")
         classifier = classifier_of(candidate, normalisation)
     classifier.to(device)
     shape = classifier.input_size
