@@ -26,6 +26,7 @@ def fit(
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
+    replace_head: options.ReplaceHead = False,
     pretrain: options.Pretrain = None,
     method: Annotated[
         str | None,
@@ -201,6 +202,7 @@ def fit(
                 image_size=image_size,
                 pretrain=pretrain,
             ),
+            "replace_head": replace_head or None,
             "method": method,
             "source_attack": tuple(source_attack) if source_attack else None,
             "static": tuple(static) if static else None,

@@ -11,7 +11,10 @@ from harden.cli import completion
 if TYPE_CHECKING:
     from harden.workflows.prepare import ModelSpec
 
-MODEL_HELP = "A weights file or pickled module, timm:NAME, torchvision:NAME, file.py:callable, or a run folder."
+MODEL_HELP = (
+    "A weights file or pickled module, timm:NAME, torchvision:NAME, local-dir:FOLDER, hf-hub:ORG/NAME, "
+    "file.py:callable, or a run folder."
+)
 DATA_HELP = (
     "A folder of images, DIR/CLASS/* or DIR/{train,val,test}/CLASS/*; a .csv, .tsv or .parquet of paths and labels; an "
     ".npz of arrays; webdataset:DIR; hf:NAME; torchvision:svhn; sklearn:digits."
@@ -52,7 +55,9 @@ Std = Annotated[
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        help="Height and width in pixels; the images' own where all share one, else 224.", rich_help_panel="Data"
+        help="Height and width in pixels; what the model's config.json says, or the images' own where all share one, "
+        "else 224.",
+        rich_help_panel="Data",
     ),
 ]
 BlackBox = Annotated[
@@ -75,7 +80,19 @@ Surrogates = Annotated[
 ]
 Pretrain = Annotated[
     int | None,
-    typer.Option(help="Epochs of clean training first; 10 for a network without weights.", rich_help_panel="Model"),
+    typer.Option(
+        help="Epochs of clean training first; 10 for a network without weights, at least 100 steps for a new last "
+        "layer.",
+        rich_help_panel="Model",
+    ),
+]
+ReplaceHead = Annotated[
+    bool,
+    typer.Option(
+        "--replace-head",
+        help="Put a new last layer on MODEL, for the classes of the data, and train that alone first (--pretrain).",
+        rich_help_panel="Model",
+    ),
 ]
 Eps = Annotated[
     str | None,

@@ -1,13 +1,14 @@
 """Getting a network: from a name, from the user's code, from a file. `SOURCES` is the table of what can be rebuilt.
 
 A model is named by one string. `timm:NAME[@TAG]`, `torchvision:NAME` and `file.py:callable` build a network; a path
-is a file, whose content decides what it is: a pickled network, or weights that need `arch` to say which network they
-belong to. torchvision and timm are imported only when one of them is asked for.
+is a file, whose content decides what it is: a pickled network, or weights. Which network weights belong to is said by
+`arch`, by a config.json in timm's layout beside them (`local-dir:FOLDER` and `hf-hub:ORG/NAME` name both at once), or
+by the names and shapes in them. torchvision and timm are imported only when one of them is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +16,15 @@ from typing import NamedTuple
 from torch import nn
 
 from harden.errors import ModelError
-from harden.models import factory, timm_models, torchvision_models, trust
+from harden.models import factory, recognise, timm_folder, timm_models, torchvision_models, trust
 from harden.models.formats import FileKind, kind_of
 from harden.models.frozen import keep_frozen
+from harden.models.head import renew
 from harden.models.loaded import LoadedModel
 from harden.models.origin import Origin
 from harden.models.pickled import load_pickled, module_in, read_pickle
-from harden.models.state_dict import Candidate, candidates_in, fit_candidates, read_state_dict, sizes_in
+from harden.models.state_dict import Candidate, MisfitError, candidates_in, fit_candidates, read_state_dict, sizes_in
+from harden.models.timm_folder import TimmConfig
 from harden.models.trial import GRAY, RGB, accepted_channels, expected_channels, output_classes
 from harden.registry import did_you_mean, lookup
 
@@ -33,10 +36,11 @@ __all__ = [
     "load_model",
     "output_classes",
     "rebuild",
+    "stated_size",
 ]
 
 LIBRARY_CLASSES = 1000
-"""Classes of a network of timm or torchvision where nobody says."""
+"""Classes of a network of torchvision where nobody says."""
 
 
 class Sizes(NamedTuple):
@@ -79,9 +83,12 @@ def load_model(
     """Return the network that `spec` names, with its weights where it has any.
 
     Args:
-        spec: `timm:NAME[@TAG]`, `torchvision:NAME`, `path/file.py:callable`, `pkg.mod:callable`, or a file.
-        arch: what builds the network that a weights file belongs to; any of the first four forms.
-        classes: number of classes of the data; passed on where a network is built. None: the network's own number.
+        spec: `timm:NAME[@TAG]`, `torchvision:NAME`, `path/file.py:callable`, `pkg.mod:callable`, `local-dir:FOLDER`,
+            `hf-hub:ORG/NAME[@REVISION]`, or a file.
+        arch: what builds the network that a weights file belongs to; any of the first four forms. None: what the
+            config.json beside it says, or what it is recognised as; then the number of classes is that of the weights.
+        classes: number of classes of the data; passed on where a network is built. None: the network's own number,
+            or that of its weights.
         in_channels: channels of the images, 1 or 3; passed on where a network is built. A network whose weights or
             code want the other number is returned too: ask `accepted_channels`. None: the network's own number.
         image_size: (height, width) in pixels.
@@ -96,7 +103,8 @@ def load_model(
         return _build(what, sizes, image_size)
 
     sizes = Sizes(classes, in_channels)
-    path = Path(spec).expanduser()
+    stored = _stored(spec, arch)
+    path = stored.weights if stored is not None else Path(spec).expanduser()
     if not path.exists() and _is_buildable(spec):
         if arch is not None:
             raise ModelError(
@@ -106,7 +114,18 @@ def load_model(
         loaded = build(spec, sizes)
     else:
         _check_file(path, spec)
-        loaded = _load_file(path, arch=arch, build=build, sizes=sizes, trust_pickle=trust_pickle)
+        config = stored.config if stored is not None and arch is None else None
+
+        def load(path: Path, candidates: list[Candidate]) -> LoadedModel:
+            if arch is not None:
+                return _with_weights(path, candidates, arch=arch, build=build, sizes=sizes)
+            if config is not None:
+                return _with_config(path, candidates, config, image_size)
+            return _recognised(path, candidates, build, image_size)
+
+        loaded = _load_file(path, load, whole=arch is None, trust_pickle=trust_pickle)
+        if config is not None:
+            loaded = replace(loaded, stated=config.stated)
     accepted_channels(loaded.module, in_channels, image_size)
     return loaded
 
@@ -123,6 +142,13 @@ def rebuild(origin: Origin, *, skeleton_dir: Path, arch: str | None = None) -> n
         ModelError: the network cannot be built here.
         UnsafeInputError: it would take code that the user never named, and `arch` does not name it.
     """
+    module = _rebuild(origin, skeleton_dir, arch)
+    if origin.head is not None:
+        renew(module, origin.head)
+    return module
+
+
+def _rebuild(origin: Origin, skeleton_dir: Path, arch: str | None) -> nn.Module:
     if arch is None:
         return lookup(SOURCES, origin.kind, kind="model source")(origin, skeleton_dir)
     if origin.kind == "factory" and factory.is_reference(arch):
@@ -139,19 +165,35 @@ def rebuild(origin: Origin, *, skeleton_dir: Path, arch: str | None = None) -> n
     )
 
 
+def stated_size(spec: str, *, arch: str | None) -> tuple[int, int] | None:
+    """Return the (height, width) that the config.json of the weights `spec` states; None where nothing does.
+
+    Raises:
+        ModelError, UnsafeInputError: as `load_model`, for a folder or a config that cannot be used.
+    """
+    stored = _stored(spec, arch)
+    return stored.config.stated.size if stored is not None and arch is None else None
+
+
+def _stored(spec: str, arch: str | None) -> timm_folder.Stored | None:
+    """Return weights and their config; None for what is neither, and for a file of which `arch` says all."""
+    if arch is not None and Path(spec).expanduser().is_file():
+        return None
+    return timm_folder.find(spec)
+
+
 def _is_buildable(spec: str) -> bool:
     return spec.startswith(("timm:", "torchvision:")) or factory.is_reference(spec)
 
 
 def _build(what: str, sizes: Sizes, image_size: tuple[int, int]) -> LoadedModel:
     kind, _, reference = what.partition(":")
-    classes = sizes.classes or LIBRARY_CLASSES
     if kind == "timm":
         return timm_models.build(
-            reference, classes=classes, in_channels=sizes.in_channels or RGB, image_size=image_size
+            reference, classes=sizes.classes, in_channels=sizes.in_channels or RGB, image_size=image_size
         )
     if kind == "torchvision":
-        return torchvision_models.build(reference, classes=classes, image_size=image_size)
+        return torchvision_models.build(reference, classes=sizes.classes or LIBRARY_CLASSES, image_size=image_size)
     if not factory.is_reference(what):
         raise ModelError(
             f"--arch {what} names no network",
@@ -172,11 +214,15 @@ def _check_file(path: Path, spec: str) -> None:
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     raise ModelError(
         f"no model file {spec}{did_you_mean(path.name, siblings)}",
-        hint="a model is a file, timm:NAME, torchvision:NAME or path/file.py:callable",
+        hint="a model is a file, timm:NAME, torchvision:NAME, local-dir:FOLDER, hf-hub:ORG/NAME or "
+        "path/file.py:callable",
     )
 
 
-def _load_file(path: Path, *, arch: str | None, build: Build, sizes: Sizes, trust_pickle: bool) -> LoadedModel:
+def _load_file(
+    path: Path, load: Callable[[Path, list[Candidate]], LoadedModel], *, whole: bool, trust_pickle: bool
+) -> LoadedModel:
+    """Return the network in a file (if `whole`), or that which `load` finds for the weights in it."""
     kind = kind_of(path)
     if kind in (FileKind.TORCHSCRIPT, FileKind.EXPORTED_PROGRAM, FileKind.ONNX):
         raise ModelError(
@@ -185,27 +231,66 @@ def _load_file(path: Path, *, arch: str | None, build: Build, sizes: Sizes, trus
             "path/file.py:callable; `harden report` audits ONNX and TorchScript as they are",
         )
     if kind is FileKind.SAFETENSORS:
-        if arch is None:
-            raise _needs_arch(path)
-        return _with_weights(path, read_state_dict(path), arch=arch, build=build, sizes=sizes)
+        return load(path, read_state_dict(path))
     content = read_pickle(path, trust=trust_pickle)
     trusted = ("ran whatever code the file brings along (--trust-pickle)",) if trust_pickle else ()
     module = module_in(content)
-    if module is not None and arch is None:
+    if module is not None and whole:
         origin = Origin("pickled", path.name, weights=str(path))
         notes = (*trusted, f"the file holds the whole network ({type(module).__name__})", *keep_frozen(module.float()))
         return LoadedModel(module, origin, has_weights=True, notes=notes)
-    candidates = candidates_in(content, path)
-    if arch is None:
-        raise _needs_arch(path)
-    loaded = _with_weights(path, candidates, arch=arch, build=build, sizes=sizes)
+    loaded = load(path, candidates_in(content, path))
     return replace(loaded, notes=(*trusted, *loaded.notes))
+
+
+def _with_config(
+    path: Path, candidates: list[Candidate], config: TimmConfig, image_size: tuple[int, int]
+) -> LoadedModel:
+    """Return the network that a config.json in timm's layout describes, with the weights."""
+
+    def build(reference: str, sizes: Sizes) -> LoadedModel:
+        return timm_models.build(
+            reference,
+            classes=sizes.classes,
+            in_channels=sizes.in_channels or RGB,
+            image_size=image_size,
+            chosen=config.arguments,
+        )
+
+    classes = config.classes if config.classes is not None else sizes_in(candidates[0])[0]
+    sizes = Sizes(classes, config.channels)
+    try:
+        loaded = _with_weights(path, candidates, arch=config.architecture, build=build, sizes=sizes)
+    except MisfitError as error:
+        size = config.stated.size
+        if size is None or size == image_size or size[0] != size[1]:
+            raise
+        hint = f"config.json says that it takes images of {size[0]} x {size[1]}: --image-size {size[0]}"
+        raise ModelError(error.message, hint=hint) from error
+    notes = [f"config.json: timm:{config.architecture} of {sizes.classes} classes"]
+    if config.cropped < 1:
+        notes.append(f"its maker cut images to the middle {config.cropped:.0%} of their sides; here they are whole")
+    return replace(loaded, notes=(*notes, *loaded.notes))
+
+
+def _recognised(path: Path, candidates: list[Candidate], build: Build, image_size: tuple[int, int]) -> LoadedModel:
+    """Return the network whose names and shapes the weights have, with the weights."""
+    found = recognise.recognise(candidates)
+    if found is None:
+        raise _needs_arch(path, recognise.nearest(candidates))
+    sizes = Sizes(found.classes, found.channels)
+    return recognise.only_one(
+        path,
+        found,
+        lambda name: _with_weights(path, candidates, arch=name, build=build, sizes=sizes),
+        image_size,
+    )
 
 
 def _with_weights(path: Path, candidates: list[Candidate], *, arch: str, build: Build, sizes: Sizes) -> LoadedModel:
     """Return the network with the weights; built again as the weights want it where they do not fit otherwise."""
     refusal: ModelError | None = None
-    for tried in (sizes, _sizes_of(candidates[0], sizes)):
+    for tried in _tries(candidates[0], sizes):
         try:
             loaded = build(arch, tried)
             notes = fit_candidates(loaded.module, candidates, path)
@@ -219,16 +304,21 @@ def _with_weights(path: Path, candidates: list[Candidate], *, arch: str, build: 
     raise refusal
 
 
-def _sizes_of(candidate: Candidate, given: Sizes) -> Sizes:
-    """Return the sizes to try second. Of what is known only the channels may be otherwise: images can be converted."""
+def _tries(candidate: Candidate, given: Sizes) -> Iterator[Sizes]:
+    """Yield the sizes to try. Of what is known only the channels may be otherwise: images can be converted."""
+    yield given
     classes, channels = sizes_in(candidate)
+    known = Sizes(given.classes or classes, given.in_channels or channels)
+    if known != given:
+        yield known
     if given.in_channels is not None:
-        channels = GRAY if given.in_channels == RGB else RGB
-    return Sizes(given.classes or classes, channels)
+        yield known._replace(in_channels=GRAY if given.in_channels == RGB else RGB)
 
 
-def _needs_arch(path: Path) -> ModelError:
+def _needs_arch(path: Path, nearest: tuple[tuple[str, float], ...]) -> ModelError:
+    alike = ", ".join(f"{name} ({share:.0%})" for name, share in nearest)
     return ModelError(
-        f"{path} holds weights but not the network they belong to",
+        f"{path} holds weights but not the network they belong to, and no network of timm or torchvision has the same "
+        "names and shapes" + (f"; nearest, by the share that is the same: {alike}" if alike else ""),
         hint="say what builds the network: --arch path/file.py:callable, or --arch timm:NAME if it is one of timm's",
     )

@@ -29,7 +29,7 @@ NO_LOSS = 0.001
 """Below this mean loss, after a temperature has been fitted, every answer is right and the loss says nothing."""
 _SEPARATED = 2.0
 """Standard errors by which a loss must be worse to count as worse."""
-_KNOWN, _NEAR, _FAR = 0.25, 0.005, 8.0
+KNOWN, _NEAR, _FAR = 0.25, 0.005, 8.0
 """BatchNorm tells something if the best divergence is below the first (nats); what is beyond the last number times the
 best, or times the second where the best is smaller still, is not what it was trained with. ResNet-20 on CIFAR-10: 0.04
 nats with the statistics it was trained with, 0.02 with others that are alike, 1.1 without any."""
@@ -139,7 +139,7 @@ def fitted_losses(scores: Tensor, labels: Tensor) -> Tensor:
 
 def _known_to_batchnorm(close: list[Tried]) -> list[Tried]:
     divergences = [t.divergence for t in close if t.divergence is not None]
-    if not divergences or min(divergences) > _KNOWN:
+    if not divergences or min(divergences) > KNOWN:
         return close
     limit = _FAR * max(min(divergences), _NEAR)
     return [t for t in close if t.divergence is not None and t.divergence <= limit]

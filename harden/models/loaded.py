@@ -10,6 +10,22 @@ from harden.models.origin import Origin
 
 
 @dataclass(frozen=True)
+class Stated:
+    """What the config.json beside a network's weights says of its images and classes; None where it is silent.
+
+    Attributes:
+        size: (height, width) in pixels.
+        mean, std: normalisation per channel on the [0, 1] scale.
+        labels: class names in the order of the outputs.
+    """
+
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A module, where it came from and what was done to get it.
 
@@ -18,12 +34,14 @@ class LoadedModel:
         origin: how to build it again.
         has_weights: whether every layer, the last one included, has trained weights.
         notes: what was done, one plain sentence each.
+        stated: what its config.json says, where it has one.
     """
 
     module: nn.Module
     origin: Origin
     has_weights: bool
     notes: tuple[str, ...] = ()
+    stated: Stated = Stated()
 
 
 def one_line(error: BaseException) -> str:

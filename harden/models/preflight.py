@@ -15,14 +15,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from harden.errors import ModelError, PreflightError
-from harden.models.choice import Tried, choose
+from harden.models.choice import KNOWN, Tried, choose
 from harden.models.classifier import Normalisation, scores_of
 from harden.models.first_norm import watching_first_norm
 from harden.models.modes import evaluating
-from harden.models.normalisations import apply, candidates
+from harden.models.normalisations import CANDIDATES, apply, candidates
 from harden.tensors import as_float_images
 
 _BATCH = 250
+_NEARLY = 1.5
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,29 @@ def preflight(
     return Preflight(chosen.normalisation, rows, reason, len(labels), doubt, problem)
 
 
+def remembered(module: nn.Module, images: Tensor) -> Normalisation | None:
+    """Return the usual normalisation under which the first BatchNorm gets what it got in training; None without one.
+
+    For a network whose scores say nothing, because its last layer is new.
+
+    Args:
+        module: the user's network; modes are restored.
+        images: (N, C, H, W) float in [0, 1] or uint8.
+    """
+    found: list[tuple[float, Normalisation]] = []
+    for normalisation in CANDIDATES.get(images.shape[1], ()):
+        with watching_first_norm(module) as first_norm:
+            _scores(module, normalisation, images)
+        divergence = first_norm.divergence()
+        if divergence is not None and math.isfinite(divergence):
+            found.append((divergence, normalisation))
+    best = min((divergence for divergence, _ in found), default=math.inf)
+    if best > KNOWN:
+        return None
+    # The order of the channels shows little: of those that are about as near, the one that is listed first.
+    return next(normalisation for divergence, normalisation in found if divergence <= _NEARLY * best)
+
+
 def _nll(scores: Tensor, labels: Tensor) -> float:
     return nn.functional.cross_entropy(scores.double(), labels).item()
 
@@ -189,5 +213,6 @@ def _other_number(outputs: int, classes: tuple[str, ...]) -> PreflightError:
     names = ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else "")
     return PreflightError(
         f"the model has {outputs} outputs, the data has {len(classes)} classes ({names})",
-        hint="use the data that the model was trained on, or an --arch with one output for each class of the data",
+        hint="use the data that the model was trained on, an --arch with one output for each class of the data, or "
+        "`harden fit --replace-head`, which puts a new last layer on the model and trains that first",
     )

@@ -98,6 +98,13 @@ def default_split(classifier: Classifier) -> DefaultSplit:
     return DefaultSplit(last, f"the last representation before the classification head ({last.width:,} features)")
 
 
+def head_layer(classifier: Classifier) -> str | None:
+    """Return the last layer with weights that computes one number for each class; None where there is none."""
+    calls = _trace(classifier)
+    head = _head_index(calls, len(classifier.classes))
+    return calls[head].name if head < len(calls) else None
+
+
 def _last_map(body: list[SplitPoint]) -> SplitPoint | None:
     """Return the last feature map that the head still pools, or None."""
     positioned = [i for i, p in enumerate(body) if len(p.shape) == 2 or (len(p.shape) == 3 and _positions(p) > 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,10 @@ _OTHER = ("optimizer", "optim", "scheduler", "scaler", "amp")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
 _IGNORED = ("num_batches_tracked", "total_ops", "total_params", "n_averaged", "relative_position_index", "attn_mask")
 """Last parts of keys that older releases and profilers leave in files: constants, counters; never trained weights."""
+
+
+class MisfitError(ModelError):
+    """Weights whose names or shapes are not those of the network."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,22 @@ def sizes_in(candidate: Candidate) -> tuple[int | None, int | None]:
     return (heads[-1] if heads else None), (stems[0] if stems else None)
 
 
+def weight_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a state dict by key, without constants and counters that some files lack."""
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items() if not key.endswith(_IGNORED)}
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load a state dict that has the module's own keys, as `load_state_dict` does.
+
+    A plain dictionary says nothing of the versions of its layers, and some (torchvision's MNASNet) refuse it for that;
+    keys that are the module's own are of the module's own versions.
+    """
+    versioned = OrderedDict(tensors)
+    versioned._metadata = getattr(module.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+    module.load_state_dict(versioned, strict=True)
+
+
 def fit_to(module: nn.Module, path: Path, *, trust: bool = False) -> tuple[str, ...]:
     """Load the weights in `path` into `module`, in place; return notes on what had to be done.
 
@@ -105,7 +126,7 @@ def fit_candidates(module: nn.Module, candidates: list[Candidate], path: Path) -
     expected = module.state_dict()
     best: _Mismatch | None = None
     for candidate in candidates:
-        for reading in sorted(_readings(candidate, expected), key=lambda reading: not reading.averaged):
+        for reading in sorted(readings(candidate, expected), key=lambda reading: not reading.averaged):
             mismatch = _compare(reading.tensors, expected)
             if not mismatch.count:
                 _load(module, reading.tensors, expected, path)
@@ -163,7 +184,7 @@ def _float32(tensor: Tensor) -> Tensor:
     return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
 
 
-def _readings(candidate: Candidate, expected: Mapping[str, Tensor]) -> Iterator[Candidate]:
+def readings(candidate: Candidate, expected: Mapping[str, Tensor]) -> Iterator[Candidate]:
     """Yield the candidate, then with prefixes taken off (the longest common ones first), then with one put on."""
     yield candidate
     queue = [candidate]
@@ -227,7 +248,7 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], expected: dict[str, 
                 hint="training had diverged when they were saved; use an earlier checkpoint",
             )
     # Keys that old files lack (counters of BatchNorm) keep the values they have in the module.
-    module.load_state_dict({key: tensors.get(key, value) for key, value in expected.items()}, strict=True)
+    load_into(module, {key: tensors.get(key, value) for key, value in expected.items()})
 
 
 def _notes(reading: Candidate, candidates: list[Candidate], mismatch: _Mismatch) -> tuple[str, ...]:
@@ -254,7 +275,7 @@ def _notes(reading: Candidate, candidates: list[Candidate], mismatch: _Mismatch)
     return tuple(notes)
 
 
-def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> ModelError:
+def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> MisfitError:
     shapes = mismatch.shapes
     last = next((key.rpartition(".")[0] for key in reversed(list(expected)) if not key.endswith(_IGNORED)), "")
     if shapes and not mismatch.missing and not mismatch.unexpected:
@@ -265,11 +286,11 @@ def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> 
         )
         if only_rows and _is_last(owner, last, expected):
             have, want = shapes[first]
-            return ModelError(
+            return MisfitError(
                 f"the weights in {path} fit, except for the number of classes: their last layer ({owner}) has "
                 f"{have[0]} classes, the network was built for {want[0]}",
-                hint=f"use data with {have[0]} classes, or build the network for {have[0]} and put a new last layer on "
-                "it in your --arch code",
+                hint=f"use data with {have[0]} classes, or let `harden fit --replace-head` put a new last layer on "
+                "it and train that first",
             )
     lines = [f"the weights in {path} do not fit the network:"]
     for title, keys in (
@@ -280,7 +301,7 @@ def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> 
         if keys:
             more = f", ... ({len(keys)} in all)" if len(keys) > 5 else ""
             lines.append(f"  {title}: {', '.join(keys[:5])}{more}")
-    return ModelError("\n".join(lines), hint="does --arch build the network these weights belong to?")
+    return MisfitError("\n".join(lines), hint="does --arch build the network these weights belong to?")
 
 
 def _is_last(owner: str, last: str, expected: Mapping[str, Tensor]) -> bool:

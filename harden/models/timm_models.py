@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -13,9 +14,24 @@ from harden.models.trial import output_classes, refusal_of
 from harden.registry import did_you_mean
 from harden.vision import import_timm
 
+_CLASSES = 1000
+"""Of a network where nobody says."""
 
-def build(reference: str, *, classes: int, in_channels: int, image_size: tuple[int, int]) -> LoadedModel:
+
+def build(
+    reference: str,
+    *,
+    classes: int | None,
+    in_channels: int,
+    image_size: tuple[int, int],
+    chosen: Mapping[str, Any] | None = None,
+) -> LoadedModel:
     """Return the timm network `NAME` or `NAME@TAG` for images (N, in_channels, *image_size) and `classes` classes.
+
+    Args:
+        reference: the name.
+        classes, in_channels, image_size: what it is built for. No classes: those of the weights, or else 1,000.
+        chosen: further arguments of its constructor, of those that `require_arguments` accepts.
 
     Raises:
         ModelError: unknown name or tag, a size that the network cannot take, or weights that cannot be downloaded.
@@ -23,12 +39,14 @@ def build(reference: str, *, classes: int, in_channels: int, image_size: tuple[i
     timm = import_timm()
     name, _, tag = reference.partition("@")
     _check_name(timm, name, tag)
-    arguments: dict[str, Any] = {"num_classes": classes, "in_chans": in_channels}
+    if classes is None:
+        classes = int(timm.get_pretrained_cfg(reference.replace("@", ".")).num_classes) if tag else _CLASSES
+    arguments: dict[str, Any] = {**(chosen or {}), "num_classes": classes, "in_chans": in_channels}
     module = _construct(timm, reference, arguments)
     if isinstance(refusal_of(module, in_channels, image_size), Exception):
         # Networks with position embeddings are made for one size and have to be told.
         try:
-            sized = timm.create_model(reference.replace("@", "."), img_size=image_size, **arguments)
+            sized = timm.create_model(reference.replace("@", "."), **{**arguments, "img_size": image_size})
         except Exception:  # no such argument, or an impossible size: the first network's refusal tells more
             sized = module
         else:
@@ -56,11 +74,39 @@ def rebuild(origin: Origin) -> nn.Module:
         ModelError: this release of timm does not know the network.
         UnsafeInputError: the origin has arguments that `build` never gives.
     """
-    require_sizes(origin, numbers=("num_classes", "in_chans"), pairs=("img_size",))
+    require_arguments(origin)
     timm = import_timm()
     name, _, tag = origin.reference.partition("@")
     _check_name(timm, name, tag)
     return _construct(timm, origin.reference, origin.arguments)
+
+
+def require_arguments(origin: Origin, *, field: str = "origin.arguments") -> None:
+    """Return if the arguments of `origin` can do nothing but choose the form of a network.
+
+    Args:
+        origin: of kind "timm".
+        field: where config.json has the arguments.
+
+    Raises:
+        UnsafeInputError: any other argument, or one that is not of its type.
+    """
+    require_sizes(
+        origin,
+        numbers=("num_classes", "in_chans", "img_size", "patch_size", "window_size", "reg_tokens", "output_stride"),
+        pairs=("img_size", "patch_size", "window_size"),
+        shares=("drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "patch_drop_rate", "init_values"),
+        switches=("class_token", "dynamic_img_size", "dynamic_img_pad", "no_embed_class", "strict_img_size"),
+        words=("global_pool", "act_layer", "norm_layer"),
+        field=field,
+    )
+
+
+def made_for(name: str) -> tuple[int, int] | None:
+    """Return (height, width) of the images that the timm network `name` is made for; None where timm does not say."""
+    config = import_timm().get_pretrained_cfg(name, allow_unregistered=True)
+    size = getattr(config, "input_size", None)
+    return (int(size[1]), int(size[2])) if size else None
 
 
 def _check_name(timm: Any, name: str, tag: str) -> None:

@@ -23,6 +23,7 @@ from harden.export.to_onnx import OPSET, save_onnx
 from harden.export.to_safetensors import load_weights, save_weights
 from harden.files import write_whole
 from harden.models.classifier import Classifier
+from harden.models.state_dict import load_into
 from harden.randomness import stream
 from harden.registry import lookup
 from harden.workflows.narrator import Narrator
@@ -159,7 +160,7 @@ def _prove_safetensors(classifier: Classifier, path: Path, sets: Sequence[tuple[
     with torch.no_grad():
         for value in other.module.state_dict().values():
             value.zero_()
-    other.module.load_state_dict(load_weights(path))
+    load_into(other.module, load_weights(path))
     with frozen(other), torch.no_grad():
         return _prove(classifier, other, sets, TOLERANCE)
 

@@ -18,6 +18,7 @@ from harden.export.to_safetensors import load_weights
 from harden.files import write_whole
 from harden.models.factory import is_reference, origin_of
 from harden.models.fingerprint import fingerprint
+from harden.models.state_dict import load_into
 from harden.models.trust import require_trust
 from harden.randomness import derive_seed
 from harden.report.report import Report
@@ -255,7 +256,7 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     test = job.images.decode(entries, job.narrator, "test images")
     # A copy, not built anew: the code that --arch names may have changed while the run went on.
     before = copy.deepcopy(job.classifier)
-    before.module.load_state_dict(load_weights(run.initial_weights))
+    load_into(before.module, load_weights(run.initial_weights))
     unread = write_unreadable(job.images.unreadable, run.path, job.narrator)
     where = f"{settings.data}, {len(test)} of {len(job.splits.test)} test images"
     report = audit_subjects(

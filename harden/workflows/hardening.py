@@ -19,6 +19,7 @@ from harden.defences import (
 )
 from harden.errors import RunFolderError
 from harden.files import write_whole
+from harden.models.head import all_but
 from harden.models.tap import Tap, as_representation, widest_representation
 from harden.randomness import stream
 from harden.training.crafting import cost_of
@@ -88,13 +89,14 @@ def training_settings(job: Job, epochs: int, batch_size: int | None = None) -> T
 
 
 def clean_training(job: Job) -> tuple[Defence, TrainingSettings]:
-    """Return what the clean training before hardening needs."""
+    """Return what the clean training before hardening needs: of everything, or of a new last layer alone."""
+    head = job.classifier.origin.head if job.settings.replace_head else None
     settings = replace(
         training_settings(job, job.settings.pretrain or 0),
         source_attacks=(),
         epoch_parts=1,
         eps_ramp=0.0,
-        freeze=(),
+        freeze=all_but(job.classifier.module, head.layers) if head is not None else (),
         max_clean_drop=None,
     )
     context = DefenceContext(len(job.classifier.classes), 0, stream(0, "none"))
@@ -328,6 +330,7 @@ def pretrain(run: RunFolder, job: Job) -> None:
     if job.settings.pretrain:
         job.narrator.heading("Clean pre-training")
         defence, settings = clean_training(job)
+        trainable = [p for p in job.classifier.module.parameters() if p.requires_grad]
         Trainer(
             classifier=job.classifier,
             defence=defence,
@@ -339,6 +342,8 @@ def pretrain(run: RunFolder, job: Job) -> None:
             observer=_Watch(None, job, "pre-training"),
             stop_requested=job.stop_requested,
         ).run(resume=True)
+        for parameter in trainable:  # what was frozen for a new last layer is hardened
+            parameter.requires_grad_(True)
     run.save_classifier(job.classifier, run.initial_weights)
     run.pretraining.unlink(missing_ok=True)
     run.starting_weights.unlink(missing_ok=True)

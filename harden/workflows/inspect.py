@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from harden.data import DataSource, Entry, open_data
 from harden.errors import ModelError, PreflightError
-from harden.models import accepted_channels, load_model, output_classes
+from harden.models import accepted_channels, load_model, output_classes, stated_size
 from harden.models.classifier import Classifier, Normalisation
+from harden.models.loaded import Stated
 from harden.models.split import DefaultSplit, SplitPoint, default_split, split_points
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import (
@@ -84,35 +85,40 @@ def _with_data(spec: ModelSpec, source: DataSource, narrator: Narrator) -> Class
         normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=False)
     except PreflightError as error:  # another number of classes
         narrator.warn(f"{error.message}. {error.hint or ''}")
-        normalisation = _given_or_none(spec, candidate.images.image_format.channels)
+        normalisation = _given_or_none(spec, candidate.images.image_format.channels, candidate.loaded.stated)
     return classifier_of(candidate, normalisation)
 
 
 def _without_data(spec: ModelSpec, narrator: Narrator) -> Classifier:
     """Guess the input: the channels that the network takes, and the size given or the usual ones until one fits."""
     failures = []
-    for size in (spec.image_size,) if spec.image_size else (FALLBACK_SIZE, 32, 28):
+    stated = stated_size(spec.model, arch=spec.arch)
+    guesses = (stated,) if stated is not None else tuple((side, side) for side in (FALLBACK_SIZE, 32, 28))
+    for size in ((spec.image_size, spec.image_size),) if spec.image_size else guesses:
         try:
             loaded = load_model(
                 spec.model,
                 arch=spec.arch,
                 classes=None,
                 in_channels=None,
-                image_size=(size, size),
+                image_size=size,
                 trust_pickle=spec.trust_pickle,
             )
         except ModelError as error:
             failures.append(error)
             continue
-        channels = accepted_channels(loaded.module, None, (size, size))
+        channels = accepted_channels(loaded.module, None, size)
         for note in loaded.notes:
             narrator.note(note)
-        narrator.note(f"images assumed {channels} x {size} x {size}; give --data or --image-size to be sure")
+        height, width = size
+        narrator.note(f"images assumed {channels} x {height} x {width}; give --data or --image-size to be sure")
+        outputs = output_classes(loaded.module, channels, size)
+        labels = loaded.stated.labels or ()
         return Classifier(
             loaded.module,
-            normalisation=_given_or_none(spec, channels),
-            classes=tuple(f"output {k}" for k in range(output_classes(loaded.module, channels, (size, size)))),
-            input_size=(channels, size, size),
+            normalisation=_given_or_none(spec, channels, loaded.stated),
+            classes=labels if len(labels) == outputs else tuple(f"output {k}" for k in range(outputs)),
+            input_size=(channels, height, width),
             origin=loaded.origin,
         )
     raise failures[0]
@@ -122,6 +128,6 @@ def _looked_at(source: DataSource) -> tuple[Entry, ...]:
     return source.listings.get("train") or next(iter(source.listings.values()))
 
 
-def _given_or_none(spec: ModelSpec, channels: int) -> Normalisation:
+def _given_or_none(spec: ModelSpec, channels: int, stated: Stated) -> Normalisation:
     none = Normalisation("none", (0.0,) * channels, (1.0,) * channels)
-    return given_normalisation(spec.mean, spec.std, channels) or none
+    return given_normalisation(spec.mean, spec.std, channels, stated) or none

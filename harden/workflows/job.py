@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from harden.data import DataSource, Entry, ImageSet, SplitPlan, continue_splits, from_anywhere, open_data, plan_splits
 from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES
-from harden.errors import ModelError
+from harden.errors import ModelError, UsageError
 from harden.models.classifier import Classifier
 from harden.models.split import default_split
 from harden.models.tap import Tap
@@ -32,7 +33,7 @@ from harden.workflows.prepare import (
     rows_for_preflight,
 )
 from harden.workflows.run_folder import refuse_stated
-from harden.workflows.settings import DEFAULT_PRETRAIN, DEFAULT_SOURCE, FRUGAL_SOURCE, FitSettings
+from harden.workflows.settings import DEFAULT_PRETRAIN, DEFAULT_SOURCE, FRUGAL_SOURCE, HEAD_STEPS, FitSettings
 from harden.workflows.surrogates import open_statics
 
 StopRequested = Callable[[], bool]
@@ -93,6 +94,11 @@ def prepare_job(
     narrator.heading("Model")
     spec = spec_of(settings)
     if earlier is not None:
+        if settings.replace_head:
+            raise UsageError(
+                f"--replace-head is for a model that is no run folder, and {earlier.path} is one",
+                hint=f"name its weights and what builds it: {earlier.weights} --arch path/file.py:callable",
+            )
         refuse_stated(earlier, spec)
         classifier = earlier.load_classifier(arch=settings.arch)
         images = images_for(classifier, source)
@@ -108,17 +114,19 @@ def prepare_job(
         images = candidate.images
         train, val = _decode(images, splits, settings, narrator)
         untrained = not candidate.loaded.has_weights
-        pretrain = settings.pretrain if settings.pretrain is not None else DEFAULT_PRETRAIN if untrained else 0
+        pretrain = settings.pretrain if settings.pretrain is not None else _pretraining(settings, len(train), untrained)
         if untrained and pretrain == 0:
+            what = "the new last layer" if settings.replace_head else "this network"
             raise ModelError(
-                "this network has no weights and --pretrain 0 asks for no clean training",
-                hint=f"give --pretrain {DEFAULT_PRETRAIN}, or a file of weights",
+                f"{what} has no weights and --pretrain 0 asks for no clean training",
+                hint="leave --pretrain out" + ("" if settings.replace_head else ", or give a file of weights"),
             )
         narrator.heading("Preflight")
         sample = train.subset(rows_for_preflight(train.labels, settings.seed))
         normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=not pretrain)
         if pretrain:
-            narrator.note(f"trained cleanly for {pretrain} epochs before hardening")
+            what = "the new last layer alone is " if settings.replace_head else ""
+            narrator.note(f"{what}trained cleanly for {pretrain} epoch{'s' * (pretrain != 1)} before hardening")
         classifier = classifier_of(candidate, normalisation)
     classifier.to(device)
     shape = classifier.input_size
@@ -160,6 +168,7 @@ def spec_of(settings: FitSettings) -> ModelSpec:
         mean=settings.mean,
         std=settings.std,
         image_size=settings.image_size,
+        replace_head=settings.replace_head,
     )
 
 
@@ -251,6 +260,13 @@ def default_batch_size(images: int, passes: float | None = None) -> int:
     while passes is not None and size > 64 and images // size * passes < ENOUGH_STEPS:
         size //= 2
     return size
+
+
+def _pretraining(settings: FitSettings, images: int, untrained: bool) -> int:
+    """Return the epochs of clean training first when nobody says."""
+    if settings.replace_head:
+        return math.ceil(HEAD_STEPS / max(1, images // (settings.batch_size or default_batch_size(images))))
+    return DEFAULT_PRETRAIN if untrained else 0
 
 
 def _layer(settings: FitSettings, classifier: Classifier, narrator: Narrator) -> str | None:

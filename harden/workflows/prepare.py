@@ -19,11 +19,12 @@ from harden.data import (
     stratified_sample,
 )
 from harden.errors import DataError, UsageError
-from harden.models import accepted_channels, load_model
+from harden.models import accepted_channels, load_model, stated_size
 from harden.models.classifier import Classifier, Normalisation
-from harden.models.loaded import LoadedModel
+from harden.models.head import replace_head
+from harden.models.loaded import LoadedModel, Stated
 from harden.models.normalisations import own_statistics
-from harden.models.preflight import Preflight, preflight
+from harden.models.preflight import Preflight, preflight, remembered
 from harden.randomness import stream
 from harden.registry import did_you_mean
 from harden.workflows.narrator import Narrator
@@ -91,7 +92,8 @@ class ModelSpec:
         trust_pickle: unpickle whatever the file asks for.
         class_map: output of the model for each class of the data; None: the same order.
         mean, std: normalisation per channel on the [0, 1] scale; None: found by the preflight.
-        image_size: height and width in pixels; None: the data's own, or 224.
+        image_size: height and width in pixels; None: what its config.json says, the data's own, or 224.
+        replace_head: put a new last layer on it, with as many outputs as the data has classes.
     """
 
     model: str
@@ -101,6 +103,7 @@ class ModelSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: int | None = None
+    replace_head: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,26 +210,43 @@ def load_candidate(spec: ModelSpec, source: DataSource, narrator: Narrator) -> C
     Raises:
         ModelError, UnsafeInputError: the model cannot or must not be loaded, or takes neither gray nor RGB images.
     """
-    size = (spec.image_size, spec.image_size) if spec.image_size else None
+    size = (spec.image_size, spec.image_size) if spec.image_size else stated_size(spec.model, arch=spec.arch)
     images = open_images(source, channels=None, size=size, class_map=spec.class_map)
     loaded = load_model(
         spec.model,
         arch=spec.arch,
-        classes=len(source.classes),
+        classes=None if spec.replace_head else len(source.classes),
         in_channels=images.image_format.channels,
         image_size=images.image_format.size,
         trust_pickle=spec.trust_pickle,
     )
-    for note in loaded.notes:
-        narrator.note(note)
     stored = images.image_format
     channels = accepted_channels(loaded.module, stored.channels, stored.size)
+    if spec.replace_head:
+        loaded = replace_head(loaded, classes=len(source.classes), in_channels=channels, image_size=stored.size)
+    for note in loaded.notes:
+        narrator.note(note)
     if channels != stored.channels:
         narrator.note(
             f"the network reads {COLOURS[channels]} images: the {COLOURS[stored.channels]} ones are converted"
         )
-        images = open_images(source, channels=channels, size=size, class_map=spec.class_map)
+    class_map = spec.class_map if spec.class_map is not None else _by_name(loaded.stated.labels, source, narrator)
+    if channels != stored.channels or class_map != spec.class_map:
+        images = open_images(source, channels=channels, size=size, class_map=class_map)
     return Candidate(loaded, images)
+
+
+def _by_name(labels: tuple[str, ...] | None, source: DataSource, narrator: Narrator) -> tuple[int, ...] | None:
+    """Return the output of each class of the data, by the names that the model has for its outputs; None without."""
+    if labels is None or len(labels) != len(source.classes):
+        return None
+    if set(labels) != set(source.classes):
+        narrator.note(
+            f"the model's own names of its classes ({', '.join(labels[:3])}, ...) are not those of the data, which are "
+            "taken in their order"
+        )
+        return None
+    return tuple(labels.index(name) for name in source.classes)
 
 
 def open_model(
@@ -258,7 +278,10 @@ def find_normalisation(
     Raises:
         PreflightError: the model and the images do not fit; see `run_preflight` for `must_know`.
     """
-    given = given_normalisation(spec.mean, spec.std, candidate.images.image_format.channels)
+    channels = candidate.images.image_format.channels
+    given = given_normalisation(spec.mean, spec.std, channels, candidate.loaded.stated)
+    if spec.replace_head:
+        return _under_new_head(given, candidate.loaded.module, sample, narrator)
     if candidate.loaded.has_weights:
         module, classes = candidate.loaded.module, candidate.images.classes
         found = run_preflight(module, classes, sample, given, narrator, must_know=must_know)
@@ -273,16 +296,39 @@ def find_normalisation(
     return normalisation
 
 
+def _under_new_head(
+    given: Normalisation | None, module: nn.Module, sample: ImageSet, narrator: Narrator
+) -> Normalisation:
+    """Return the normalisation of a network whose scores say nothing of it, since its last layer is new."""
+    floats, _ = sample.batch(slice(None))
+    if given is not None:
+        narrator.note(f"normalisation: {given.name}")
+        return given
+    known = remembered(module, floats)
+    if known is not None:
+        narrator.note(f"normalisation: {known.name}, the nearest to what the first BatchNorm was trained on")
+        return known
+    own = own_statistics(floats)
+    narrator.warn(
+        f"nothing tells which normalisation the network was trained with; {own.name} is taken: give --mean and --std "
+        "if you know it"
+    )
+    return own
+
+
 def given_normalisation(
-    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int, stated: Stated | None = None
 ) -> Normalisation | None:
-    """Return the normalisation that `--mean` and `--std` state, or None.
+    """Return the normalisation that `--mean` and `--std` state, or else the model's config.json, or None.
 
     Raises:
         UsageError: only one of them, a wrong count, or a std that is not positive.
     """
     if mean is None and std is None:
-        return None
+        if stated is None or stated.mean is None or stated.std is None:
+            return None
+        fits = len(stated.mean) == len(stated.std) == channels
+        return Normalisation("config.json's", stated.mean, stated.std) if fits else None
     if mean is None or std is None:
         raise UsageError("--mean and --std belong together", hint="give both, or none to have them found")
     mean, std = (tuple(v) * (channels if len(v) == 1 else 1) for v in (mean, std))

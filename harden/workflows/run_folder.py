@@ -18,6 +18,7 @@ from harden.models import rebuild
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
 from harden.models.pickled import save_skeleton
+from harden.models.state_dict import load_into
 from harden.training.history import EpochRecord, History
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class RunFolder:
         try:
             classifier = classifier_from(config, self.skeleton, arch=arch)
             if weights is not None:
-                classifier.module.load_state_dict(load_weights(weights))
+                load_into(classifier.module, load_weights(weights))
         except HardenError:
             raise
         except Exception as error:

@@ -16,8 +16,11 @@ class FitSettings:
         trust_pickle: unpickle whatever the file asks for; runs code of whoever made it.
         class_map: output of the model for each class of the data, in the data's order; None: the same order.
         mean, std: normalisation per channel on the [0, 1] scale; None: found by the preflight.
-        image_size: height and width in pixels; None: the data's own where all images share one, else 224.
-        pretrain: epochs of clean training first; None: ten for a network without weights, else none.
+        image_size: height and width in pixels; None: what the model's config.json says, else the data's own where all
+            images share one, else 224.
+        replace_head: put a new last layer on the model, with as many outputs as the data has classes.
+        pretrain: epochs of clean training first, of the new last layer alone where there is one; None: ten for a
+            network without weights, one or as many as make a hundred steps for a new last layer, else none.
         method: a key of `DEFENCES`.
         source_attack: keys of `CRAFTERS`, one for each adversarial domain; None: the method's own, or `DEFAULT_SOURCE`
             where its memory is not too large, else `FRUGAL_SOURCE`.
@@ -54,6 +57,7 @@ class FitSettings:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: int | None = None
+    replace_head: bool = False
     pretrain: int | None = None
     method: str = "adv4adv"
     source_attack: tuple[str, ...] | None = None
@@ -90,6 +94,8 @@ FRUGAL_SOURCE = ("nfgsm",)
 """Instead of it where there are too many images to remember a perturbation of each."""
 DEFAULT_EPOCHS = 20
 DEFAULT_PRETRAIN = 10
+HEAD_STEPS = 100
+"""Steps that a new last layer is trained alone, at least."""
 
 
 def as_recipe(settings: FitSettings, *, comment: str | None = None) -> str:

@@ -16,7 +16,7 @@ from harden.models import load_model
 from harden.models.choice import fitted_losses
 from harden.models.classifier import Normalisation
 from harden.models.normalisations import CANDIDATES, apply
-from harden.models.preflight import preflight
+from harden.models.preflight import preflight, remembered
 
 CLASSES = tuple("0123456789")
 ROOT = Path(__file__).parents[2]
@@ -243,3 +243,22 @@ def test_real_checkpoints(
     found = preflight(loaded.module, images=images, labels=labels, classes=classes, given=None)
     assert found.chosen.name == expected, found.rows
     assert max(row.accuracy for row in found.rows) > 0.8
+
+
+def test_the_first_batchnorm_remembers_a_normalisation() -> None:
+    """For a network whose last layer is new: no labels, no scores."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(200, 3, 8, 8, generator=generator) * torch.tensor([0.9, 0.5, 0.3]).view(3, 1, 1)
+    norm = nn.BatchNorm2d(4, momentum=None)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    for wanted in ("ImageNet", "none", "0-255"):
+        norm.reset_running_stats()
+        with torch.no_grad():
+            module.train()(apply(by_name(3, wanted), images[:100]))
+        found = remembered(module, images[100:])
+        assert found is not None
+        assert found.name == wanted
+        assert module.training
+    norm.running_mean += 1000  # type: ignore[operator]
+    assert remembered(module, images) is None
+    assert remembered(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), images) is None

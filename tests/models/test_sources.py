@@ -155,8 +155,9 @@ def test_missing_files_and_broken_code(code: Path, tmp_path: Path) -> None:
 def test_weights_need_an_arch_which_may_be_timm(code: Path, tmp_path: Path) -> None:
     source = load("timm:resnet10t").module
     torch.save({"state_dict": {f"module.{k}": v for k, v in source.state_dict().items()}}, tmp_path / "w.pth")
+    torch.save(load(f"{code}:Net", size=4).module.state_dict(), tmp_path / "own.pth")
     with pytest.raises(ModelError, match="not the network") as caught:
-        load(str(tmp_path / "w.pth"))
+        load(str(tmp_path / "own.pth"), size=4)
     assert "--arch timm:NAME" in (caught.value.hint or "")
     loaded = load(str(tmp_path / "w.pth"), arch="timm:resnet10t")
     assert loaded.has_weights

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from harden.errors import ModelError, UnsafeInputError
-from harden.models.state_dict import fit_to, read_state_dict
+from harden.models.state_dict import fit_to, load_into, read_state_dict
 
 
 def net(classes: int = 3) -> nn.Module:
@@ -183,3 +183,23 @@ def test_unknown_classes_beside_the_weights_are_not_imported(source: nn.Module, 
     with pytest.raises(UnsafeInputError, match="pathlib"):
         read_state_dict(path)
     assert read_state_dict(path, trust=True)[0].wrapper == "state_dict"
+
+
+class Versioned(nn.Linear):
+    """Asks which version of itself a state dict is of, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, local: dict[str, Any], *rest: Any) -> None:
+        if local.get("version") != 2:
+            raise ValueError(f"version should be 2 instead of {local.get('version')}")
+        super()._load_from_state_dict(state, prefix, local, *rest)
+
+
+def test_plain_dictionaries_are_of_the_versions_of_the_module(tmp_path: Path) -> None:
+    source, target = Versioned(2, 2), Versioned(2, 2)
+    torch.save({"model": dict(source.state_dict())}, tmp_path / "w.pt")
+    fit_to(target, tmp_path / "w.pt")
+    assert torch.equal(source.weight, target.weight)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_into(target, {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)})
