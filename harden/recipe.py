@@ -19,6 +19,7 @@ from harden.folders import recipe_folder
 from harden.registry import did_you_mean
 from harden.training.augment import AUGMENTATIONS
 from harden.workflows.settings import FitSettings
+from harden.workflows.tracking import TRACKERS
 from harden.workflows.variants import Variant
 
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
@@ -29,6 +30,7 @@ _CHOICES: dict[str, Mapping[str, object]] = {
     "augment": AUGMENTATIONS,
     "on_collapse": {"switch": 0, "stop": 0, "keep": 0},
     "device": {"auto": 0, "cpu": 0, "cuda": 0},
+    "track": TRACKERS,
 }
 RANGES: dict[str, tuple[float, float]] = {
     "eps": (0.0, 1.0),
@@ -155,7 +157,7 @@ def resolve(recipe: Mapping[str, Any], flags: Mapping[str, Any]) -> FitSettings:
             except HardenError as error:
                 problems.append(f"{key}: {error.message}; {error.hint}")
                 del values[key]
-    for key in ("attacks", "freeze", "source_attack", "static"):
+    for key in ("attacks", "freeze", "source_attack", "static", "track"):
         if isinstance(values.get(key), str):
             values[key] = tuple(part.strip() for part in values[key].split(",") if part.strip())
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -76,6 +76,11 @@ def augmentations(incomplete: str) -> list[str]:
     return _beginning(incomplete, table_names("harden.training.augment", "AUGMENTATIONS"))
 
 
+def trackers(incomplete: str) -> list[str]:
+    """Return the trackers that begin so."""
+    return _beginning(incomplete, table_names("harden.workflows.tracking", "TRACKERS"))
+
+
 def formats(incomplete: str) -> list[str]:
     """Return the formats of export that begin so."""
     return _beginning(incomplete, table_names("harden.export", "EXPORTERS"))

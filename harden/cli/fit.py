@@ -159,6 +159,14 @@ def fit(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random. [0]", rich_help_panel=RUN)] = None,
     device: options.Device = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tell every epoch to tensorboard, mlflow or wandb as well, if that is installed. Repeatable.",
+            autocompletion=completion.trackers,
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -226,6 +234,7 @@ def fit(
             "audit_samples": audit_samples,
             "seed": seed,
             "device": device,
+            "track": tuple(track) if track else None,
         }
         with stoppable() as stop:
             if resume is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 
@@ -40,6 +40,7 @@ from harden.workflows.plan import (
 )
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, as_recipe
+from harden.workflows.tracking import Tracking
 
 
 def build_defence(job: Job) -> tuple[Defence, str | None]:
@@ -213,8 +214,9 @@ LEAK = 0.01
 class _Watch:
     """Hears the training loop: keeps metrics.jsonl and the budget, and passes progress on to the narrator."""
 
-    def __init__(self, run: RunFolder | None, job: Job, task: str) -> None:
+    def __init__(self, run: RunFolder | None, job: Job, task: str, tracking: Tracking | None = None) -> None:
         self.run = run
+        self.tracking = tracking
         self.narrator = job.narrator
         self.budget = job.budget
         self.task = task
@@ -244,6 +246,8 @@ class _Watch:
         if self.run is not None:
             lines = "".join(json.dumps(epoch.to_json()) + "\n" for epoch in history.epochs)
             write_whole(self.run.metrics, lines)
+        if self.tracking is not None:
+            self.tracking.epoch(record.epoch, scalars)
         if self.budget is not None:
             self.budget.tick()
 
@@ -269,7 +273,8 @@ def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
     if job.settings.epochs is None:
         raise RunFolderError(f"{run.recipe} does not say how many epochs", hint="start the run again in another folder")
     job.narrator.heading("Hardening" if job.source_attacks else "Training")
-    trained = Trainer(
+    tracking = _tracking(run, job)
+    trainer = Trainer(
         classifier=job.classifier,
         defence=defence,
         layer=layer,
@@ -277,11 +282,22 @@ def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
         val=job.val,
         settings=training_settings(job, job.settings.epochs),
         checkpoint=run.checkpoint,
-        observer=_Watch(run, job, "hardening"),
+        observer=_Watch(run, job, "hardening", tracking),
         stop_requested=job.stop_requested,
         replan=_replan(run, job, job.budget) if job.budget is not None else None,
-    ).run(resume=not fresh)
+    )
+    try:
+        trained = trainer.run(resume=not fresh)
+    finally:
+        tracking.close()
     return replace(job, settings=replace(job.settings, epochs=len(trained.history.epochs))), trained
+
+
+def _tracking(run: RunFolder, job: Job) -> Tracking:
+    history = run.read_history()
+    settings = {key: str(value) for key, value in asdict(job.settings).items() if value is not None}
+    begun = len(history.epochs) if history is not None else 0
+    return Tracking(job.settings.track, run.path, settings, begun=begun, narrator=job.narrator)
 
 
 def _settle(run: RunFolder, job: Job, plan: Plan) -> Job:

@@ -35,6 +35,7 @@ from harden.workflows.prepare import (
 from harden.workflows.run_folder import refuse_stated
 from harden.workflows.settings import DEFAULT_PRETRAIN, DEFAULT_SOURCE, FRUGAL_SOURCE, HEAD_STEPS, FitSettings
 from harden.workflows.surrogates import open_statics
+from harden.workflows.tracking import require_packages
 
 StopRequested = Callable[[], bool]
 """Asked after every training step; true ends the run so that it can be resumed."""
@@ -88,6 +89,7 @@ def prepare_job(
     command: str,
 ) -> Job:
     """Load the model and the images, run the preflight, and settle what the user left open."""
+    require_packages(settings.track)
     device = choose_device(settings.device)
     source = open_data(settings.data)
     earlier = as_run(settings.model)

@@ -47,6 +47,7 @@ class FitSettings:
         audit_samples: images of the final audit; None: all test images, or what fits into `budget`.
         seed: of everything random.
         device: "auto", "cpu" or "cuda".
+        track: keys of `TRACKERS`, which hear of every epoch besides metrics.jsonl.
     """
 
     model: str
@@ -86,6 +87,7 @@ class FitSettings:
     audit_samples: int | None = None
     seed: int = 0
     device: str = "auto"
+    track: tuple[str, ...] = ()
 
 
 DEFAULT_SOURCE = ("fgsm-ep",)

@@ -24,6 +24,7 @@ from harden.export.to_safetensors import save_weights
 from harden.folders import recipe_folder
 from harden.training.augment import AUGMENTATIONS
 from harden.workflows.prepare import DEVICES
+from harden.workflows.tracking import TRACKERS
 from tests.workflows.builders import build
 
 HARDEN = get_command(app)
@@ -54,6 +55,7 @@ def offered(*words: str, shell: str = "zsh") -> list[str]:
         (("fit", "m.pt", "--source-attack"), CRAFTERS),
         (("fit", "m.pt", "--attacks"), {**PRESETS, **ATTACKS}),
         (("fit", "m.pt", "--augment"), AUGMENTATIONS),
+        (("fit", "m.pt", "--track"), TRACKERS),
         (("fit", "m.pt", "--device"), dict.fromkeys(DEVICES)),
         (("fit", "--recipe"), dict.fromkeys(sorted(path.stem for path in recipe_folder().glob("*.toml")))),
         (("report", "m.pt", "--attacks"), {**PRESETS, **ATTACKS}),

@@ -20,6 +20,7 @@ from harden.models.factory import LIBRARIES
 from harden.registry import did_you_mean
 from harden.training.augment import AUGMENTATIONS
 from harden.workflows.prepare import DEVICES
+from harden.workflows.tracking import TRACKERS
 from harden.workflows.variants import SETTINGS
 from tests.workflows.builders import Workshop
 
@@ -39,6 +40,7 @@ FLAGS: dict[str, tuple[Sequence[str], Iterable[str]]] = {
     ),
     "--recipe": (("fit", "--recipe", "{}"), sorted(path.stem for path in recipe_folder().glob("*.toml"))),
     "--augment": ((*FIT, "--augment", "{}"), AUGMENTATIONS),
+    "--track": ((*FIT, "--track", "{}"), TRACKERS),
     "--on-collapse": ((*FIT, "--on-collapse", "{}"), ("switch", "stop", "keep")),
     "--device": ((*FIT, "--device", "{}"), DEVICES),
     "--to": (("export", "m.pt", "--data", "d", "--to", "{}"), EXPORTERS),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -427,6 +429,36 @@ def test_the_other_methods(method: str, workshop: Workshop, tmp_path: Path) -> N
     result = run(settings(workshop, method=method, epochs=1, gamma=0.5), tmp_path / "run")
     assert result.report is not None
     assert result.report.results[-1].model == method
+
+
+def test_a_tracker_hears_what_metrics_jsonl_holds_once_each_also_where_the_run_was_stopped(
+    finished: Path, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[tuple[str, int], float] = {}
+    service = SimpleNamespace(
+        set_experiment=lambda name: None,
+        start_run=lambda run_name: None,
+        log_params=lambda settings: None,
+        log_metrics=lambda figures, step: told.update({(name, step): value for name, value in figures.items()}),
+        end_run=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", service)
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(settings(workshop, track=("mlflow",)), out, stop=after(7))
+    go_on(out)
+    assert same(out, finished)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert told == {(name, line["epoch"]): value for line in lines for name, value in line["scalars"].items()}
+
+
+def test_a_tracker_that_is_not_installed_stops_before_anything_is_made(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="wandb"):
+        run(settings(workshop, track=("wandb",)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_moved_data_is_an_error_with_a_hint(workshop: Workshop, make_images: MakeImages, tmp_path: Path) -> None:
