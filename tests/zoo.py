@@ -1,0 +1,251 @@
+"""One small network of every family of timm and torchvision: split, hardened for a few steps, exported.
+
+python -m tests.zoo [--only REGEX] [--no-export] [--table tests/zoo.md]
+
+A family is a module of the library. Of its networks the one with the fewest parameters is taken, with random weights,
+at the smallest of a few image sizes that it accepts. It passes where a default split is found, a few steps of
+Adv-4-Adv on one batch lower the loss, discriminators and extractor receive gradients, and the ONNX file agrees. The
+table of an earlier run is kept up: rows of families that were tried are replaced. The suite tries some of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import re
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harden.attacks import CRAFTERS, craft
+from harden.errors import HardenError, ModelError
+from harden.export.parity import compare
+from harden.export.runtime import OnnxScorer
+from harden.export.to_onnx import save_onnx
+from harden.models import load_model
+from harden.models.classifier import Classifier
+from harden.models.layout import laid_out, lay_out, layout_of
+from harden.models.loaded import LoadedModel
+from harden.models.normalisations import plain
+from harden.models.split import default_split
+from harden.models.tap import Tap
+from harden.models.timm_models import made_for
+from harden.randomness import stream
+from harden.training.optimizer import build_optimizer
+from harden.vision import import_timm, import_torchvision
+from harden.workflows.hardening import build_defence
+from harden.workflows.settings import FitSettings
+
+SIZES = (64, 96, 128, 224)
+STEPS, IMAGES, CLASSES, EPS = 12, 6, 3, 4 / 255
+RATES = (3e-3, 3e-4)
+"""Learning rates of Adam; the second is tried where the first does not lower the loss."""
+TABLE = Path(__file__).with_name("zoo.md")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one network."""
+
+    family: str
+    network: str
+    parameters: str = ""
+    images: str = ""
+    split: str = ""
+    features: str = ""
+    loss: str = ""
+    largest_difference: str = ""
+    result: str = "ok"
+
+
+def families() -> dict[str, list[str]]:
+    """Return the networks of each family, as --model takes them."""
+    timm = import_timm()
+    found: dict[str, list[str]] = {}
+    for module in timm.list_modules():
+        found[f"timm {module}"] = [f"timm:{name}" for name in timm.list_models(module=module)]
+    import torchvision.models as models
+
+    import_torchvision()
+    for name in models.list_models(module=models):
+        module = models.get_model_builder(name).__module__.rpartition(".")[2]
+        found.setdefault(f"torchvision {module}", []).append(f"torchvision:{name}")
+    return {family: names for family, names in found.items() if names}
+
+
+def smallest(names: list[str]) -> tuple[str, int]:
+    """Return the network with the fewest parameters, built on the meta device, and their number."""
+    timm, best = import_timm(), ("", sys.maxsize)
+    import torchvision.models as models
+
+    for name in names:
+        kind, _, reference = name.partition(":")
+        try:
+            with torch.device("meta"):
+                net = (
+                    timm.create_model(reference, num_classes=CLASSES)
+                    if kind == "timm"
+                    else models.get_model(reference, weights=None, num_classes=CLASSES)
+                )
+        except Exception:  # some cannot be built there; others of the family stand for them
+            continue
+        best = min(best, (name, sum(p.numel() for p in net.parameters())), key=lambda pair: pair[1])
+    if not best[0]:
+        raise RuntimeError("no network of the family can be built")
+    return best
+
+
+def load_smallest_size(name: str) -> tuple[LoadedModel, int]:
+    """Load a network for the smallest image size that it accepts."""
+    kind, _, reference = name.partition(":")
+    own = made_for(reference) if kind == "timm" else None
+    refusal: HardenError = ModelError("no size was tried")
+    for size in sorted({*SIZES, *((own[0],) if own else ())}):
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                return load_model(name, classes=CLASSES, in_channels=3, image_size=(size, size)), size
+        except HardenError as error:
+            refusal = error
+    raise refusal
+
+
+def harden_a_little(classifier: Classifier, layer: str, rate: float) -> tuple[float, float]:
+    """Take some steps on one batch; return the first loss and the lowest after it.
+
+    Raises:
+        AssertionError: discriminators or extractor receive no gradient.
+    """
+    settings = FitSettings(model="", data="", split=layer)
+    job: Any = SimpleNamespace(settings=settings, classifier=classifier, source_attacks=("fgsm",), statics=())
+    lay_out(classifier)
+    defence, _ = build_defence(job)
+    optimizer = build_optimizer(classifier, defence, lr=rate, weight_decay=0.0)
+    images = torch.rand(IMAGES, *classifier.input_size, generator=stream(0, "images"))
+    images, labels = laid_out(images, classifier), torch.arange(IMAGES) % CLASSES
+    noise, losses = stream(0, "noise"), []
+
+    def craft_now(model: torch.nn.Module, clean: Tensor, truth: Tensor | None) -> tuple[Tensor, ...]:
+        return (craft(CRAFTERS["fgsm"](EPS), model, clean, truth, generator=noise),)
+
+    with torch.random.fork_rng(), Tap(classifier, layer) as tapped:
+        torch.manual_seed(0)
+        for step in range(STEPS):
+            classifier.train()
+            defence.set_progress(1.0)
+            result = defence.step_loss(tapped, images, labels, craft_now, noise)
+            optimizer.zero_grad(set_to_none=True)
+            result.loss.backward()  # type: ignore[no-untyped-call]
+            if step == 0:
+                assert any(_moves(p) for p in defence.parameters()), "discriminators receive no gradient"
+                first = next(p for p in classifier.parameters() if p.requires_grad)
+                assert _moves(first), "the first layer receives no gradient"
+            optimizer.step()
+            losses.append(float(result.loss))
+    return losses[0], min(losses[1:])
+
+
+def _moves(parameter: Tensor) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
+
+
+def check(family: str, name: str, parameters: int, *, export: bool) -> Row:
+    """Try one network; a failure is a row too."""
+    row: dict[str, str] = {"family": family, "network": name, "parameters": f"{parameters / 1e6:.2f} M", "result": "ok"}
+    try:
+        loaded, size = load_smallest_size(name)
+        classifier = Classifier(
+            loaded.module,
+            normalisation=plain(3),
+            classes=tuple("abc"),
+            input_size=(3, size, size),
+            origin=loaded.origin,
+        )
+        split = default_split(classifier)
+        row |= {"images": str(size), "split": f"`{split.point.layer}`", "features": f"{split.point.width:,}"}
+        for rate in RATES:
+            before, after = harden_a_little(copy.deepcopy(classifier), split.point.layer, rate)
+            if after < before:
+                break
+        row["loss"] = f"{before:.2f} to {after:.2f}"
+        lay_out(classifier)
+        row["images"] += ", channels last" if layout_of(classifier) is torch.channels_last else ""
+        if not after < before:
+            row["result"] = "the loss did not fall"
+        elif export:
+            images = torch.rand(8, *classifier.input_size, generator=stream(0, "export"))
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "model.onnx"
+                save_onnx(classifier, path, {})
+                with torch.no_grad():
+                    parity = compare(classifier.eval(), OnnxScorer(path), images, kind="random", tolerance=1e-3)
+            row["largest_difference"] = f"{parity.largest_difference:.0e}"
+            if not parity.holds:
+                row["result"] = "ONNX differs"
+    except HardenError as error:
+        row["result"] = error.message[:120]
+    except Exception as error:  # what fails is what the table is for
+        row["result"] = f"defect: {type(error).__name__}: {str(error)[:100]}"
+        traceback.print_exc()
+    row["result"] = row["result"].replace("|", "/").replace("\n", " ")
+    return Row(**row)
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def read_table(path: Path) -> dict[str, Row]:
+    """Return the rows of an earlier run."""
+    if not path.exists():
+        return {}
+    lines = [line.strip().strip("|").split("|") for line in path.read_text().splitlines() if line.startswith("| ")]
+    rows = [Row(*(cell.strip() for cell in line)) for line in lines[1:] if len(line) == len(fields(Row))]
+    return {row.family: row for row in rows}
+
+
+def write_table(path: Path, rows: dict[str, Row]) -> None:
+    """Write all rows, by family."""
+    names = [field.name.replace("_", " ") for field in fields(Row)]
+    passed = sum(row.result == "ok" for row in rows.values())
+    versions = f"timm {import_timm().__version__}, torchvision {import_torchvision().__version__}"
+    head = (
+        f"# Families that can be hardened\n\n{passed} of {len(rows)} pass ({versions}, torch {torch.__version__}).\n"
+        "Made by `python -m tests.zoo`, which says what passing means.\n"
+    )
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    lines += [f"| {' | '.join(astuple(rows[family]))} |" for family in sorted(rows)]
+    path.write_text(head + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Try a small network of every family.")
+    parser.add_argument("--only", default="", help="regular expression on families")
+    parser.add_argument("--no-export", action="store_true")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--missing", action="store_true", help="only families that the table has not")
+    options = parser.parse_args()
+    rows = read_table(options.table)
+    failed = 0
+    for family, names in families().items():
+        if not re.search(options.only, family) or (options.missing and family in rows):
+            continue
+        began = time.perf_counter()
+        name, parameters = smallest(names)
+        row = check(family, name, parameters, export=not options.no_export)
+        failed += row.result != "ok"
+        rows[family] = row
+        print(f"{family:32} {name:44} {row.result}  ({time.perf_counter() - began:.0f} s)", flush=True)
+        write_table(options.table, rows)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
