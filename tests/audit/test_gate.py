@@ -46,7 +46,7 @@ def test_gates_are_read_as_they_are_typed(text: str, gates: tuple[Gate, ...]) ->
     ("text", "message"),
     [
         ("robst=0.4", "did you mean 'robust'"),
-        ("PGD-2=0.4", "did you mean 'PGD-20'"),
+        ("PGD-2=0.4", "did you mean 'pgd-20'"),
         ("robust", "is not a gate"),
         ("", "is not a gate"),
         ("=0.4", "is not a gate"),

@@ -119,7 +119,7 @@ def test_an_override_of_another_kind_is_refused(code: Path, tmp_path: Path) -> N
         ("timm", "resnet10t", "num_classes", True),
         ("timm", "resnet10t", "in_chans", "3"),
         ("timm", "vit_tiny_patch16_224", "img_size", [64, "64"]),
-        ("timm", "vit_tiny_patch16_224", "img_size", 64),
+        ("timm", "vit_tiny_patch16_224", "img_size", "64"),
         ("torchvision", "resnet18", "weights", "DEFAULT"),
         ("torchvision", "resnet18", "num_classes", 2.0),
         ("factory", "nets.py:net", "checkpoint", "evil.pth"),
