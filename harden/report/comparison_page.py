@@ -103,7 +103,11 @@ def _chart(comparison: Comparison, scalar: str, title: str) -> Html | None:
     nothing = (False,) * longest
     spoken = " ".join(f"{curve.name}." for curve in curves)
     drawn = line_chart(curves, Axis(numbers, nothing, nothing, None), Scale(), title=title, description=spoken)
-    return joined((element("h3", None, title), drawn))
+    broken = any(not math.isfinite(value) for curve in curves for value in curve.values)
+    gaps = (
+        element("p", {"class": "footnote"}, "Where a line is broken, the epoch was rolled back.") if broken else Html()
+    )
+    return joined((element("h3", None, title), drawn, gaps))
 
 
 def _mean(values: list[float]) -> float:

@@ -176,10 +176,11 @@ def _strokes(curves: Sequence[Curve], axis: Axis, scale: Scale, title: str) -> H
     lines = []
     for curve in curves:
         for run in _runs(curve.values):
-            if len(run) == 1:
+            alone = " lone" if len(run) == 1 else ""
+            if alone:
                 run = (run[0], run[0])
             spots = " ".join(f"{INNER * axis.place(i):.1f},{scale.height(curve.values[i]) - TOP:.1f}" for i in run)
-            lines.append(element("polyline", {"class": f"line {curve.look}", "points": spots}))
+            lines.append(element("polyline", {"class": f"line {curve.look}{alone}", "points": spots}))
     return stretched(lines, title)
 
 
@@ -211,6 +212,9 @@ def _names(curves: Sequence[Curve], scale: Scale) -> Html:
     parts = []
     for place, (_, curve, last) in zip(places, ends, strict=True):
         value = element("tspan", {"class": "interval"}, f" {percent(last)}")
-        spot: dict[str, str | int | float] = {"x": "100%", "dx": 12, "y": place - overflow + 4}
+        y = place - overflow
+        key: dict[str, str | int | float] = {"x1": "100%", "x2": "100%", "y1": y, "y2": y, "transform": "translate(11)"}
+        parts.append(element("line", {"class": f"dot key {curve.look}", **key}))
+        spot: dict[str, str | int | float] = {"x": "100%", "dx": 20, "y": y + 4}
         parts.append(element("text", {"class": f"name {curve.look}", **spot}, curve.name, value))
     return joined(parts)
