@@ -120,7 +120,11 @@ def duels() -> list[Duel]:
                         m, eps=eps, eps_step=eps / 5, max_iter=10, decay=1.0, batch_size=1000, verbose=False
                     )
                 ),
-                "foolbox (no MIM: PGD)": by_foolbox(lambda: fb.LinfPGD(rel_stepsize=0.2, steps=10, random_start=False)),
+                "foolbox (accumulates signs)": by_foolbox(
+                    lambda: fb.LinfMomentumIterativeFastGradientMethod(
+                        momentum=1.0, rel_stepsize=0.2, steps=10, random_start=False
+                    )
+                ),
             },
         ),
         Duel(
