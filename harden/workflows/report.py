@@ -221,7 +221,7 @@ def _runs(settings: ReportSettings, run: RunFolder | None) -> list[RunFolder]:
 def _entries(source: DataSource, runs: Sequence[RunFolder]) -> tuple[tuple[Entry, ...], str, tuple[str, ...]]:
     """Return what to audit on, what it is, and what must be said of it.
 
-    These are the test images that all of the runs have in common, where they used these data; else the test folder, or
+    These are the test images that all of the runs have in common, where they used these data; else the test split, or
     else everything there is.
 
     Raises:
@@ -246,11 +246,11 @@ def _entries(source: DataSource, runs: Sequence[RunFolder]) -> tuple[tuple[Entry
         if left_out:
             which = f"test images that {everyone} have in common"
         return tuple(entry for entry in plan.test if entry in common), which, (caveat,) if left_out else ()
-    for split, name in (("test", "test images"), ("val", "validation images (there is no test folder)")):
+    for split, name in (("test", "test images"), ("val", "validation images (there is no test split)")):
         if split in source.listings:
             return tuple(source.listings[split]), name, ()
     split, entries = next(iter(source.listings.items()))
-    return tuple(entries), "images (the data has no test folder: some may have been trained on)", ()
+    return tuple(entries), "images (the data has no test split: some may have been trained on)", ()
 
 
 def _open(

@@ -66,7 +66,7 @@ class Surrogate:
 def training_pool(images: Images, plan: SplitPlan | None, audited: Sequence[Entry]) -> tuple[tuple[Entry, ...], str]:
     """Return what a surrogate may be trained on, never what is audited, and what that is in words.
 
-    Training images of the run, or of the train folder, or everything where the data has no folders for splits; less
+    Training images of the run, or of the train split, or everything where the data has no splits; less
     what is audited.
 
     Raises:
@@ -76,9 +76,9 @@ def training_pool(images: Images, plan: SplitPlan | None, audited: Sequence[Entr
     if plan is not None:
         pool, which = plan.train, "the run's training images"
     elif "train" in listings:
-        pool, which = listings["train"], "the train folder"
+        pool, which = listings["train"], "the train split"
     else:
-        pool, which = next(iter(listings.values())), "the data, which has no train folder"
+        pool, which = next(iter(listings.values())), "the data, which has no train split"
     attacked = {entry.file for entry in audited}
     left = tuple(entry for entry in pool if entry.file not in attacked)
     counts = [0] * len(images.source.classes)

@@ -190,7 +190,7 @@ def test_it_is_trained_once_and_then_comes_from_the_cache(
     classifier, images = subject
     pool, which = training_pool(images, None, source.listings["test"])
     assert len(pool) == 120
-    assert "the train folder" in which
+    assert "the train split" in which
     first, again, other = Notebook(), Notebook(), Notebook()
 
     def train(notebook: Notebook, seed: int, effort: Effort = SHORT) -> Surrogate:
