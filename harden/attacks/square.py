@@ -36,6 +36,7 @@ class Square(Attack):
     """
 
     access: ClassVar[Access] = Access.SCORES
+    pass_cost: ClassVar[float] = 1.0
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
 
     queries: int = 5000

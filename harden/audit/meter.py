@@ -1,4 +1,4 @@
-"""How far an audit is, in passes through the model: what is done, and what is to be expected."""
+"""How far an audit is: the work that is done and that is to be expected, in forward passes through the model."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ FALLEN_SHARE = 0.15
 
 
 class Meter:
-    """Counts passes over all attacks of an audit and expects the rest.
+    """Counts the work of all attacks of an audit and expects the rest.
 
     Args:
-        plan: (name, passes on an image that stands to the end) of each attack, in order.
+        plan: (name, passes on an image that stands to the end, what one of them takes) of each attack, in order; see
+            `Attack.pass_cost`.
         images: correctly classified ones.
-        progress: called with (attack, passes done, passes expected in all); None: nobody listens.
+        progress: called with (attack, work done, work expected in all), in forward passes; None: nobody listens.
     """
 
     def __init__(
-        self, plan: Sequence[tuple[str, int]], images: int, progress: Callable[[str, int, int], None] | None
+        self, plan: Sequence[tuple[str, int, float]], images: int, progress: Callable[[str, int, int], None] | None
     ) -> None:
         self._plan = plan
         self._images = images
         self._standing = images
         self._progress = progress
         self._nth = 0
-        self._done = 0
+        self._done = 0.0
         self._rows = 0
         self._passes: Passes | None = None
 
@@ -43,23 +44,24 @@ class Meter:
     def end(self, standing: int) -> None:
         """The attack is over (or was known already), and so many images withstand everything so far."""
         if self._passes is not None:
-            self._done += self._passes.total
+            self._done += self._passes.total * self._plan[self._nth][2]
         self._standing, self._passes = standing, None
         self._nth += 1
 
     def _tell(self) -> None:
         if self._progress is None or self._passes is None:
             return
-        name, _ = self._plan[self._nth]
-        done = self._done + self._passes.total
+        name, _, cost = self._plan[self._nth]
+        done = self._done + self._passes.total * cost
         expected = self._expected(self._nth, self._rows)
         rows, spent = self._passes.settled
         if rows:  # from here on by what it took so far
-            expected = round(spent * self._rows / rows)
-        expected = max(expected, self._passes.total)
+            expected = spent * cost * self._rows / rows
+        expected = max(expected, self._passes.total * cost)
         later = sum(self._expected(nth, self._standing) for nth in range(self._nth + 1, len(self._plan)))
-        self._progress(name, done, self._done + expected + later)
+        self._progress(name, round(done), round(self._done + expected + later))
 
-    def _expected(self, nth: int, rows: int) -> int:
+    def _expected(self, nth: int, rows: int) -> float:
+        _, passes, cost = self._plan[nth]
         share = self._standing / max(1, self._images)
-        return round(rows * self._plan[nth][1] * (share + FALLEN_SHARE * (1 - share) if rows > self._standing else 1))
+        return rows * passes * cost * (share + FALLEN_SHARE * (1 - share) if rows > self._standing else 1)

@@ -84,12 +84,12 @@ def audit_other_norms(
         seed, repeats, progress, keeping: see `harden.audit.runner.audit`.
     """
     by_norm = other_norm_attacks(eps, classifier.input_size, gradients=isinstance(classifier, nn.Module))
-    passes = [
-        (f"{attack.norm.written} {attack.name}", attack.passes * repeats)
+    plan = [
+        (f"{attack.norm.written} {attack.name}", attack.passes * repeats, attack.pass_cost)
         for attacks in by_norm.values()
         for attack in attacks
     ]
-    meter = Meter(passes, int(result.clean_correct.sum()), progress)
+    meter = Meter(plan, int(result.clean_correct.sum()), progress)
     found = [
         attack_in_turn(
             classifier,

@@ -23,7 +23,7 @@ from harden.models.layout import laid_out, lay_out
 from harden.randomness import stream
 
 AuditProgress = Callable[[str, int, int], None]
-"""Called with (attack, passes done, passes expected in all)."""
+"""Called with (attack, work done, work expected in all), in forward passes."""
 
 Witness = Callable[[Attack, Tensor, Tensor, Examples], None]
 """Called with an attack, the rows (n,) of the images it had, these images (n, C, H, W), and what became of them."""
@@ -77,7 +77,8 @@ def audit(
     predictions, clean_margins = clean_scores(classifier, images)
     labels = images.labels.cpu()
     right = predictions == labels
-    meter = Meter([(entry.attack.name, entry.attack.passes * repeats) for entry in planned], int(right.sum()), progress)
+    plan = [(entry.attack.name, entry.attack.passes * repeats, entry.attack.pass_cost) for entry in planned]
+    meter = Meter(plan, int(right.sum()), progress)
     outcomes = attack_in_turn(
         classifier,
         images,
