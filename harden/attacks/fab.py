@@ -35,7 +35,7 @@ class FAB(Attack):
     """
 
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF, Norm.L2, Norm.L1)
-    pass_cost: ClassVar[float] = 1.5
+    pass_cost: ClassVar[float] = 1.75
     """Every third pass is backward, but its projections take a third of the time again."""
 
     iterations: int = 100
