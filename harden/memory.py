@@ -25,16 +25,13 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def by_parts(rows: Tensor, size: int, work: Callable[[int, Tensor], None]) -> int:
+def by_parts(rows: Tensor, size: int, work: Callable[[int, Tensor], None]) -> None:
     """Work on `rows` (N,) in parts of `size`; a part for which memory runs out is halved, and so are those after it.
 
     Args:
         rows: (N,) int64, in order.
         size: rows of a part.
         work: called with the number of the part and its rows; it must be possible to call it again for the same rows.
-
-    Returns:
-        The size of the last part asked for: smaller than `size` where memory ran out.
 
     Raises:
         MemoryError: memory ran out for one row alone. It is the caller's to say what would help.
@@ -56,4 +53,3 @@ def by_parts(rows: Tensor, size: int, work: Callable[[int, Tensor], None]) -> in
             release()
             continue
         number, done = number + 1, done + len(part)
-    return size

@@ -38,8 +38,8 @@ class Attack(ABC):
     norms: ClassVar[tuple[Norm, ...]] = (Norm.LINF,)
     """The norms that the attack knows."""
     pass_cost: ClassVar[float] = 1.5
-    """What one of its passes takes on the average, in forward passes: every second one is backward, and takes two on a
-    small network (on larger ones nearer to one and a half)."""
+    """What one of its passes takes on the average, in forward passes, for estimates of time: every second one is
+    backward, and took two on a small network (about one on larger ones)."""
 
     eps: float
     norm: Norm = Norm.LINF

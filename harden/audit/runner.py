@@ -59,8 +59,8 @@ def audit(
     attack and the place of an image among those that are attacked, so that the same audit twice gives the same result.
 
     Args:
-        classifier: a network, in eval mode while attacked (its modes and parameters' flags are restored), or a black
-            box, for which only attacks that need no gradients can be planned.
+        classifier: a network, in eval mode while attacked (its modes and parameters' flags are restored, its weights
+            may stay channels last), or a black box, for which only attacks that need no gradients can be planned.
         images: N images.
         planned: in the order in which they run and are reported; all of one norm and eps.
         model, dataset: names for the report.

@@ -9,6 +9,7 @@ from harden.errors import ModelError, PreflightError
 from harden.models import accepted_channels, load_model, output_classes, stated_size
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.loaded import Stated
+from harden.models.normalisations import plain
 from harden.models.split import DefaultSplit, SplitPoint, default_split, split_points
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import (
@@ -129,5 +130,4 @@ def _looked_at(source: DataSource) -> tuple[Entry, ...]:
 
 
 def _given_or_none(spec: ModelSpec, channels: int, stated: Stated) -> Normalisation:
-    none = Normalisation("none", (0.0,) * channels, (1.0,) * channels)
-    return given_normalisation(spec.mean, spec.std, channels, stated) or none
+    return given_normalisation(spec.mean, spec.std, channels, stated) or plain(channels)

@@ -1,12 +1,14 @@
 """Epochs told to an experiment tracker besides metrics.jsonl: `TRACKERS` is the table of those that are known.
 
-A tracker is an optional package, imported when it is asked for. One that fails later is left alone: training goes on.
+A tracker is an optional package. One that is not installed is told before a run begins; one that fails later, or when a
+run is resumed, is left alone: training is worth more than its diary.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,7 +53,7 @@ class _TensorBoard:
 
 
 class _MLflow:
-    """A run in MLflow's store: its own environment variables say where, ./mlruns otherwise."""
+    """A run in MLflow's store, and another where it is resumed; MLflow's environment variables say where it is."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str], *, begun: int) -> None:
         self._mlflow: Any = _import(*PACKAGES["mlflow"])
@@ -68,7 +70,7 @@ class _MLflow:
 
 
 class _WeightsAndBiases:
-    """A run at Weights & Biases, which sends it over the network unless WANDB_MODE says otherwise."""
+    """A run at Weights & Biases, and another where it is resumed; sent over the network unless WANDB_MODE says no."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str], *, begun: int) -> None:
         wandb = _import(*PACKAGES["wandb"])
@@ -100,7 +102,7 @@ def require_packages(names: Sequence[str]) -> None:
 
 
 class Tracking:
-    """All trackers of a run.
+    """All trackers of a run; one that fails, to begin with or later, is told nothing more.
 
     Args:
         names: keys of `TRACKERS`.
@@ -108,9 +110,6 @@ class Tracking:
         settings: as text, by key.
         begun: epochs that were told already, by a run that is resumed.
         narrator: hears of a tracker that fails.
-
-    Raises:
-        UsageError: a package is not installed, or a tracker refuses to begin.
     """
 
     def __init__(
@@ -119,33 +118,28 @@ class Tracking:
         self._narrator = narrator
         self._open: dict[str, Tracker] = {}
         for name in names:
-            try:
+            with self._left_alone(name):
                 self._open[name] = TRACKERS[name](folder, settings, begun=begun)
-            except Exception as error:  # of any kind: these are other people's services
-                self.close()
-                if isinstance(error, UsageError):
-                    raise
-                raise UsageError(
-                    f"{name} cannot begin to track the run: {type(error).__name__}: {str(error)[:200]}",
-                    hint=f"repair that, or leave --track {name} out; metrics.jsonl is always written",
-                ) from error
 
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
-        """Tell every tracker; one that fails is told nothing more."""
-        for name in list(self._open):
-            self._attempt(name, lambda tracker: tracker.epoch(number, figures))
+        """Tell every tracker."""
+        for name, tracker in list(self._open.items()):
+            with self._left_alone(name):
+                tracker.epoch(number, figures)
 
     def close(self) -> None:
         """The run is over, or stopped."""
-        for name in list(self._open):
-            self._attempt(name, lambda tracker: tracker.close())
+        for name, tracker in list(self._open.items()):
+            with self._left_alone(name):
+                tracker.close()
         self._open = {}
 
-    def _attempt(self, name: str, tell: Callable[[Tracker], None]) -> None:
+    @contextmanager
+    def _left_alone(self, name: str) -> Iterator[None]:
         try:
-            tell(self._open[name])
-        except Exception as error:  # training is worth more than its diary
-            del self._open[name]
+            yield
+        except Exception as error:  # of any kind: these are other people's services
+            self._open.pop(name, None)
             self._narrator.warn(f"{name} failed ({type(error).__name__}: {str(error)[:200]}) and is told nothing more")
 
 

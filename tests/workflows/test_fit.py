@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -450,6 +451,18 @@ def test_a_tracker_hears_what_metrics_jsonl_holds_once_each_also_where_the_run_w
     assert same(out, finished)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert told == {(name, line["epoch"]): value for line in lines for name, value in line["scalars"].items()}
+
+
+def test_a_run_whose_tracker_is_gone_is_resumed_without_it(
+    finished: Path, workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", MagicMock())
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(settings(workshop, track=("mlflow",)), out, stop=after(7))
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # type: ignore[arg-type]
+    go_on(out)
+    assert same(out, finished)
 
 
 def test_a_tracker_that_is_not_installed_stops_before_anything_is_made(
