@@ -41,6 +41,8 @@ ATTACKS = ("paper", "standard")
 """Where nobody names any: the paper's columns, and an ensemble as strong as AutoAttack for the worst case."""
 REPRESENTED = ("fgsm", "rfgsm", "pgd-20", "pgd-40", "mim")
 """The paper's Table 2 and Figure 3."""
+MOST_PARTS = 10
+"""Parts of the training images that an epoch may be one of, where whole ones do not come to the passes asked for."""
 ASKED = "asked.json"
 """File that says what a comparison was asked for."""
 
@@ -146,6 +148,22 @@ def compare(
     return found, folder
 
 
+def epochs_within(passes: float, cost: int, parts: int | None = None) -> tuple[int, int]:
+    """Return epochs, and the parts of the training images that each is one of, which come to `passes` for an image.
+
+    Whole epochs where they come within a twentieth of it; else the fewest parts that do, or the ones that come nearest.
+
+    Args:
+        passes: wanted for each training image.
+        cost: passes for an image in a whole epoch.
+        parts: the parts that the user asked for; None leaves them free.
+    """
+    exact = passes / cost
+    plans = [(max(1, round(exact * n)), n) for n in ([parts] if parts else range(1, MOST_PARTS + 1))]
+    near = [(epochs, n) for epochs, n in plans if abs(epochs / n / exact - 1) <= 0.05]
+    return near[0] if near else min(plans, key=lambda plan: abs(plan[0] / plan[1] - exact))
+
+
 def passes_per_image(settings: FitSettings) -> int:
     """Return the passes that one training image costs in an epoch, forward and backward, crafting included."""
     sources = default_sources(settings) or ()
@@ -198,9 +216,11 @@ def _train(
         return
     shutil.rmtree(run.path, ignore_errors=True)  # a run that was killed before its first checkpoint
     if settings.passes is not None:
-        epochs = max(1, round(settings.passes / passes_per_image(alone)))
-        narrator.note(f"{counted(epochs, 'epoch')}, at {passes_per_image(alone)} passes for an image each")
-        alone = replace(alone, epochs=epochs)
+        cost = passes_per_image(alone)
+        epochs, parts = epochs_within(settings.passes, cost, alone.epoch_parts)
+        share = f" (each 1/{parts} of the training images)" if parts > 1 else ""
+        narrator.note(f"{counted(epochs, 'epoch')}{share}, at {cost} passes for an image of a whole one")
+        alone = replace(alone, epochs=epochs, epoch_parts=parts)
     fit(
         alone,
         out=run.path,

@@ -16,7 +16,7 @@ from harden.report.comparison import Comparison
 from harden.workflows import compare as compare_module
 from harden.workflows import job as job_module
 from harden.workflows import surrogate_training
-from harden.workflows.compare import CompareSettings, compare, passes_per_image
+from harden.workflows.compare import CompareSettings, compare, epochs_within, passes_per_image
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
 from harden.workflows.surrogate_training import Effort
@@ -178,6 +178,24 @@ def test_equal_passes_are_more_epochs_for_what_costs_less(workshop: Workshop, tm
     assert (len(nt.epochs), len(sat.epochs)) == (6, 2)
     assert nt.passes == sat.passes
     assert found.basis == "12 passes for each training image"
+
+
+@pytest.mark.parametrize(
+    ("passes", "cost", "parts", "expected"),
+    [
+        (12, 6, None, (2, 1)),
+        (120, 44, None, (8, 3)),  # 2.73 epochs: 3 would be a tenth too many
+        (9, 6, None, (3, 2)),
+        (9, 44, None, (1, 5)),  # a fifth of an epoch, not the whole one that would be five times as much
+        (1, 44, None, (1, 10)),
+        (9, 6, 4, (6, 4)),  # the user's own parts
+        (12, 44, 1, (1, 1)),
+    ],
+)
+def test_passes_are_kept_to_by_parts_of_an_epoch(
+    passes: float, cost: int, parts: int | None, expected: tuple[int, int]
+) -> None:
+    assert epochs_within(passes, cost, parts) == expected
 
 
 @pytest.mark.parametrize(
