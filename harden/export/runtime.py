@@ -26,6 +26,8 @@ class OnnxScorer:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # By itself it takes a thread for each core of the machine, and they wait for each other where there are fewer.
+        options.intra_op_num_threads = torch.get_num_threads()
         wanted = ["CUDAExecutionProvider"] if torch.cuda.is_available() else []
         try:
             self._session = onnxruntime.InferenceSession(
