@@ -6,6 +6,8 @@ from harden.adaptation.discriminator import (
     default_hidden,
     domain_accuracy,
     domain_loss,
+    outgrows,
+    separate_weights,
 )
 from harden.adaptation.grl import reverse_gradient
 from harden.adaptation.margin import ClassCentres
@@ -19,5 +21,7 @@ __all__ = [
     "domain_accuracy",
     "domain_loss",
     "mmd",
+    "outgrows",
     "reverse_gradient",
+    "separate_weights",
 ]

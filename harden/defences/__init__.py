@@ -21,12 +21,14 @@ class DefenceSettings:
     Attributes:
         beta, gamma: strength of the reversed gradient in feature and in logit space.
         classwise: class-wise discriminators, or a single one.
+        shared_trunk: whether class-wise ones share their first layer; None: where they would outgrow the network.
         grl_warmup: share of training over which beta and gamma rise from 0.
     """
 
     beta: float = 1.0
     gamma: float = 0.0
     classwise: bool = True
+    shared_trunk: bool | None = None
     grl_warmup: float = 0.1
 
 
@@ -36,6 +38,7 @@ def _adv4adv(context: DefenceContext, settings: DefenceSettings, *, clean_loss: 
         beta=settings.beta,
         gamma=settings.gamma,
         classwise=settings.classwise,
+        shared_trunk=settings.shared_trunk,
         warmup=settings.grl_warmup,
         clean_loss=clean_loss,
     )

@@ -10,6 +10,7 @@ from harden.adaptation import (
     default_hidden,
     domain_accuracy,
     domain_loss,
+    outgrows,
     reverse_gradient,
 )
 from harden.defences.protocol import (
@@ -32,10 +33,13 @@ class Adv4Adv(Defence):
     gamma act only where the gradient is reversed.
 
     Args:
-        context: K, the feature width, the number of source attacks and the generator of the discriminators' weights.
+        context: K, the feature width, the size of the network, the number of source attacks and the generator of the
+            discriminators' weights.
         beta: strength of the reversed gradient of the feature discriminators; 0 leaves them out.
         gamma: the same for the logit discriminators.
         classwise: one discriminator per class, or a single one for all (the paper's ablation).
+        shared_trunk: whether the discriminators of all classes have the first layer in common; None: where separate
+            ones would outgrow the network (`outgrows`), a deviation from the paper that has at most a hundred classes.
         warmup: share of training over which beta and gamma rise linearly from 0.
         clean_loss: whether CE(clean) is part of the loss; Adv-4-Adv* leaves it out.
     """
@@ -47,6 +51,7 @@ class Adv4Adv(Defence):
         beta: float,
         gamma: float,
         classwise: bool,
+        shared_trunk: bool | None,
         warmup: float,
         clean_loss: bool,
     ) -> None:
@@ -56,17 +61,18 @@ class Adv4Adv(Defence):
         self.warmup = warmup
         self.clean_loss = clean_loss
         self.uses_features = beta > 0
-        self._limit = context.feature_limit
         self._progress = 1.0
         self._strength = 1.0
         groups = context.classes if classwise else 1
 
         def discriminators(width: int) -> ClasswiseDiscriminators:
+            shared = outgrows(width, groups, context.network) if shared_trunk is None else shared_trunk
             return ClasswiseDiscriminators(
                 classes=groups,
                 in_features=width,
-                hidden=default_hidden(width, groups),
+                hidden=default_hidden(width),
                 domains=1 + context.sources,
+                shared_trunk=shared,
                 generator=context.generator,
             )
 
@@ -111,7 +117,7 @@ class Adv4Adv(Defence):
         for space, discriminators, strength, values in spaces:
             if discriminators is None:
                 continue
-            reversed_values = reverse_gradient(as_representation(values, limit=self._limit), strength * self.reversal)
+            reversed_values = reverse_gradient(as_representation(values), strength * self.reversal)
             guesses = discriminators(reversed_values, everyone)
             bce = domain_loss(guesses, domains)
             loss = loss + bce

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harden.models.tap import MAX_FEATURES, Tap
+from harden.models.tap import Tap
 
 Craft = Callable[[nn.Module, Tensor, Tensor | None], tuple[Tensor, ...]]
 """Makes adversarial images, (N, C, H, W) for each source attack, from a network, clean images in [0, 1] and labels.
@@ -27,7 +27,7 @@ class DefenceContext:
         classes: K.
         feature_width: of the flattened representation at the split; 0 where nothing is tapped.
         generator: of initial weights.
-        feature_limit: widest representation, above which features are pooled; `feature_width` keeps to it.
+        network: parameters of the network, which separate discriminators should not outgrow.
         sources: number of source attacks, each of which makes an adversarial domain.
         statics: other networks to craft on, from images in [0, 1] to scores of the same classes.
     """
@@ -35,7 +35,7 @@ class DefenceContext:
     classes: int
     feature_width: int
     generator: torch.Generator
-    feature_limit: int = MAX_FEATURES
+    network: int = 0
     sources: int = 1
     statics: tuple[nn.Module, ...] = ()
 

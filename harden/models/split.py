@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harden.errors import ModelError
 from harden.models.classifier import Classifier
-from harden.models.tap import as_representation, first_tensor, widest_representation
+from harden.models.tap import as_representation, first_tensor
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -58,13 +58,12 @@ def split_points(classifier: Classifier) -> tuple[SplitPoint, ...]:
     """
     calls = [call for call in _trace(classifier) if call.name and not isinstance(call.module, _DROPOUT)]
     head = _head_index(calls, len(classifier.classes))
-    limit = widest_representation(len(classifier.classes))
     return tuple(
         SplitPoint(
             layer=call.name,
             kind=type(call.module).__name__,
             shape=tuple(call.output.shape[1:]),
-            width=as_representation(call.output, limit=limit).shape[1],
+            width=as_representation(call.output).shape[1],
             head=i >= head,
         )
         for i, call in enumerate(calls)

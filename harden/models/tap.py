@@ -24,10 +24,6 @@ from harden.registry import did_you_mean
 
 MAX_FEATURES = 16_384
 """Widest representation that discriminators are given; larger feature maps are pooled (see `as_representation`)."""
-MAX_WEIGHTS = 2**26
-"""Most weights of all discriminators' first layers together: 256 MiB, and three times that with Adam."""
-NARROWEST_HIDDEN = 50
-"""Fewest units of that layer (the paper's logit discriminators have 50)."""
 
 
 class Tap:
@@ -120,27 +116,22 @@ def first_tensor(output: object) -> Tensor | None:
     return None
 
 
-def widest_representation(discriminators: int) -> int:
-    """Return how many features each of a number of discriminators may be given, so that `MAX_WEIGHTS` is kept."""
-    return min(MAX_FEATURES, max(1, MAX_WEIGHTS // (NARROWEST_HIDDEN * discriminators)))
-
-
-def as_representation(features: Tensor, *, limit: int = MAX_FEATURES) -> Tensor:
-    """Return features as (N, D) with D <= `limit` where pooling can do it.
+def as_representation(features: Tensor) -> Tensor:
+    """Return features as (N, D) with D <= `MAX_FEATURES` where pooling can do it.
 
     - (N, D) stays as it is.
-    - (N, C, H, W) is flattened if C * H * W <= limit, else first average-pooled to the largest s x s (s <= H, W) that
-      fits; C itself is never cut. Maps with their channels last (N, H, W, C), as Swin has them, are turned first; they
-      are recognised by H = W and C > H.
-    - (N, T, D) tokens are flattened if T * D <= limit, else averaged over T.
+    - (N, C, H, W) is flattened if C * H * W <= MAX_FEATURES, else first average-pooled to the largest s x s
+      (s <= H, W) that fits; C itself is never cut. Maps with their channels last (N, H, W, C), as Swin has them, are
+      turned first; they are recognised by H = W and C > H.
+    - (N, T, D) tokens are flattened if T * D <= MAX_FEATURES, else averaged over T.
     - anything else is flattened.
     """
-    if features.ndim == 4 and features[0].numel() > limit:
+    if features.ndim == 4 and features[0].numel() > MAX_FEATURES:
         if features.shape[1] == features.shape[2] < features.shape[3]:
             features = features.permute(0, 3, 1, 2)
-        side = max(1, int((limit / features.shape[1]) ** 0.5))
+        side = max(1, int((MAX_FEATURES / features.shape[1]) ** 0.5))
         size = (min(side, features.shape[2]), min(side, features.shape[3]))
         features = F.adaptive_avg_pool2d(features, size)
-    elif features.ndim == 3 and features[0].numel() > limit:
+    elif features.ndim == 3 and features[0].numel() > MAX_FEATURES:
         features = features.mean(dim=1)
     return features.flatten(1)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 import torch
 
+from harden.adaptation import separate_weights
 from harden.attacks import attack_names, frozen
 from harden.defences import (
     DEFENCES,
@@ -17,10 +18,10 @@ from harden.defences import (
     DefenceContext,
     DefenceSettings,
 )
-from harden.errors import RunFolderError
+from harden.errors import RunFolderError, UsageError
 from harden.files import write_whole
 from harden.models.head import all_but
-from harden.models.tap import Tap, as_representation, widest_representation
+from harden.models.tap import Tap, as_representation
 from harden.randomness import stream
 from harden.training.crafting import cost_of
 from harden.training.history import EpochRecord, History
@@ -42,27 +43,43 @@ from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, as_recipe
 from harden.workflows.tracking import Tracking
 
+MOST_WEIGHTS = 2**27
+"""Of separate discriminators that somebody asks for: half a GiB, and three times that to train them."""
+
 
 def build_defence(job: Job) -> tuple[Defence, str | None]:
-    """Build the defence for the split, and return the layer that it taps."""
+    """Build the defence for the split, and return the layer that it taps.
+
+    Raises:
+        UsageError: the discriminators asked for would be huge.
+    """
     settings, classifier = job.settings, job.classifier
     layer = settings.split if settings.method in FEATURE_DEFENCES and settings.beta > 0 else None
-    discriminators = len(classifier.classes) if settings.classwise else 1
-    limit, width = widest_representation(discriminators), 0
+    width = 0
     if layer is not None:
         with frozen(classifier), Tap(classifier, layer) as tapped, torch.no_grad():
             features, _ = tapped(torch.full((2, *classifier.input_size), 0.5, device=classifier.device))
-        width = as_representation(features, limit=limit).shape[1]
+        width = as_representation(features).shape[1]
     context = DefenceContext(
         classes=len(classifier.classes),
         feature_width=width,
         generator=stream(settings.seed, "discriminators"),
-        feature_limit=limit,
+        network=sum(p.numel() for p in classifier.parameters()),
         sources=len(job.source_attacks),
         statics=job.statics,
     )
+    if settings.shared_trunk is False and separate_weights(width, context.classes) > MOST_WEIGHTS:
+        raise UsageError(
+            f"separate discriminators for {context.classes:,} classes on {width:,} features would have "
+            f"{separate_weights(width, context.classes):,} weights",
+            hint="leave shared_trunk out, or choose a --split with fewer features",
+        )
     knobs = DefenceSettings(
-        beta=settings.beta, gamma=settings.gamma, classwise=settings.classwise, grl_warmup=settings.grl_warmup
+        beta=settings.beta,
+        gamma=settings.gamma,
+        classwise=settings.classwise,
+        shared_trunk=settings.shared_trunk,
+        grl_warmup=settings.grl_warmup,
     )
     return DEFENCES[settings.method](context, knobs), layer
 

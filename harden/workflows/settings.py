@@ -28,6 +28,8 @@ class FitSettings:
         eps: l_inf radius on the [0, 1] scale; None: 0.1 for gray images up to 32 pixels (as in the paper), else 4/255.
         beta, gamma: strength of the reversed gradient in feature and in logit space.
         classwise: class-wise discriminators, or a single one.
+        shared_trunk: whether class-wise discriminators share their first layer; None: where they would outgrow the
+            network.
         split: the layer whose output the feature discriminators see; None: see `default_split`.
         grl_warmup, lr_warmup, eps_ramp: shares of training over which beta and gamma, the learning rate and eps rise.
         epochs: passes over the training images, or parts of one; None: 20, or what fits into `budget`.
@@ -67,6 +69,7 @@ class FitSettings:
     beta: float = 1.0
     gamma: float = 0.0
     classwise: bool = True
+    shared_trunk: bool | None = None
     split: str | None = None
     grl_warmup: float = 0.1
     lr_warmup: float = 0.05

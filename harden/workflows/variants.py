@@ -36,6 +36,7 @@ SETTINGS = (
     "lr",
     "lr_warmup",
     "on_collapse",
+    "shared_trunk",
     "split",
     "weight_decay",
 )

@@ -8,16 +8,23 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harden.adaptation import ClasswiseDiscriminators, default_hidden, domain_accuracy, domain_loss
-from harden.models.tap import MAX_WEIGHTS, widest_representation
+from harden.adaptation import (
+    ClasswiseDiscriminators,
+    default_hidden,
+    domain_accuracy,
+    domain_loss,
+    outgrows,
+    separate_weights,
+)
 
 
-def make(classes=4, in_features=5, hidden=(7, 3), domains=2, seed=0, double=True):
+def make(classes=4, in_features=5, hidden=(7, 3), domains=2, seed=0, double=True, shared_trunk=False):
     made = ClasswiseDiscriminators(
         classes=classes,
         in_features=in_features,
         hidden=hidden,
         domains=domains,
+        shared_trunk=shared_trunk,
         generator=torch.Generator().manual_seed(seed),
     )
     return made.double() if double else made
@@ -31,7 +38,8 @@ def twin(discriminators, values, labels):
         hidden = value
         layers = list(zip(discriminators.weights, discriminators.biases, strict=True))
         for i, (weight, bias) in enumerate(layers):
-            hidden = hidden @ weight[k] + bias[k, 0]
+            own = 0 if len(weight) == 1 else k
+            hidden = hidden @ weight[own] + bias[own, 0]
             if i < len(layers) - 1:
                 hidden = hidden.clamp_min(0)
         rows.append(hidden)
@@ -50,11 +58,14 @@ def gradients(outputs, cotangent, values, discriminators):
     n=st.integers(1, 17),
     domains=st.sampled_from([2, 3]),
     hidden=st.sampled_from([(), (4,), (6, 3)]),
+    shared=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_values_and_all_gradients_are_those_of_a_loop_over_samples(classes, n, domains, hidden, seed):
+def test_values_and_all_gradients_are_those_of_a_loop_over_samples(classes, n, domains, hidden, shared, seed):
     g = torch.Generator().manual_seed(seed)
-    discriminators = make(classes=classes, domains=domains, hidden=hidden, seed=seed)
+    shared = shared and len(hidden) > 0
+    discriminators = make(classes=classes, domains=domains, hidden=hidden, seed=seed, shared_trunk=shared)
+    assert len(discriminators.weights[0]) == (1 if shared else classes)
     values = torch.randn(n, 5, generator=g, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(max(classes, 2), (n,), generator=g)  # with one discriminator, labels stay what they are
     fast, slow = discriminators(values, labels), twin(discriminators, values, labels)
@@ -180,12 +191,37 @@ def test_hidden_widths_follow_the_paper(width, hidden):
     assert default_hidden(width) == hidden
 
 
-@pytest.mark.parametrize("classes", [1, 2, 10, 100, 1000, 21_843])
-@pytest.mark.parametrize("width", [10, 512, 12_288, 16_384])
-def test_their_first_layers_keep_to_a_bounded_size(classes, width):
-    width = min(width, widest_representation(classes))
-    assert classes * width * default_hidden(width, classes)[0] <= MAX_WEIGHTS
-    assert default_hidden(width, classes)[0] >= 50
+@pytest.mark.parametrize(
+    ("width", "classes", "network", "shared"),
+    [
+        (1568, 10, 166_000, False),  # the Fashion-MNIST network: as large as the network, and no larger than is allowed
+        (4096, 10, 272_000, False),  # a ResNet-20
+        (4096, 100, 278_000, True),
+        (2048, 100, 23_700_000, True),  # a ResNet-50 at 2,048 features: 26 million
+        (2048, 100, 30_000_000, False),
+        (2048, 1000, 25_600_000, True),
+        (512, 100, 11_000_000, False),
+    ],
+)
+def test_a_trunk_is_shared_where_separate_ones_would_outgrow_the_network(width, classes, network, shared):
+    assert outgrows(width, classes, network) == shared
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_rule_counts_the_weights_that_there_are(shared):
+    made = make(classes=6, in_features=800, hidden=default_hidden(800), shared_trunk=shared)
+    assert made.weights[0].numel() == separate_weights(800, 1 if shared else 6)
+
+
+def test_with_a_shared_trunk_the_other_layers_are_still_those_of_the_class():
+    discriminators = make(shared_trunk=True)
+    values, labels = torch.randn(4, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+    discriminators(values, labels).sum().backward()
+    assert (discriminators.biases[-1].grad.flatten() == 1).all()
+    before = discriminators(values, labels).detach()
+    with torch.no_grad():
+        discriminators.biases[-1][1] += 1
+    torch.testing.assert_close(discriminators(values, labels).detach() - before, torch.tensor([0.0, 1, 0, 0]).double())
 
 
 def test_they_can_learn_to_tell_two_domains_apart():
