@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from harden.attacks import CRAFTERS, craft
+from harden.defences import Craft
 from harden.errors import HardenError, ModelError
 from harden.export.parity import compare
 from harden.export.runtime import OnnxScorer
@@ -45,7 +46,7 @@ from harden.workflows.hardening import build_defence
 from harden.workflows.settings import FitSettings
 
 SIZES = (64, 96, 128, 224)
-STEPS, IMAGES, CLASSES, EPS = 12, 6, 3, 4 / 255
+STEPS, IMAGES, CLASSES, EPS = 8, 3, 3, 4 / 255
 RATES = (3e-3, 3e-4)
 """Learning rates of Adam; the second is tried where the first does not lower the loss."""
 TABLE = Path(__file__).with_name("zoo.md")
@@ -141,7 +142,7 @@ def harden_a_little(classifier: Classifier, layer: str, rate: float) -> tuple[fl
         for step in range(STEPS):
             classifier.train()
             defence.set_progress(1.0)
-            result = defence.step_loss(tapped, images, labels, craft_now, noise)
+            result = defence.step_loss(tapped, images, labels, Craft(craft_now), noise)
             optimizer.zero_grad(set_to_none=True)
             result.loss.backward()  # type: ignore[no-untyped-call]
             if step == 0:

@@ -17,7 +17,16 @@ from harden.attacks.oracle import Passes, input_gradient, judge
 from harden.attacks.pgd import PGD
 from harden.attacks.protocol import Attack, GradientAttack
 from harden.attacks.rfgsm import RFGSM, RandomStep
-from harden.attacks.run import Examples, check_images, craft, frozen, run_attack
+from harden.attacks.run import (
+    Examples,
+    check_images,
+    craft,
+    finish,
+    frozen,
+    quick_input_gradients,
+    run_attack,
+    sees_one_gradient,
+)
 from harden.attacks.square import Square
 from harden.attacks.transfer import Transfer
 from harden.registry import lookup
@@ -153,8 +162,11 @@ __all__ = [
     "attack_names",
     "check_images",
     "craft",
+    "finish",
     "frozen",
     "input_gradient",
     "judge",
+    "quick_input_gradients",
     "run_attack",
+    "sees_one_gradient",
 ]

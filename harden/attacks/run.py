@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harden.attacks.norms import Ball
+from harden.attacks.objectives import Objective
 from harden.attacks.oracle import Oracle, Passes, input_gradient
 from harden.attacks.protocol import Attack, GradientAttack
 from harden.errors import DataError
@@ -49,11 +50,10 @@ def frozen(module: nn.Module) -> Iterator[None]:
         m.training = False
     for p in trainable:
         p.requires_grad_(False)
-    changed = by_columns(module)
     try:
-        yield
+        with quick_input_gradients(module):
+            yield
     finally:
-        by_library(changed)
         for m in training:
             m.training = True
         for p in trainable:
@@ -112,6 +112,36 @@ def craft(
             labels = answer.scores.argmax(dim=1) if labels is None else labels
             points = ball.project(attack.step(clean, points, answer.gradient, memory))
     return points.detach()
+
+
+def sees_one_gradient(attack: GradientAttack) -> bool:
+    """Return whether all that an attack asks a model for is the gradient of the cross-entropy at the clean images."""
+    single = attack.starts_clean and not attack.remembers and attack.steps == 1
+    return single and attack.objective is Objective.CROSS_ENTROPY
+
+
+def finish(attack: GradientAttack, images: Tensor, gradient: Tensor) -> Tensor:
+    """Return the examples (N, C, H, W) that `craft` makes, where the gradient is known already.
+
+    Args:
+        attack: one that `sees_one_gradient`.
+        images: (N, C, H, W) float in [0, 1].
+        gradient: (N, C, H, W) of the cross-entropy at the images; its length must not matter to the attack.
+    """
+    clean = images.detach()
+    _, memory = attack.begin(clean, torch.Generator(device=clean.device))
+    ball = Ball.around(clean, attack.eps if attack.stays_in_ball else 1.0, attack.norm)
+    return ball.project(attack.step(clean, clean, torch.nan_to_num(gradient), memory)).detach()
+
+
+@contextmanager
+def quick_input_gradients(module: nn.Module) -> Iterator[None]:
+    """Let gradients to the images of passes begun meanwhile be computed the quick way (`by_columns`)."""
+    changed = by_columns(module)
+    try:
+        yield
+    finally:
+        by_library(changed)
 
 
 def run_attack(

@@ -97,16 +97,15 @@ class Adv4Adv(Defence):
         Raises:
             ModelError: nothing before the split can be trained.
         """
-        adversarial = craft(tapped.classifier, clean, labels)
-        features, logits = clean_and_adversarial(tapped, clean, adversarial)
-        if self.on_features is not None and logits.requires_grad and not features.requires_grad:
+        passed = clean_and_adversarial(tapped, clean, labels, craft)
+        features, logits, sources = passed.features, passed.logits, passed.sources
+        if self.on_features is not None and logits.requires_grad and not passed.trains_features:
             raise ModelError(
                 f"everything up to layer {tapped.layer!r} is frozen, so the feature discriminators could train nothing",
                 hint="choose a later --split, freeze less, or set --beta 0",
             )
         ce_clean, ce_adv, scalars = cross_entropies(logits, labels)
         loss = ce_clean + ce_adv if self.clean_loss else ce_adv
-        sources = len(adversarial)
         everyone = labels.repeat(1 + sources)
         # The clean domain is the last one: 1 where there are two, as in the paper.
         domains = torch.arange(1 + sources, device=labels.device).roll(1).repeat_interleave(len(labels))
@@ -123,4 +122,4 @@ class Adv4Adv(Defence):
             loss = loss + bce
             scalars[f"bce_{space}"] = bce.detach()
             scalars[f"domain_accuracy_{space}"] = domain_accuracy(guesses.detach(), domains)
-        return StepLoss(loss, scalars)
+        return StepLoss(loss, scalars, passed.backwards)

@@ -31,17 +31,17 @@ class ATDA(Defence):
         self, tapped: Tap, clean: Tensor, labels: Tensor, craft: Craft, generator: torch.Generator
     ) -> StepLoss:
         """Return the loss; in training mode the class centres then follow the logits."""
-        adversarial = craft(tapped.classifier, clean, None)
-        _, logits = clean_and_adversarial(tapped, clean, adversarial)
+        passed = clean_and_adversarial(tapped, clean, None, craft)
+        logits = passed.logits
         ce_clean, ce_adv, scalars = cross_entropies(logits, labels)
-        of_clean, *of_adversarial = logits.chunk(1 + len(adversarial))
+        of_clean, *of_adversarial = logits.chunk(1 + passed.sources)
         terms = {
             "coral": torch.stack([coral(of_clean, values) for values in of_adversarial]).mean(),
             "mmd": torch.stack([mmd(of_clean, values) for values in of_adversarial]).mean(),
         }
-        everyone = labels.repeat(1 + len(adversarial))
+        everyone = labels.repeat(1 + passed.sources)
         terms["margin"] = self.centres.loss(logits, everyone)
         if self.training:
             self.centres.follow(logits, everyone)
         loss = ce_clean + ce_adv + WEIGHT * (terms["coral"] + terms["mmd"] + terms["margin"])
-        return StepLoss(loss, {**scalars, **{name: value.detach() for name, value in terms.items()}})
+        return StepLoss(loss, {**scalars, **{name: value.detach() for name, value in terms.items()}}, passed.backwards)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from harden.defences.protocol import Craft, Defence, StepLoss, clean_and_adversarial, cross_entropies
+from harden.defences.protocol import Craft, Defence, StepLoss, cross_entropies
 from harden.models.tap import Tap
 
 
@@ -32,6 +32,6 @@ class EAT(Defence):
         """Return CE(clean) + the mean of CE over the sets of adversarial images."""
         networks = (tapped.classifier, *self._statics)
         adversarial = [examples for network in networks for examples in craft(network, clean, labels)]
-        _, logits = clean_and_adversarial(tapped, clean, adversarial)
+        _, logits = tapped(torch.cat([clean, *adversarial]))
         ce_clean, ce_adv, scalars = cross_entropies(logits, labels)
         return StepLoss(ce_clean + ce_adv, scalars)

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harden.attacks import quick_input_gradients
 from harden.models.tap import Tap
 
-Craft = Callable[[nn.Module, Tensor, Tensor | None], tuple[Tensor, ...]]
+Make = Callable[[nn.Module, Tensor, Tensor | None], tuple[Tensor, ...]]
 """Makes adversarial images, (N, C, H, W) for each source attack, from a network, clean images in [0, 1] and labels.
 
 Without labels (N,) they are the network's own predictions.
 """
+
+
+@dataclass(frozen=True, eq=False)
+class Craft:
+    """The source attacks, on the batch of a step.
+
+    Attributes:
+        make: crafts.
+        finish: makes the same examples of the network in training from the gradient (N, C, H, W) of the cross-entropy
+            at the clean images, which the pass that trains on them can give as well. None where it cannot: the attack
+            begins elsewhere or takes more steps, or the network is another function in training than in eval mode.
+    """
+
+    make: Make
+    finish: Callable[[Tensor, Tensor], tuple[Tensor, ...]] | None = None
+
+    def __call__(self, model: nn.Module, clean: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+        """Craft, with passes of its own."""
+        return self.make(model, clean, labels)
 
 
 @dataclass(frozen=True)
@@ -42,10 +62,17 @@ class DefenceContext:
 
 @dataclass(frozen=True, eq=False)
 class StepLoss:
-    """The loss to minimise (scalar with a graph), and detached scalar tensors to log."""
+    """What became of one batch.
+
+    Attributes:
+        loss: to minimise (scalar with a graph); gradients of a part of it may be in `.grad` already.
+        scalars: detached scalar tensors to log.
+        backwards: backward passes, in images, besides the ones through all that the tap has seen.
+    """
 
     loss: Tensor
     scalars: Mapping[str, Tensor]
+    backwards: int = 0
 
 
 class Defence(nn.Module, ABC):
@@ -67,7 +94,7 @@ class Defence(nn.Module, ABC):
     def step_loss(
         self, tapped: Tap, clean: Tensor, labels: Tensor, craft: Craft, generator: torch.Generator
     ) -> StepLoss:
-        """Return the loss of one batch.
+        """Return the loss of one batch; the caller zeroes the gradients before, and calls backward after.
 
         Args:
             tapped: one training-mode forward of images gives (features, logits); `tapped.classifier` is the bare model.
@@ -78,17 +105,53 @@ class Defence(nn.Module, ABC):
         """
 
 
-def clean_and_adversarial(tapped: Tap, clean: Tensor, adversarial: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return features (N + MN, ...) and logits (N + MN, K) of all images, clean first, from one forward pass.
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """What clean and adversarial images gave, clean first.
 
-    One pass keeps BatchNorm's statistics those of the mixture that the network is trained on.
+    Attributes:
+        features: (N + MN, ...) at the tap.
+        logits: (N + MN, K).
+        sources: M.
+        trains_features: whether anything before the tap is trained.
+        backwards: backward passes, in images, that crafting took out of the clean pass.
+    """
+
+    features: Tensor
+    logits: Tensor
+    sources: int
+    trains_features: bool
+    backwards: int = 0
+
+
+def clean_and_adversarial(tapped: Tap, clean: Tensor, labels: Tensor | None, craft: Craft) -> Passed:
+    """Craft, and pass clean and adversarial images through the network: 3F+1b and later 2B, or 2F+1b where shared.
+
+    They take one pass together, which keeps BatchNorm's statistics those of the mixture that the network is trained on.
+    Where the crafting sees the same function (`Craft.finish`) there are no such statistics, and the examples come from
+    the clean images' own pass.
 
     Args:
         tapped: the network.
         clean: (N, C, H, W).
-        adversarial: M batches of as many.
+        labels: (N,) to craft with; None: the network's predictions.
+        craft: the source attacks.
     """
-    return tapped(torch.cat([clean, *adversarial]))
+    if craft.finish is None:
+        adversarial = craft(tapped.classifier, clean, labels)
+        features, logits = tapped(torch.cat([clean, *adversarial]))
+        return Passed(features, logits, len(adversarial), features.requires_grad)
+    images = clean.detach().requires_grad_(True)
+    with quick_input_gradients(tapped.classifier):
+        features, logits = tapped(images)
+    truth = logits.detach().argmax(dim=1) if labels is None else labels
+    total = F.cross_entropy(logits, truth, reduction="sum")  # a mean's gradient might underflow
+    (gradient,) = torch.autograd.grad(total, images, retain_graph=True)
+    adversarial = craft.finish(clean, gradient)
+    more, of_more = tapped(torch.cat(adversarial))
+    return Passed(
+        torch.cat([features, more]), torch.cat([logits, of_more]), len(adversarial), more.requires_grad, len(clean)
+    )
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

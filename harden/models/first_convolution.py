@@ -19,7 +19,7 @@ _FEW = 4
 def by_columns(module: nn.Module) -> list[nn.Conv2d]:
     """Let the first convolutions in a module return the gradient to their input by columns; return those changed.
 
-    The weights must need no gradients meanwhile. `by_library` undoes it.
+    `by_library` undoes it. Results are the same bit for bit, and gradients to the weights are the library's.
     """
     found = [m for m in module.modules() if type(m) is nn.Conv2d and _faster(m)]
     for m in found:
@@ -42,9 +42,12 @@ def _faster(m: nn.Conv2d) -> bool:
 
 def _convolve(m: nn.Conv2d, images: Tensor) -> Tensor:
     plain = images.device.type != "cpu" or images.dtype != torch.float32 or images.ndim != 4
-    if plain or m.weight.requires_grad or not images.requires_grad:
+    if plain or not images.requires_grad:
         return nn.Conv2d.forward(m, images)
-    result: Tensor = _ByColumns.apply(images, m.weight, m.bias, m)  # type: ignore[no-untyped-call]
+    weight, bias = m.weight.detach(), m.bias.detach() if m.bias is not None else None
+    result: Tensor = _ByColumns.apply(images, weight, bias, m)  # type: ignore[no-untyped-call]
+    if m.weight.requires_grad:
+        result = result + _OfWeights.apply(m.weight, m.bias, images.detach(), result.detach(), m)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -64,3 +67,27 @@ class _ByColumns(torch.autograd.Function):
         rows = slope.permute(0, 2, 3, 1).flatten(1, 2)
         columns = (rows @ weight.flatten(1)).transpose(1, 2)
         return F.fold(columns, ctx.size, m.kernel_size, m.dilation, m.padding, m.stride), None, None, None
+
+
+class _OfWeights(torch.autograd.Function):
+    """Zeros whose gradients to weights and bias are those of the convolution.
+
+    A node of its own: autograd then computes the gradient to the images and that to the weights each only where it is
+    asked for, which one node of Python would not know.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, images: Tensor, result: Tensor, m: nn.Conv2d) -> Tensor:
+        ctx.save_for_backward(weight, images)
+        ctx.layer, ctx.biased = m, bias is not None
+        return result.new_zeros(()).expand_as(result)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        weight, images = ctx.saved_tensors
+        m: nn.Conv2d = ctx.layer
+        sizes, wanted = [m.out_channels] if ctx.biased else None, [False, True, ctx.biased]
+        _, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            slope, images, weight, sizes, m.stride, m.padding, m.dilation, False, [0, 0], m.groups, wanted
+        )
+        return of_weight, of_bias, None, None, None

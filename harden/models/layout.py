@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harden.models.classifier import Classifier
+from harden.models.modes import try_both_modes
 from harden.randomness import stream
 
 _AGREE = 1e-3
@@ -44,27 +45,12 @@ def laid_out(images: Tensor, module: object) -> Tensor:
 def _answers(classifier: Classifier, images: Tensor) -> Tensor | None:
     """Return the scores (2, K) in eval mode; None where a forward pass fails in eval or in training mode.
 
-    In training mode the scores say nothing: dropout follows the order in memory. All else stays as it was.
+    In training mode the scores say nothing: dropout follows the order in memory.
     """
-    modes = [(part, part.training) for part in classifier.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in classifier.buffers()]
-    devices = [images.device] if images.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices):
-            classifier.eval()
-            with torch.no_grad():
-                scores: Tensor = classifier(images)
-            classifier.train()
-            classifier(images)
-            return scores
+        return try_both_modes(classifier, images).resting
     except Exception:  # whatever the user's forward raises
         return None
-    finally:
-        for part, training in modes:
-            part.training = training
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
 
 
 def _agree(before: Tensor, after: Tensor) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harden.attacks import CRAFTERS, GradientAttack, craft
+from harden.attacks import CRAFTERS, GradientAttack, craft, finish, sees_one_gradient
 from harden.defences import Craft
 from harden.models.classifier import Classifier
 from harden.training.augment import Placement
@@ -79,30 +79,39 @@ class Crafting:
         model: the network in training, on the device where it stays; the memory is of perturbations found on it.
         sources: what crafts.
         shape: (N, C, H, W) of the training images.
+        same_function: whether the network in training is the function that it is in eval mode.
 
     Attributes:
         memory: the last perturbations; None where no source attack goes on from them.
         passes: images passed through networks so far, forward and backward counted each; the owner may set it.
     """
 
-    def __init__(self, model: Classifier, sources: Sources, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, model: Classifier, sources: Sources, shape: tuple[int, ...], *, same_function: bool = False
+    ) -> None:
         remembers = any(CRAFTERS[name](0.0).remembers for name in sources.now)
         self._model = model
         self._sources = sources
+        self._same_function = same_function
         self.memory = Perturbations(shape, model.device) if remembers else None
         self.passes = 0
 
     def of(self, batch: Batch, eps: float) -> Craft:
         """Return what crafts for a batch, at eps on the [0, 1] scale, on the network in training or on others."""
+        sources = [CRAFTERS[name](eps) for name in self._sources.now]
 
-        def craft_now(model: nn.Module, clean: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
-            attacks = [CRAFTERS[name](eps) for name in self._sources.now]
+        def make(model: nn.Module, clean: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+            attacks = sources
             if model is not self._model:
-                attacks = [CRAFTERS["fgsm"](eps) if attack.remembers else attack for attack in attacks]
+                attacks = [CRAFTERS["fgsm"](eps) if attack.remembers else attack for attack in sources]
             self.passes += len(clean) * sum(passes_of(attack, labelled=labels is not None) for attack in attacks)
             return tuple(self._examples(attack, model, clean, labels, batch) for attack in attacks)
 
-        return craft_now
+        def from_gradient(clean: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
+            return tuple(finish(attack, clean, gradient) for attack in sources)
+
+        shared = self._same_function and all(sees_one_gradient(attack) for attack in sources)
+        return Craft(make, from_gradient if shared else None)
 
     def forget(self) -> None:
         """The network is another one: what was found on it before is gone."""

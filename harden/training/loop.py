@@ -22,6 +22,7 @@ from harden.errors import Interrupted, TrainingError
 from harden.memory import is_out_of_memory, release
 from harden.models.classifier import Classifier
 from harden.models.layout import laid_out, lay_out
+from harden.models.modes import try_both_modes
 from harden.models.tap import Tap
 from harden.randomness import capture_global_rng, derive_seed, restore_global_rng, stream
 from harden.training.augment import AUGMENTATIONS
@@ -102,11 +103,14 @@ class Trainer:
         lay_out(classifier)
         self.average = WeightAverage(classifier, settings.ema)
         self.optimizer = build_optimizer(classifier, self.defence, lr=settings.lr, weight_decay=settings.weight_decay)
+        self._trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
 
         self.epoch = self.step = self.rollbacks = 0
         self.strength = 1.0
         self.sources = Sources(settings.source_attacks)
-        self.crafting = Crafting(classifier, self.sources, tuple(train.images.shape))
+        self.crafting = Crafting(
+            classifier, self.sources, tuple(train.images.shape), same_function=self._is_same_function()
+        )
         self.records: list[EpochRecord] = []
         self.selection = Selection(
             val,
@@ -147,10 +151,11 @@ class Trainer:
             self._save()
             return self._choose()
 
-    def time_steps(self, count: int, seconds: float) -> float:
+    def time_steps(self, count: int, seconds: float) -> tuple[float, int]:
         """Return seconds per training step, averaged over `count` steps, or over fewer once `seconds` have passed.
 
-        A first step warms up and is not counted. For the plan of a run, on a trainer of its own: the weights change.
+        Also the passes of a step for each clean image, forward and backward. A first step warms up and is not counted.
+        For the plan of a run, on a trainer of its own: the weights change.
         """
         order, spent = self.batches.order(0), list[float]()
         with Tap(self.classifier, self.layer) as tapped, torch.random.fork_rng():
@@ -160,7 +165,8 @@ class Trainer:
                 if self.classifier.device.type == "cuda":
                     torch.cuda.synchronize(self.classifier.device)
                 spent.append(time.perf_counter() - began)
-        return sum(spent[1:]) / len(spent[1:])
+        passes = (self.passes + self.crafting.passes) / (len(spent) * self.batches.size)
+        return sum(spent[1:]) / len(spent[1:]), round(passes)
 
     def _train_epoch(self, tapped: Tap) -> None:
         order = self.batches.order(self.epoch)
@@ -221,13 +227,22 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.strength * self.schedule.lr_at(progress)
         before = tapped.seen
-        result = self.defence.step_loss(tapped, images, labels, craft_now, noise)
-        self.passes += 2 * (tapped.seen - before)
         self.optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()  # type: ignore[no-untyped-call]
+        result = self.defence.step_loss(tapped, images, labels, craft_now, noise)
+        self.passes += 2 * (tapped.seen - before) + result.backwards
+        result.loss.backward(inputs=self._trained)  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.average.update(classifier)
         return {"loss": result.loss.detach(), **result.scalars}
+
+    def _is_same_function(self) -> bool:
+        """Whether the network in training is the function that it is in eval mode: no BatchNorm, no dropout."""
+        images, _ = self.train.batch(torch.arange(min(len(self.train), 2)))
+        images = laid_out(images.to(self.classifier.device), self.classifier)
+        try:
+            return try_both_modes(self.classifier, images, self._train_mode).same
+        except Exception:  # whatever the user's forward raises, a step will raise as well
+            return False
 
     def _train_mode(self) -> None:
         self.classifier.train()

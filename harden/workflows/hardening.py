@@ -142,15 +142,13 @@ def _plan(
 ) -> Plan:
     settings = job.settings
     training = training_settings(job, epochs or 1000, batch_size)
-    timing = Timing(
-        time_step(job.classifier, defence, layer, job.train, training),
-        time_attack_pass(job.classifier, job.train, job.eps),
-    )
+    step, passes = time_step(job.classifier, defence, layer, job.train, training)
+    timing = Timing(step, time_attack_pass(job.classifier, job.train, job.eps), passes)
     withstood = share_withstood(job.classifier, job.train, job.eps)
     pretraining = 0.0
     if settings.pretrain and not pretrained:
         clean_defence, clean_settings = clean_training(job)
-        step = time_step(job.classifier, clean_defence, None, job.train, clean_settings)
+        step, _ = time_step(job.classifier, clean_defence, None, job.train, clean_settings)
         pretraining = step * settings.pretrain * max(1, len(job.train) // clean_settings.batch_size)
     budget = None
     if settings.budget is not None and settings.epochs is None:
@@ -189,7 +187,7 @@ def tell_plan(job: Job, plan: Plan) -> None:
             ("method", f"{settings.method}, source attack {sources}, eps {eps_text(job.eps)}"),
             ("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}"),
             ("epochs", f"{plan.epochs} of {plan.steps_per_epoch} steps of {plan.batch_size} images{_share(plan)}"),
-            ("passes per step", _passes(job) + " (F forward, B backward, b backward to the input)"),
+            ("passes per step", _passes(job, plan.timing.passes) + " (F forward, B backward, b backward to the input)"),
             *([("clean pre-training", _duration(plan.pretraining))] if plan.pretraining else []),
             ("time per step", f"{plan.timing.step * 1000:.1f} ms"),
             ("time per epoch", f"{plan.epoch_seconds:.1f} s with its held-out measurements"),
@@ -204,8 +202,8 @@ def _share(plan: Plan) -> str:
     return "" if plan.epoch_parts == 1 else f" (each 1/{plan.epoch_parts} of the training images)"
 
 
-def _passes(job: Job) -> str:
-    """Return the passes of a step, in passes of one batch of clean images."""
+def _passes(job: Job, counted: int) -> str:
+    """Return the passes of a step, in passes of one batch of clean images, `counted` of them in all."""
     cost = cost_of(
         job.source_attacks,
         networks=1 + len(job.statics),
@@ -213,6 +211,9 @@ def _passes(job: Job) -> str:
     )
     if not cost.gradients:
         return "1F+1B"
+    if counted < cost.passes:  # the examples come out of the clean images' own pass
+        extra = "+1b" if counted > 2 * cost.trained else ""
+        return f"{cost.trained}F{extra}+{cost.trained}B to train and to craft"
     crafted = "1F+1b" if cost.gradients == 1 else f"{cost.gradients} x (F+b)"
     predicted = f" and {cost.predictions}F" if cost.predictions else ""
     return f"{cost.trained}F+{cost.trained}B to train, {crafted}{predicted} to craft"

@@ -53,10 +53,12 @@ class Timing:
     Attributes:
         step: of one training step.
         attack_pass: of one forward and backward pass of one image in eval mode.
+        passes: of a step for each clean image, forward and backward; 0 where nobody counted.
     """
 
     step: float
     attack_pass: float
+    passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,8 @@ class _Deaf:
 
 def time_step(
     classifier: Classifier, defence: Defence, layer: str | None, train: ImageSet, settings: TrainingSettings
-) -> float:
-    """Return seconds of one training step, timed on copies; the classifier and the defence stay as they are."""
+) -> tuple[float, int]:
+    """Return seconds and passes of one training step, timed on copies; classifier and defence stay as they are."""
     trainer = Trainer(
         classifier=copy.deepcopy(classifier),
         defence=copy.deepcopy(defence),

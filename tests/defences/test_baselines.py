@@ -9,7 +9,7 @@ from torch import nn
 
 from harden.adaptation import coral, mmd
 from harden.attacks import FGSM, NFGSM, craft
-from harden.defences import DEFENCES, SOURCES, DefenceContext, DefenceSettings
+from harden.defences import DEFENCES, SOURCES, Craft, DefenceContext, DefenceSettings
 from harden.defences.atda import ATDA
 from harden.models.tap import Tap
 from tests.attacks.nets import as_classifier, gen
@@ -186,7 +186,7 @@ def test_one_forward_pass_sees_all_domains():
     for name in ("sat", "eat", "atda", "adv4adv"):
         net[2].reset_running_stats()
         with Tap(model, "2") as tapped:
-            build(name, sources=2).step_loss(tapped, *batch(), two_attacks_of(batch()[1]), gen())
+            build(name, sources=2).step_loss(tapped, *batch(), Craft(two_attacks_of(batch()[1])), gen())
         assert net[2].num_batches_tracked.item() == 1
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harden.attacks import FGSM, craft
-from harden.defences import DEFENCES, FEATURE_DEFENCES, DefenceContext, DefenceSettings
+from harden.defences import DEFENCES, FEATURE_DEFENCES, Craft, DefenceContext, DefenceSettings
 from harden.models.tap import Tap, as_representation
 from tests.attacks.nets import as_classifier, gen
 
@@ -46,7 +46,7 @@ def fgsm_alone(model, images, labels):
 
 def step(defence, model, images, labels, make=fgsm_alone):
     with Tap(model, LAYER) as tapped:
-        return defence.step_loss(tapped, images, labels, make, gen())
+        return defence.step_loss(tapped, images, labels, Craft(make), gen())
 
 
 def network_gradients(loss, model):
@@ -193,7 +193,7 @@ def only_domain(beta, gamma, seed=0):
     images, labels = batch()
     adversarial = by_fgsm(model, images, labels)
     with Tap(model, LAYER) as tapped:
-        result = defence.step_loss(tapped, images, labels, fgsm_alone, gen())
+        result = defence.step_loss(tapped, images, labels, Craft(fgsm_alone), gen())
     plain = F.cross_entropy(model(images), labels) + F.cross_entropy(model(adversarial), labels)
     parts = [list(m.parameters()) for m in (*split(model), defence)]
     return [
@@ -295,7 +295,7 @@ def test_feature_maps_are_represented_by_the_stated_rule():
     defence = DEFENCES["adv4adv"](DefenceContext(CLASSES, 8, gen()), settings).double()
     images, labels = batch()
     with Tap(model, "1") as tapped:
-        result = defence.step_loss(tapped, images, labels, fgsm_alone, gen())
+        result = defence.step_loss(tapped, images, labels, Craft(fgsm_alone), gen())
     adversarial = by_fgsm(model, images, labels)
     term = domain_term(
         defence.on_features, as_representation(net[:2](images)), as_representation(net[:2](adversarial)), labels
@@ -317,7 +317,7 @@ def test_a_defence_that_needs_no_features_runs_on_a_tap_of_nothing():
     model = classifier()
     for name, settings in (("nt", STRONG), ("sat", STRONG), ("adv4adv", DefenceSettings(beta=0.0, gamma=1.0))):
         with Tap(model, None) as tapped:
-            result = build(name, settings).step_loss(tapped, *batch(), fgsm_alone, gen())
+            result = build(name, settings).step_loss(tapped, *batch(), Craft(fgsm_alone), gen())
         assert torch.isfinite(result.loss)
 
 

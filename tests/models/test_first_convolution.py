@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from harden.attacks import FGSM, craft, frozen
+from harden.models import first_convolution
 from harden.models.first_convolution import by_columns, by_library
 
 SEED = torch.Generator().manual_seed(0)
@@ -54,12 +55,41 @@ def test_others_are_left_to_the_library(layer):
     assert by_columns(layer) == []
 
 
-def test_weights_that_are_trained_meanwhile_get_their_gradients():
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["channels first", "last"])
+def test_weights_that_are_trained_meanwhile_get_their_gradients(layout, bias):
+    layer = nn.Conv2d(1, 6, 4, stride=2, padding=1, bias=bias).to(memory_format=layout)
+    images = torch.rand(3, 1, 8, 8, generator=SEED).contiguous(memory_format=layout)
+    slope = torch.rand(3, 6, 4, 4, generator=SEED)
+    expected = torch.autograd.grad((layer(images) * slope).sum(), list(layer.parameters()))
+    changed = by_columns(layer)
+    asked = images.clone().requires_grad_(True)
+    result = layer(asked)
+    by_library(changed)
+    torch.testing.assert_close(result, layer(images), rtol=0, atol=0)
+    (result * slope).sum().backward()
+    for parameter, gradient in zip(layer.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    assert asked.grad is not None
+
+
+def test_only_the_gradients_that_are_asked_for_are_computed(monkeypatch):
     layer = nn.Conv2d(1, 6, 3)
     changed = by_columns(layer)
-    layer(torch.rand(2, 1, 8, 8, generator=SEED)).sum().backward()
+    images = torch.rand(2, 1, 8, 8, generator=SEED, requires_grad=True)
+    result = layer(images).square().sum()
     by_library(changed)
-    assert layer.weight.grad is not None
+    monkeypatch.setattr(first_convolution._OfWeights, "backward", never)
+    (gradient,) = torch.autograd.grad(result, images, retain_graph=True)
+    assert gradient.abs().sum() > 0
+    monkeypatch.undo()
+    monkeypatch.setattr(first_convolution._ByColumns, "backward", never)
+    result.backward(inputs=list(layer.parameters()))
+    assert layer.weight.grad.abs().sum() > 0
+
+
+def never(*arguments):
+    raise AssertionError("a gradient that nobody asked for")
 
 
 def test_a_subclass_and_a_forward_that_is_not_torchs_own_are_left_alone():

@@ -287,6 +287,40 @@ def test_training_without_adversarial_examples_selects_on_clean_accuracy() -> No
     assert trained.history.epochs[trained.history.chosen_epoch - 1].scalars["val_clean"] == best  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("method", "sources", "frozen", "passes"),
+    [
+        ("sat", ("fgsm",), False, 6),
+        ("sat", ("fgsm",), True, 4),
+        ("adv4adv", ("fgsm",), True, 5),
+        ("adv4adv", ("fgsm", "nfgsm"), True, 2 * 3 + 4),
+        ("sat", ("fgsm-ep",), True, 6),
+    ],
+)
+def test_examples_come_from_the_clean_pass_where_training_sees_the_same_function(
+    method: str, sources: tuple[str, ...], frozen: bool, passes: int
+) -> None:
+    classifier = net()
+    if frozen:  # BatchNorm at rest, and no dropout
+        classifier.module[5].p = 0.0  # type: ignore[union-attr]
+    defence = None if len(sources) == 1 else two_domains()
+    run = trainer(
+        method,
+        classifier=classifier,
+        epochs=1,
+        source_attacks=sources,
+        freeze=("1.*",) if frozen else (),
+        **({"defence": defence} if defence else {}),
+    )
+    trained = run.run()
+    assert trained.history.epochs[0].passes == passes * 400
+
+
+def two_domains() -> Defence:
+    context = DefenceContext(10, 32, torch.Generator().manual_seed(7), sources=2)
+    return DEFENCES["adv4adv"](context, DefenceSettings(beta=1.0, gamma=0.5))
+
+
 # -- the number of epochs -------------------------------------------------------------------------------------------
 
 
@@ -518,7 +552,9 @@ def test_timing_changes_nothing_that_matters() -> None:
     defence: Defence = SAT()
     run = trainer("sat", defence=defence)
     state = torch.get_rng_state()
-    assert 0 < run.time_steps(3, 10.0) < 5
+    seconds, passes = run.time_steps(3, 10.0)
+    assert 0 < seconds < 5
+    assert passes == 6
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -553,8 +589,8 @@ def test_where_memory_runs_out_batches_are_halved_and_every_image_is_trained_on(
     made, ears, module = cramped(64, checkpoint=tmp_path / "checkpoint.pt")
     trained = made.run()
     assert ears.notes[0] == "memory ran out; training goes on with 32 images a step"
-    # 32 clean images and as many adversarial ones; the layout was tried with two before, twice.
-    assert module.trained[2:] == [64] * 12 * len(trained.history.epochs)
+    # 32 clean images and as many adversarial ones; the layouts and the modes were tried with two before.
+    assert module.trained[3:] == [64] * 12 * len(trained.history.epochs)
     assert ears.steps[-1] == (12 * len(trained.history.epochs),) * 2
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["batch_size"] == 32
     assert all(0 < record.scalars["loss"] < 10 for record in ears.records)
