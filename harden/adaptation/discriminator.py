@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MOST_SEPARATE = 2**24
-"""Weights that separate discriminators may have together even where the network has fewer: 64 MiB."""
+MOST_SEPARATE = 12_000_000
+"""Weights that separate discriminators may have together even where the network has fewer: some 50 MB."""
 
 
 class ClasswiseDiscriminators(nn.Module):
     """K small perceptrons; a sample of class k goes only through the k-th (the paper's section 3.3).
 
-    Samples are sorted by class into a padded (K, capacity, in_features) block, so that every layer is one batched
+    Samples are put by class into a padded (K, capacity, in_features) block, so that every layer is one batched
     matrix product instead of a loop over classes. Classes that are absent from a batch get no gradient.
 
     With a shared trunk all classes have the first layer in common, and the layers behind it are class-wise: the first
@@ -72,15 +72,15 @@ class ClasswiseDiscriminators(nn.Module):
         counts = torch.bincount(labels, minlength=self.classes)
         capacity = int(counts.max())
         starts = torch.cumsum(counts, 0) - counts
-        slots = grouped * capacity + torch.arange(len(labels), device=labels.device) - starts[grouped]
-        block = values.new_zeros(self.classes * capacity, values.shape[1]).index_copy(0, slots, values[order])
+        slots = torch.empty_like(order)
+        slots[order] = grouped * capacity + torch.arange(len(labels), device=labels.device) - starts[grouped]
+        block = values.new_zeros(self.classes * capacity, values.shape[1]).index_copy(0, slots, values)
         hidden = block.view(self.classes, capacity, -1)
         for i, (weight, bias) in enumerate(layers):
             hidden = torch.baddbmm(bias, hidden, weight)
             if i < len(layers) - 1:
                 hidden = F.relu(hidden)
-        flat = hidden.reshape(self.classes * capacity, -1)
-        logits = flat.new_empty(len(labels), flat.shape[1]).index_copy(0, order, flat[slots])
+        logits = hidden.reshape(self.classes * capacity, -1).index_select(0, slots)
         return logits.squeeze(1) if self.domains == 2 else logits
 
 
