@@ -5,7 +5,7 @@ python -m tests.benchmarks.steps [--repeats 7] [--only REGEX] [--memory]
 All steps of a size take turns in one process, each on its own copy of the network, with FGSM as source attack. Times
 are the medians of processor time, which other work on the machine moves less than the clock. The plain loop is what
 public code does: an attack object of torchattacks, one forward pass of both batches, and a discriminator for each class
-in turn. With --memory every step runs in a process of its own, and its peak memory is above that of the process before it.
+in turn. With --memory every step runs in a process of its own, whose peak is compared with what it had before.
 """
 
 from __future__ import annotations
