@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from harden.attacks import ATTACKS
-from harden.data import SplitPlan, name_of, open_data
+from harden.data import SplitPlan, name_of
 from harden.defences import STATIC_DEFENCES
 from harden.errors import HardenError, Interrupted, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights
@@ -31,7 +31,15 @@ from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
-from harden.workflows.job import Job, StopRequested, choose_splits, prepare_job, selection_entries, with_statics
+from harden.workflows.job import (
+    Job,
+    StopRequested,
+    choose_splits,
+    open_source,
+    prepare_job,
+    selection_entries,
+    with_statics,
+)
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import Plan
 from harden.workflows.prepare import choose_device, images_for
@@ -82,7 +90,7 @@ def fit(
         Interrupted: a stop was requested; the run can be resumed.
     """
     began = time.monotonic()
-    source = open_data(settings.data)
+    source = open_source(settings)
     narrator.heading("Data")
     narrator.note(f"{len(source.classes)} classes in {source.location}")
     splits = splits or choose_splits(settings, source, narrator)
@@ -102,8 +110,9 @@ def fit(
         keep_architecture(run, job.classifier)
         run.save_classifier(job.classifier, run.starting_weights if settings.pretrain else run.initial_weights)
         write_whole(run.recipe, as_recipe(settings))
-        run.write_json(run.splits, splits.to_json())
+        run.write_splits(splits, source.classes)
         described = {**describe(job.classifier), "command": command, "earlier": job.earlier.to_json()}
+        described["gray_bits"] = settings.gray_bits
         described["statics"] = [fingerprint(network) for network in job.statics]
         run.write_json(run.config, described)
         if settings.budget is not None and settings.epochs is None:
@@ -155,7 +164,7 @@ def resume(
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         kept = (path for path in (run.initial_weights, run.starting_weights) if path.exists())
         classifier = run.build_classifier(next(kept, None), arch=arch)
-    images = images_for(classifier, open_data(settings.data))
+    images = images_for(classifier, open_source(settings))
     narrator.heading(f"Resuming {run.path}")
     training_images = images.decode(splits.train, narrator, "training images")
     val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
