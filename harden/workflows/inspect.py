@@ -12,17 +12,16 @@ from harden.models.loaded import Stated
 from harden.models.normalisations import plain
 from harden.models.split import DefaultSplit, SplitPoint, default_split, split_points
 from harden.workflows.narrator import Narrator
+from harden.workflows.normalising import given_normalisation, run_preflight
 from harden.workflows.prepare import (
     FALLBACK_SIZE,
     ModelSpec,
     as_run,
     classifier_of,
     find_normalisation,
-    given_normalisation,
     images_for,
     load_candidate,
     preflight_sample,
-    run_preflight,
 )
 from harden.workflows.run_folder import reading_for, refuse_stated
 
@@ -87,7 +86,7 @@ def _preflight_run(classifier: Classifier, source: DataSource, narrator: Narrato
 
 
 def _with_data(spec: ModelSpec, source: DataSource, narrator: Narrator) -> Classifier:
-    candidate = load_candidate(spec, source, narrator)
+    candidate = load_candidate(spec, source, _looked_at(source), narrator)
     sample = preflight_sample(candidate.images, _looked_at(source), narrator)
     try:
         normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=False)

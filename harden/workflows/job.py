@@ -30,6 +30,7 @@ from harden.training.memory import LARGEST, memory_needed
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.narrator import Narrator
+from harden.workflows.normalising import rows_for_preflight
 from harden.workflows.prepare import (
     Images,
     ModelSpec,
@@ -40,7 +41,6 @@ from harden.workflows.prepare import (
     find_normalisation,
     images_for,
     load_candidate,
-    rows_for_preflight,
 )
 from harden.workflows.run_folder import reading_for, refuse_stated
 from harden.workflows.settings import DEFAULT_PRETRAIN, DEFAULT_SOURCE, FRUGAL_SOURCE, HEAD_STEPS, FitSettings
@@ -122,7 +122,7 @@ def prepare_job(
         met = Encounters()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(settings.seed, "weights"))
-            candidate = load_candidate(spec, source, narrator)
+            candidate = load_candidate(spec, source, splits.train, narrator)
         images = candidate.images
         train, val = _decode(images, splits, settings, narrator)
         untrained = not candidate.loaded.has_weights
