@@ -13,7 +13,7 @@ import torch
 from harden.attacks import ATTACKS
 from harden.data import SplitPlan, name_of
 from harden.defences import STATIC_DEFENCES
-from harden.errors import HardenError, Interrupted, RunFolderError, UsageError
+from harden.errors import HardenError, Interrupted, RunFolderError, UsageError, WriteError
 from harden.export.to_safetensors import load_weights
 from harden.files import write_whole
 from harden.models.factory import is_reference, origin_of
@@ -121,8 +121,7 @@ def fit(
         write_unreadable(job.images.unreadable, run.path, narrator)
         return _execute(run, job)
     except HardenError:
-        pretrained = bool(settings.pretrain) and run.initial_weights.exists()
-        if not (run.checkpoint.exists() or run.pretraining.exists() or pretrained):
+        if not _can_go_on(run, settings):
             shutil.rmtree(run.path, ignore_errors=True)  # nothing in it could be resumed
         raise
 
@@ -213,6 +212,12 @@ def _require_trust_in_statics(run: RunFolder, settings: FitSettings, arch: str |
             require_trust(origin_of(code, {}), run.path)
 
 
+def _can_go_on(run: RunFolder, settings: FitSettings) -> bool:
+    """Whether something in the folder of a run that did not end is worth going on from."""
+    pretrained = bool(settings.pretrain) and run.initial_weights.exists()
+    return run.checkpoint.exists() or run.pretraining.exists() or pretrained
+
+
 def _execute(run: RunFolder, job: Job) -> FitResult:
     """Train, keep the weights, and, if the run ends with one, audit and report."""
     if job.budget is not None:
@@ -221,6 +226,9 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
         job, trained = train(run, job)
         _keep(run, job, trained)
         return FitResult(run, _audit(run, job, trained) if job.audits else None)
+    except WriteError as error:
+        hint = f"{error.hint}; what is there is kept, and goes on with: harden fit --resume {run.path}"
+        raise WriteError(error.message, hint=hint if _can_go_on(run, job.settings) else error.hint) from error
     except Interrupted as stop:
         if job.budget is not None:
             job.budget.keep()

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from harden.data import DataSource, Entry, Reading, SplitPlan
 from harden.data.reading import FEWEST_BITS, MOST_BITS
-from harden.errors import HardenError, RunFolderError, UsageError
+from harden.errors import ExportError, HardenError, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights, save_weights
-from harden.files import write_whole
+from harden.files import write_whole, write_with
 from harden.models import rebuild
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
@@ -245,6 +245,10 @@ class RunFolder:
             classifier = classifier_from(config, self.skeleton, arch=arch)
             if weights is not None:
                 load_into(classifier.module, load_weights(weights))
+        except ExportError as error:  # whose exit code is for exports
+            raise RunFolderError(
+                error.message, hint=f"copy {self.path} again from where it came from, or run `harden fit` again"
+            ) from error
         except HardenError:
             raise
         except Exception as error:
@@ -368,4 +372,4 @@ def keep_architecture(run: RunFolder, classifier: Classifier) -> None:
     elif origin.kind == "factory" and ".py:" in origin.reference:
         source = Path(origin.reference.rsplit(":", 1)[0])
         if source.is_file():
-            shutil.copyfile(source, run.skeleton / source.name)
+            write_with(run.skeleton / source.name, lambda temporary: shutil.copyfile(source, temporary))
