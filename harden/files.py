@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harden.errors import WriteError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -57,6 +60,13 @@ def write_whole(path: Path, text: str) -> Path:
         WriteError: the folder or the file cannot be written.
     """
     return write_with(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", errors="backslashreplace")))
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Remove the temporary files in and below `folder` that a killed process left there."""
+    for path in folder.rglob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_torch(path: Path, value: Any) -> Path:

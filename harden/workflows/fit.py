@@ -15,7 +15,7 @@ from harden.data import SplitPlan, name_of
 from harden.defences import STATIC_DEFENCES
 from harden.errors import HardenError, Interrupted, RunFolderError, UsageError, WriteError
 from harden.export.to_safetensors import load_weights
-from harden.files import write_whole
+from harden.files import clear_temporaries, write_whole
 from harden.models.factory import is_reference, origin_of
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
@@ -150,7 +150,9 @@ def resume(
         RunFolderError: the run is finished, or damaged.
     """
     began, budget = time.monotonic(), None
+    clear_temporaries(run.path)
     if (run.path / "report.json").exists():
+        shutil.rmtree(run.audit_progress, ignore_errors=True)  # left where it was killed after its last file
         raise RunFolderError(f"{run.path} is finished", hint=f"audit it again with: harden report {run.path}")
     if run.budget.exists():
         budget = Budget.read(run.budget, began=began)
