@@ -120,8 +120,8 @@ def _from_run(
     reading = reading_for(run, settings.reading, other_data=settings.data is not None)
     source = open_data(settings.data or training["data"], reading)
     images = images_for(classifier, source)
-    splits = run.read_splits()
-    entries = splits.val if settings.data is None else _some(source.listings)
+    splits = run.splits_under(source.classes) if settings.data is None else None
+    entries = splits.val if splits is not None else _some(source.listings)
     chosen = images.sample(entries, PARITY_IMAGES, 0, "parity")
     return classifier, images.decode(chosen, narrator, "images for the comparison"), float(training["eps"])
 

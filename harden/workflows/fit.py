@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from harden.attacks import ATTACKS
-from harden.data import SplitPlan, name_of
+from harden.data import SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES
 from harden.errors import HardenError, Interrupted, RunFolderError, UsageError, WriteError
 from harden.export.to_safetensors import load_weights
@@ -150,8 +150,8 @@ def resume(
         RunFolderError: the run is finished, or damaged.
     """
     began, budget = time.monotonic(), None
-    clear_temporaries(run.path)
     if (run.path / "report.json").exists():
+        clear_temporaries(run.path)
         shutil.rmtree(run.audit_progress, ignore_errors=True)  # left where it was killed after its last file
         raise RunFolderError(f"{run.path} is finished", hint=f"audit it again with: harden report {run.path}")
     if run.budget.exists():
@@ -161,11 +161,12 @@ def resume(
             settings = replace(settings, epochs=None, budget=budget.seconds)
     config = run.read_config()
     splits = run.read_splits()
+    clear_temporaries(run.path)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         kept = (path for path in (run.initial_weights, run.starting_weights) if path.exists())
         classifier = run.build_classifier(next(kept, None), arch=arch)
-    images = images_for(classifier, open_source(settings))
+    images = images_for(classifier, open_data(settings.data, settings.reading))
     narrator.heading(f"Resuming {run.path}")
     training_images = images.decode(splits.train, narrator, "training images")
     val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")

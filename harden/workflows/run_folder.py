@@ -173,7 +173,7 @@ class RunFolder:
         """
         if not self.splits.exists():
             return None
-        plan = self._splits_under(source.classes)
+        plan = self.splits_under(source.classes)
         if plan is None:
             return None
         listed = {entry for entries in source.listings.values() for entry in entries}
@@ -187,8 +187,8 @@ class RunFolder:
             return None
         return kept
 
-    def _splits_under(self, classes: Sequence[str]) -> SplitPlan | None:
-        """Return the run's splits with labels that count `classes`; None where the run knew others.
+    def splits_under(self, classes: Sequence[str]) -> SplitPlan | None:
+        """Return the run's splits with labels that count `classes`, whose order may be another; None for other classes.
 
         Raises:
             RunFolderError, DataError: as `read_splits`.

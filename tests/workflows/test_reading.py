@@ -125,7 +125,13 @@ def test_hardened_further_it_keeps_its_test_images_though_labels_count_otherwise
     assert set(found.subject.files) == {entry.file for entry in ordered.read_splits().test}, "one set of test images"
 
 
-def test_splits_of_an_earlier_version_are_read_as_they_were(ordered: RunFolder, workshop: Workshop) -> None:
+def test_splits_are_read_under_any_order_and_as_earlier_versions_wrote_them(
+    ordered: RunFolder, workshop: Workshop
+) -> None:
+    plain = ordered.splits_under("abc")
+    assert plain is not None
+    assert {(entry.file.split("/")[1], entry.label) for entry in plain.val} == {("a", 0), ("b", 1), ("c", 2)}
+    assert ordered.splits_under("abd") is None
     source = open_data(str(workshop.data), Reading(class_order=TURNED))
     kept = ordered.read_json(ordered.splits)
     try:
