@@ -169,8 +169,9 @@ def _check_images(file: Path, key: str, shape: Sequence[int], kind: np.dtype[Any
         raise DataError(
             f"{where} holds pickled objects, which are never loaded", hint="stack images of one size into one array"
         )
-    if kind != np.uint8 and kind.kind != "f" and not (kind.kind in "ui" and gray_bits is not None):
-        deep = "; there is no scale of more than 8 bits that is right for all images" if kind.kind in "ui" else ""
+    is_deep = kind.kind in "ui" and kind.itemsize > 1
+    if kind != np.uint8 and kind.kind != "f" and not (is_deep and gray_bits is not None):
+        deep = "; there is no scale of more than 8 bits that is right for all images" if is_deep else ""
         told = "say how many bits are used (--gray-bits 12 for values up to 4095), or " if deep else ""
         raise DataError(
             f"{where} is {kind}; uint8, or float in [0, 1], was expected{deep}",
@@ -225,7 +226,7 @@ def _array(file: Path, key: str) -> npt.NDArray[Any]:
 def _pixels(file: Path, part: Part, gray_bits: int | None) -> npt.NDArray[np.uint8]:
     """Return the images of a split, (N, H, W) or (N, H, W, 3) uint8."""
     images = _array(file, part.images)
-    if images.dtype.kind in "ui" and images.dtype != np.uint8 and gray_bits is not None:
+    if images.dtype.kind in "ui" and images.dtype.itemsize > 1 and gray_bits is not None:
         try:
             images = scaled(images, gray_bits)
         except DataError as error:

@@ -246,6 +246,9 @@ def test_arrays_of_integers(kind: type, tmp_path: Path) -> None:
     small = open_data(str(file), Reading(gray_bits=11))
     with pytest.raises(DataError, match=r"'images' of .* has the value 4095; with --gray-bits 11, 0 to 2047"):
         small.decode(small.listings["all"], GRAY8)
+    np.savez(tmp_path / "signed.npz", images=np.zeros((4, 8, 8), np.int8), labels=np.array([0, 1, 0, 1]))
+    with pytest.raises(DataError, match="is int8; uint8, or float"):
+        open_data(str(tmp_path / "signed.npz"), Reading(gray_bits=12))
     with pytest.raises(DataError) as caught:
         open_data(str(file))
     assert "--gray-bits 12" in str(caught.value.hint)
