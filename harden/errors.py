@@ -41,6 +41,10 @@ class RunFolderError(HardenError):
     """A run folder that exists already, is damaged, or does not fit what is asked of it."""
 
 
+class WriteError(RunFolderError):
+    """A file that cannot be written: no space is left, or no right to."""
+
+
 class TrainingError(HardenError):
     """Training that cannot go on (non-finite loss, collapse without a way back)."""
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from harden.errors import RunFolderError
+from harden.errors import WriteError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -21,7 +25,7 @@ def write_with(path: Path, write: Callable[[Path], object]) -> Path:
         write: called with the temporary path.
 
     Raises:
-        RunFolderError: the folder or the file cannot be written.
+        WriteError: the folder or the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -35,11 +39,16 @@ def write_with(path: Path, write: Callable[[Path], object]) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise RunFolderError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint=f"free space on or get write access to {path.parent}, or name another folder with --out",
-        ) from error
+        raise cannot_write(path, error.strerror or str(error)) from error
     return path
+
+
+def cannot_write(path: Path, reason: str) -> WriteError:
+    """Return the error for a file that cannot be written."""
+    return WriteError(
+        f"cannot write {path}: {reason}",
+        hint=f"free space on or get write access to {path.parent}, or name another folder with --out",
+    )
 
 
 def write_whole(path: Path, text: str) -> Path:
@@ -48,6 +57,31 @@ def write_whole(path: Path, text: str) -> Path:
     Characters that UTF-8 cannot hold (undecodable bytes of a file name) are written as escapes.
 
     Raises:
-        RunFolderError: the folder or the file cannot be written.
+        WriteError: the folder or the file cannot be written.
     """
     return write_with(path, lambda temporary: temporary.write_bytes(text.encode("utf-8", errors="backslashreplace")))
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Remove the temporary files in and below `folder` that a killed process left there."""
+    for path in folder.rglob(".*.tmp"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def write_torch(path: Path, value: Any) -> Path:
+    """Write `value` to `path` with torch.save.
+
+    Raises:
+        WriteError: the folder or the file cannot be written.
+        Exception: `value` cannot be pickled (of half a dozen types).
+    """
+    import torch
+
+    try:
+        return write_with(path, lambda temporary: torch.save(value, temporary))
+    except RuntimeError as error:
+        if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+            raise
+        # torch's own writer counts what arrived instead of asking the system why it did not
+        raise cannot_write(path, "the disk is full, or the file was cut off") from error

@@ -6,13 +6,14 @@ import dataclasses
 import re
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from harden.attacks import ATTACKS, CRAFTERS, PRESETS
+from harden.data.reading import FEWEST_BITS, MOST_BITS, read_class_order
 from harden.defences import DEFENCES, SOURCES, STATIC_DEFENCES
 from harden.errors import HardenError, UsageError
 from harden.folders import recipe_folder
@@ -50,6 +51,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "selection_samples": (1, 1_000_000),
     "audit_samples": (1, 10_000_000),
     "image_size": (4, 4096),
+    "gray_bits": (FEWEST_BITS, MOST_BITS),
     "budget": (10.0, 30 * 86400.0),
     "seed": (0, 2**62),
 }
@@ -89,6 +91,14 @@ def parse_duration(text: str) -> float:
         return float(text)
     except ValueError:
         raise UsageError(f"{text!r} is no duration", hint="write --budget 15m, 90s or 1h30m") from None
+
+
+_PARSED: dict[str, Callable[[str], object]] = {
+    "eps": parse_eps,
+    "budget": parse_duration,
+    "class_order": read_class_order,
+}
+"""Keys that may be texts which stand for something else."""
 
 
 def _schema() -> type[BaseModel]:
@@ -150,7 +160,7 @@ def resolve(recipe: Mapping[str, Any], flags: Mapping[str, Any]) -> FitSettings:
     if recipe.get("trust_pickle", False) is not False:
         problems.append("trust_pickle: a recipe cannot say that a file's code may run; give the flag --trust-pickle")
     values = {key: value for key, value in values.items() if key in known}
-    for key, parse in (("eps", parse_eps), ("budget", parse_duration)):
+    for key, parse in _PARSED.items():
         if isinstance(values.get(key), str):
             try:
                 values[key] = parse(values[key])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harden.errors import RunFolderError
-from harden.files import write_whole, write_with
+from harden.files import clear_temporaries, write_whole, write_with
 
 
 def test_writes_into_new_folders_and_replaces(tmp_path: Path) -> None:
@@ -44,3 +44,12 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
 
 def test_undecodable_names_are_escaped(tmp_path: Path) -> None:
     assert write_whole(tmp_path / "a", "x\udcff").read_bytes() == b"x\\udcff"
+
+
+def test_only_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    names = [f".a.json.{'0f' * 16}.tmp", "sub/.b.pt." + "a" * 32 + ".tmp", ".mine.tmp", "a.tmp", "a.json"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    clear_temporaries(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".mine.tmp", "a.tmp", "a.json"}

@@ -52,9 +52,8 @@ class Keeping:
         """Write an outcome down, whole or not at all.
 
         Raises:
-            RunFolderError: the file cannot be written.
+            WriteError: the file cannot be written.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
         write_whole(self._path(attack, attacked, repeats), json.dumps(outcome.to_json()))
 
     def _path(self, attack: Attack, attacked: Tensor, repeats: int) -> Path:

@@ -34,6 +34,9 @@ def compare(
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
+    class_order: options.ClassOrder = None,
+    gray_bits: options.GrayBits = None,
+    replace_head: options.ReplaceHead = False,
     pretrain: options.Pretrain = None,
     epochs: Annotated[
         int | None, typer.Option(help="Equal epochs: passes over the training images. [20]", rich_help_panel=TRAIN)
@@ -147,8 +150,11 @@ def compare(
                 mean=mean,
                 std=std,
                 image_size=image_size,
+                class_order=class_order,
+                gray_bits=gray_bits,
                 pretrain=pretrain,
             ),
+            "replace_head": replace_head or None,
             "epochs": epochs,
             "budget": budget,
             "source_attack": tuple(source_attack) if source_attack else None,

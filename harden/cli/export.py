@@ -41,6 +41,8 @@ def export(
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
+    class_order: options.ClassOrder = None,
+    gray_bits: options.GrayBits = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -67,6 +69,7 @@ def export(
             ),
             formats=tuple(to or ("safetensors", "onnx")),
             data=data,
+            reading=options.reading(class_order, gray_bits),
             opset=opset,
             tolerance=tolerance,
         )

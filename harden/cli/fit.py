@@ -26,6 +26,8 @@ def fit(
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
+    class_order: options.ClassOrder = None,
+    gray_bits: options.GrayBits = None,
     replace_head: options.ReplaceHead = False,
     pretrain: options.Pretrain = None,
     method: Annotated[
@@ -208,6 +210,8 @@ def fit(
                 mean=mean,
                 std=std,
                 image_size=image_size,
+                class_order=class_order,
+                gray_bits=gray_bits,
                 pretrain=pretrain,
             ),
             "replace_head": replace_head or None,

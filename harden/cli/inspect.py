@@ -22,6 +22,8 @@ def inspect(
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
+    class_order: options.ClassOrder = None,
+    gray_bits: options.GrayBits = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -48,6 +50,7 @@ def inspect(
                 image_size=image_size,
             ),
             data=data,
+            reading=options.reading(class_order, gray_bits),
             narrator=terminal,
         )
         if as_json:

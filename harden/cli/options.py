@@ -9,6 +9,7 @@ import typer
 from harden.cli import completion
 
 if TYPE_CHECKING:
+    from harden.data import Reading
     from harden.workflows.prepare import ModelSpec
 
 MODEL_HELP = (
@@ -57,6 +58,22 @@ ImageSize = Annotated[
     typer.Option(
         help="Height and width in pixels; what the model's config.json says, or the images' own where all share one, "
         "else 224.",
+        rich_help_panel="Data",
+    ),
+]
+ClassOrder = Annotated[
+    str | None,
+    typer.Option(
+        help="In which order the data's classes are counted: lexicographic, natural (class2 before class10), or a file "
+        "with one class name per line. \\[lexicographic; numbers by size; a data set's own]",
+        rich_help_panel="Data",
+    ),
+]
+GrayBits = Annotated[
+    int | None,
+    typer.Option(
+        help="How many bits images with more than 8 bits of gray use, so that the right value is white: 12 for most "
+        "medical ones (up to 4095), 16 for the whole range. Without it they are refused.",
         rich_help_panel="Data",
     ),
 ]
@@ -160,6 +177,8 @@ def model_flags(
     mean: str | None,
     std: str | None,
     image_size: int | None,
+    class_order: str | None,
+    gray_bits: int | None,
     pretrain: int | None,
 ) -> dict[str, Any]:
     """Return these flags as keys of a recipe, None for those that were not given.
@@ -176,6 +195,8 @@ def model_flags(
         "mean": numbers(mean, "--mean", float),
         "std": numbers(std, "--std", float),
         "image_size": image_size,
+        "class_order": class_order,
+        "gray_bits": gray_bits,
         "pretrain": pretrain,
     }
 
@@ -205,4 +226,19 @@ def model_spec(
         mean=numbers(mean, "--mean", float),
         std=numbers(std, "--std", float),
         image_size=within(image_size, "--image-size", "image_size"),
+    )
+
+
+def reading(class_order: str | None, gray_bits: int | None) -> Reading:
+    """Return how data are read, as these flags say.
+
+    Raises:
+        UsageError: the class order is none, or the bits cannot be.
+    """
+    from harden.data import Reading
+    from harden.data.reading import read_class_order
+
+    return Reading(
+        class_order=read_class_order(class_order) if class_order is not None else None,
+        gray_bits=within(gray_bits, "--gray-bits", "gray_bits"),
     )

@@ -59,6 +59,8 @@ def report(
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
+    class_order: options.ClassOrder = None,
+    gray_bits: options.GrayBits = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for report.html, .json, .md and .xml (JUnit).", rich_help_panel="Run"),
@@ -97,6 +99,7 @@ def report(
                 image_size=image_size,
             ),
             data=data,
+            reading=options.reading(class_order, gray_bits),
             against=tuple(against or ()),
             eps=parse_eps(eps) if eps else None,
             attacks=tuple(part.strip() for part in attacks.split(",")) if attacks else None,

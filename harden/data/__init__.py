@@ -14,11 +14,13 @@ from harden.data.folder import open_folder
 from harden.data.huggingface import open_hf
 from harden.data.npz import open_npz
 from harden.data.parquet_table import open_parquet
+from harden.data.reading import AS_IT_IS, Reading, in_class_order
 from harden.data.splits import SplitPlan, continue_splits, duplicate_files, plan_splits, stratified_sample
 from harden.data.webdataset import open_webdataset
 from harden.registry import lookup
 
 __all__ = [
+    "AS_IT_IS",
     "LAYOUTS",
     "DataSource",
     "Entry",
@@ -26,6 +28,7 @@ __all__ = [
     "ImageSet",
     "Probe",
     "Progress",
+    "Reading",
     "SplitPlan",
     "Unreadable",
     "continue_splits",
@@ -45,33 +48,40 @@ def _open_torchvision(spec: str) -> DataSource:
     return open_torchvision(spec)
 
 
-LAYOUTS: dict[str, Callable[[str], DataSource]] = {
+LAYOUTS: dict[str, Callable[[str, int | None], DataSource]] = {
     "folder": open_folder,
     "csv": open_csv,
     "parquet": open_parquet,
     "npz": open_npz,
     "webdataset": open_webdataset,
     "hf": open_hf,
-    "sklearn": open_digits,
-    "torchvision": _open_torchvision,
+    "sklearn": lambda name, gray_bits: open_digits(name),
+    "torchvision": lambda name, gray_bits: _open_torchvision(name),
 }
-"""Scheme -> opener, which is given what follows the colon. A spec without a scheme is a folder, or see `SUFFIXES`."""
+"""Scheme -> opener, given what follows the colon and the bits of gray of deep images, which published data sets lack. A
+spec without a scheme is a folder, or see `SUFFIXES`."""
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".npz": "npz"}
 """How the path of a file ends -> its scheme, which may then be left out."""
 
 
-def open_data(spec: str) -> DataSource:
+def open_data(spec: str, reading: Reading = AS_IT_IS) -> DataSource:
     """Open the data set that `spec` names: a folder, a file of a known suffix, or a scheme of `LAYOUTS` and a colon.
 
     No image is decoded.
 
+    Args:
+        spec: what the user typed.
+        reading: what is said of how it is read.
+
     Raises:
-        UsageError: an unknown scheme before the colon, or a package that a layout needs is not installed.
+        UsageError: an unknown scheme before the colon, a package that a layout needs is not installed, or the classes
+            are not those that an order names.
         DataError: the path cannot be used as a data set.
     """
     scheme, rest = _scheme(spec)
-    return lookup(LAYOUTS, scheme, kind="data layout")(rest)
+    source = lookup(LAYOUTS, scheme, kind="data layout")(rest, reading.gray_bits)
+    return in_class_order(source, reading.class_order)
 
 
 def name_of(spec: str) -> str:

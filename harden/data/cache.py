@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ import torch
 from harden.data.dataset import DataSource, Entry, Format, ImageSet, Progress, Unreadable
 from harden.errors import UsageError
 from harden.folders import cache_root
+
+_SCHEME = re.compile(r"[a-z]{2,}:")  # of the layouts that may be given a folder: webdataset:, hf:
 
 VERSION = 1
 """Raised whenever decoding or the files' layout changes; entries of other versions are never looked at."""
@@ -69,10 +72,10 @@ def decode_cached(
 
 
 def _refuse_data_folder(folder: Path, location: str) -> None:
-    data = Path(location)
-    if data.is_absolute() and folder.resolve().is_relative_to(data.resolve()):
+    data = Path(_SCHEME.sub("", location))
+    if data.is_absolute() and data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
         raise UsageError(
-            f"the cache folder {folder} lies inside the data folder {location}, which harden never writes to",
+            f"the cache folder {folder} lies inside the data folder {data}, which harden never writes to",
             hint="set HARDEN_CACHE to a folder elsewhere",
         )
 

@@ -14,7 +14,7 @@ from harden.errors import DataError
 DELIMITERS = (",", ";", "\t")
 
 
-def open_csv(text: str) -> EncodedSource:
+def open_csv(text: str, gray_bits: int | None = None) -> EncodedSource:
     """List the images that a CSV file names: `FILE`, or `FILE?path=COLUMN&label=COLUMN&split=COLUMN`.
 
     The first line names the columns. Fields are separated by tabs in .tsv files, and elsewhere by whichever of comma,
@@ -29,7 +29,7 @@ def open_csv(text: str) -> EncodedSource:
     lines = _lines(spec.path)
     _, header = next(lines, ("", []))
     names = [name.strip() for name in header]
-    return open_table("csv", spec, _read(lines, names, find_columns(names, spec), spec))
+    return open_table("csv", spec, _read(lines, names, find_columns(names, spec), spec), gray_bits)
 
 
 def _read(lines: Iterator[tuple[str, list[str]]], names: list[str], columns: Columns, spec: Spec) -> Iterator[Line]:

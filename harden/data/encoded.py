@@ -30,6 +30,7 @@ class EncodedSource:
         listings: entries per split ("train" and, where they exist, "val" and "test") or under "all".
         stored: from an entry to its picture; it may raise OSError. Several threads call it.
         version: from entries to a text that changes whenever their pictures could (see `stamp`).
+        gray_bits: of pictures with more than 8; see `harden.data.pictures`.
     """
 
     location: str
@@ -37,6 +38,7 @@ class EncodedSource:
     listings: Mapping[str, tuple[Entry, ...]]
     stored: Callable[[Entry], Stored]
     version: Callable[[Sequence[Entry]], str]
+    gray_bits: int | None = None
 
     def probe(self) -> Probe:
         """Open up to 64 images of the train split (or of the unsplit set), spread over the classes.
@@ -67,11 +69,14 @@ class EncodedSource:
         self, entries: Sequence[Entry], image_format: Format, progress: Progress | None = None
     ) -> tuple[ImageSet, tuple[Unreadable, ...]]:
         """Decode `entries` by the rules of `harden.data.pictures`; see `DataSource.decode`."""
-        return decode_pictures(self.stored, entries, image_format, progress, where=self.location)
+        return decode_pictures(
+            self.stored, entries, image_format, progress, where=self.location, gray_bits=self.gray_bits
+        )
 
     def fingerprint(self, entries: Sequence[Entry]) -> str:
-        """Return the version of `entries`."""
-        return self.version(entries)
+        """Return the version of `entries`, and the bits of gray where they are told."""
+        version = self.version(entries)
+        return version if self.gray_bits is None else f"{version} gray {self.gray_bits}"
 
 
 def stamp(paths: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ _UNPACKERS = {
 }
 
 
-def open_folder(path: str) -> EncodedSource:
+def open_folder(path: str, gray_bits: int | None = None) -> EncodedSource:
     """List the image folder at `path`; entries are ordered by class and then by path.
 
     Folders and files whose names begin with a dot are ignored, and so are files without an image suffix. Below a
@@ -48,7 +48,7 @@ def open_folder(path: str) -> EncodedSource:
         _refuse_collection(root)
         folders = _subfolders(root)
         classes = _classes(root, folders)
-        return files_below(root, str(root), classes, {"all": _list_classes(root, root, classes)})
+        return files_below(root, str(root), classes, {"all": _list_classes(root, root, classes)}, gray_bits)
     if "train" not in splits:
         found = next(iter(splits.values()))
         raise DataError(
@@ -62,11 +62,15 @@ def open_folder(path: str) -> EncodedSource:
             entries = _list_held_out(root, splits[split], classes)
             if entries:
                 listings[split] = entries
-    return files_below(root, str(root), classes, listings)
+    return files_below(root, str(root), classes, listings, gray_bits)
 
 
 def files_below(
-    root: Path, location: str, classes: tuple[str, ...], listings: Mapping[str, tuple[Entry, ...]]
+    root: Path,
+    location: str,
+    classes: tuple[str, ...],
+    listings: Mapping[str, tuple[Entry, ...]],
+    gray_bits: int | None,
 ) -> EncodedSource:
     """Return the data set whose entries name files relative to `root`."""
 
@@ -79,6 +83,7 @@ def files_below(
         listings,
         stored=lambda entry: Path(path(entry)),
         version=lambda entries: stamp(map(path, entries)),
+        gray_bits=gray_bits,
     )
 
 

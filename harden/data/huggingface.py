@@ -30,7 +30,7 @@ LOOKED_AT = 16
 _INSTALL = f"pip install 'datasets>={OLDEST}' (the extra 'data' brings it)"
 
 
-def open_hf(text: str) -> EncodedSource:
+def open_hf(text: str, gray_bits: int | None = None) -> EncodedSource:
     """List the images of the data set that `text` names: NAME or FOLDER, and ?image=COLUMN&label=COLUMN&config=NAME.
 
     A folder is one that `save_to_disk` wrote, or one that `load_dataset` reads. Unless they are named, the columns are
@@ -81,7 +81,7 @@ def open_hf(text: str) -> EncodedSource:
     rows = _rows(splits, label, classes, name)
     listed_classes, listings = list_rows(rows, name, classes)
     location = f"hf:{spec.path}{spec.query}" if spec.path.is_dir() else f"hf:{text}"
-    return EncodedSource(location, listed_classes, listings, stored, version)
+    return EncodedSource(location, listed_classes, listings, stored, version, gray_bits)
 
 
 def _library() -> ModuleType:

@@ -18,6 +18,7 @@ from harden.data.dataset import Probe
 from harden.data.encoded import stamp
 from harden.data.indexed import IndexedSource
 from harden.data.names import SPLIT_NAMES, some
+from harden.data.pictures import scaled
 from harden.data.rows import Row, list_rows
 from harden.data.spec import check_is_file, read_spec
 from harden.errors import DataError
@@ -61,13 +62,13 @@ class Part:
         return sides[0], sides[1]
 
 
-def open_npz(text: str) -> IndexedSource:
+def open_npz(text: str, gray_bits: int | None = None) -> IndexedSource:
     """List the images in the NumPy archive at `text`; only labels are read.
 
     The keys are x_train and y_train, train_images and train_labels or the like for every split, or images and labels
-    for a set without splits. Images are uint8, or float in [0, 1] and then rounded to uint8; (N, H, W), (N, H, W, C) or
-    (N, C, H, W) with C = 1 or 3. Labels are integers or texts, (N,) or (N, 1). A key `classes` may name the classes of
-    integer labels.
+    for a set without splits. Images are uint8, or float in [0, 1] and then rounded to uint8, or other integers if
+    `gray_bits` says how many bits of them are used; (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3. Labels are
+    integers or texts, (N,) or (N, 1). A key `classes` may name the classes of integer labels.
 
     Raises:
         DataError: no such file, no archive of numpy's, pickled objects, or arrays of other kinds.
@@ -75,7 +76,9 @@ def open_npz(text: str) -> IndexedSource:
     file = read_spec(text, (), example="npz:images.npz").path
     check_is_file(file, "an .npz file")
     version = f"{np.__version__} {stamp([str(file)])}"
-    parts, names = _look(file)
+    if gray_bits is not None:
+        version += f" gray {gray_bits}"
+    parts, names = _look(file, gray_bits)
     rows: list[Row] = []
     for split, part in parts.items():
         labels = _labels(file, part, names)
@@ -85,7 +88,7 @@ def open_npz(text: str) -> IndexedSource:
             for number, label in enumerate(labels)
         )
     classes, listings = list_rows(rows, str(file), names)
-    pixels = lru_cache(maxsize=None)(lambda split: _pixels(file, parts[split]))
+    pixels = lru_cache(maxsize=None)(lambda split: _pixels(file, parts[split], gray_bits))
     place = {entry.file: int(entry.file.rpartition("/")[2]) for listed in listings.values() for entry in listed}
     listed_as = {split: [place[entry.file] for entry in listed] for split, listed in listings.items()}
     return IndexedSource(
@@ -107,7 +110,7 @@ def _probe(parts: Iterable[Part]) -> Probe:
     )
 
 
-def _look(file: Path) -> tuple[dict[str, Part], tuple[str, ...] | None]:
+def _look(file: Path, gray_bits: int | None) -> tuple[dict[str, Part], tuple[str, ...] | None]:
     """Return where the images of every split are, and the names of the classes if the archive holds them."""
     if not zipfile.is_zipfile(file):
         raise DataError(f"{file} is no .npz archive", hint=_KEYS_HINT)
@@ -126,7 +129,7 @@ def _look(file: Path) -> tuple[dict[str, Part], tuple[str, ...] | None]:
     parts = {}
     for split, key in images.items():
         shape, kind = _header(file, key)
-        parts[split] = Part(key, labels[split], shape, _check_images(file, key, shape, kind))
+        parts[split] = Part(key, labels[split], shape, _check_images(file, key, shape, kind, gray_bits))
     named = [key for key in keys if key.lower() in CLASSES]
     return parts, tuple(map(str, _array(file, named[0]).ravel().tolist())) if named else None
 
@@ -159,18 +162,20 @@ def _by_split(keys: Sequence[str], roles: Sequence[str], file: Path) -> dict[str
     return found
 
 
-def _check_images(file: Path, key: str, shape: Sequence[int], kind: np.dtype[Any]) -> int | None:
+def _check_images(file: Path, key: str, shape: Sequence[int], kind: np.dtype[Any], gray_bits: int | None) -> int | None:
     """Return the axis of the channels, None for (N, H, W)."""
     where = f"{key!r} of {file}"
     if kind.hasobject:
         raise DataError(
             f"{where} holds pickled objects, which are never loaded", hint="stack images of one size into one array"
         )
-    if kind != np.uint8 and kind.kind != "f":
-        deep = "; there is no scale of more than 8 bits that is right for all images" if kind.kind in "ui" else ""
+    is_deep = kind.kind in "ui" and kind.itemsize > 1
+    if kind != np.uint8 and kind.kind != "f" and not (is_deep and gray_bits is not None):
+        deep = "; there is no scale of more than 8 bits that is right for all images" if is_deep else ""
+        told = "say how many bits are used (--gray-bits 12 for values up to 4095), or " if deep else ""
         raise DataError(
             f"{where} is {kind}; uint8, or float in [0, 1], was expected{deep}",
-            hint="scale it and save it as uint8: (images / largest * 255).round().astype(np.uint8)",
+            hint=f"{told}scale it and save it as uint8: (images / largest * 255).round().astype(np.uint8)",
         )
     if len(shape) == 3 and min(shape) > 0:
         return None
@@ -218,10 +223,15 @@ def _array(file: Path, key: str) -> npt.NDArray[Any]:
     return array
 
 
-def _pixels(file: Path, part: Part) -> npt.NDArray[np.uint8]:
+def _pixels(file: Path, part: Part, gray_bits: int | None) -> npt.NDArray[np.uint8]:
     """Return the images of a split, (N, H, W) or (N, H, W, 3) uint8."""
     images = _array(file, part.images)
-    if images.dtype != np.uint8:
+    if images.dtype.kind in "ui" and images.dtype.itemsize > 1 and gray_bits is not None:
+        try:
+            images = scaled(images, gray_bits)
+        except DataError as error:
+            raise DataError(f"{part.images!r} of {file} {error.message}", hint="give the bits that are used") from error
+    elif images.dtype != np.uint8:
         low, high = images.min(), images.max()
         if not (low >= 0 and high <= 1):
             raise DataError(

@@ -13,7 +13,7 @@ from harden.data.table import KEYS, Columns, Line, find_columns, open_table
 from harden.errors import DataError, UsageError
 
 
-def open_parquet(text: str) -> EncodedSource:
+def open_parquet(text: str, gray_bits: int | None = None) -> EncodedSource:
     """List the images that a Parquet file names: `FILE`, or `FILE?path=COLUMN&label=COLUMN&split=COLUMN`.
 
     Labels are texts or integers. No image is opened, and only these columns are read.
@@ -36,7 +36,7 @@ def open_parquet(text: str) -> EncodedSource:
             f"{spec.path} cannot be read as Parquet: {_first_line(error)}",
             hint="write it again, for instance with pandas: frame.to_parquet(...)",
         ) from error
-    return open_table("parquet", spec, _read(table, columns))
+    return open_table("parquet", spec, _read(table, columns), gray_bits)
 
 
 def _read(table: dict[str, list[Any]], columns: Columns) -> Iterator[Line]:

@@ -6,7 +6,9 @@ The rules, the same for training, audit and export checks:
 - Colours become gray by ITU-R 601 luma, gray becomes RGB by repetition, CMYK by Pillow's conversion.
 - Transparency is dropped, not composited: this is what torchvision's and timm's loaders do (`convert("RGB")`), so a
   checkpoint trained with them sees the pixels that it was trained on.
-- More than 8 bits of gray (and float) are refused: there is no scale that is right for all of them.
+- More than 8 bits of gray are refused unless it is told how many of them are used, and float always: there is no scale
+  that is right for all of them. Told B bits, 0 to 2^B - 1 become 0 to 255, and an image with a larger value is refused.
+  A file that says its own depth (PGM, TIFF of 12 bits) has that one. Colours of 16 bits keep their upper byte (Pillow).
 - Another size than the one asked for: the short side is resized (bicubic, antialiased), the centre is cropped.
 - Only the formats behind the usual suffixes are opened, whatever a file is called, so that no data set can reach
   Pillow's readers that start other programs (EPS).
@@ -22,11 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from harden.data.dataset import Entry, Format, ImageSet, Progress, Unreadable
 from harden.errors import DataError
@@ -41,6 +45,9 @@ SLOW_FILE_SECONDS = 4e-4
 
 _SIDEWAYS = {5, 6, 7, 8}
 """EXIF orientations that swap height and width."""
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+"""Tags of TIFF, and a value of the second."""
 
 Stored = Path | bytes
 """An encoded picture: the file that it is in, or what such a file holds."""
@@ -80,6 +87,7 @@ def decode_pictures(
     progress: Progress | None = None,
     *,
     where: str,
+    gray_bits: int | None = None,
 ) -> tuple[ImageSet, tuple[Unreadable, ...]]:
     """Decode the pictures of `entries`, in their order.
 
@@ -89,6 +97,7 @@ def decode_pictures(
         image_format: channels and size.
         progress: called after every chunk.
         where: the data set, for messages.
+        gray_bits: how many the pictures with more than 8 bits of gray use; None: these are refused.
 
     Returns:
         The readable images, (N, C, H, W) uint8, and the unreadable files with a reason each, in order.
@@ -103,7 +112,7 @@ def decode_pictures(
         bad = []
         for index in range(start, min(start + CHUNK, total)):
             try:
-                _decode_into(pixels[index], stored, entries[index], image_format)
+                _decode_into(pixels[index], stored, entries[index], image_format, gray_bits)
             except DataError as error:
                 bad.append((index, error.message))
         return bad
@@ -148,16 +157,51 @@ def _over_chunks(decode_chunk: _DecodeChunk, total: int) -> Iterator[list[tuple[
         pool.shutdown(cancel_futures=True)
 
 
-def _decode_into(target: Pixels, stored: Callable[[Entry], Stored], entry: Entry, image_format: Format) -> None:
+def _decode_into(
+    target: Pixels, stored: Callable[[Entry], Stored], entry: Entry, image_format: Format, gray_bits: int | None
+) -> None:
     with _reasons(), _open(stored(entry)) as image:
-        if image.mode.startswith("I") or image.mode == "F":
-            raise DataError(f"more than 8 bits of gray per pixel (mode {image.mode}); convert it to 8 bits")
+        deep = image.mode.startswith("I")
+        if image.mode == "F" or (deep and gray_bits is None):
+            repair = "convert it to 8 bits" + (", or say how many are used: --gray-bits 12 or 16" if deep else "")
+            raise DataError(f"more than 8 bits of gray per pixel (mode {image.mode}); {repair}")
         orientation = _orientation(image)
         _draft(image, image_format, sideways=orientation in _SIDEWAYS)
         image.load()
         if orientation != 1:
             ImageOps.exif_transpose(image, in_place=True)
-        target[:] = fit(image, image_format)
+        target[:] = fit(_shallow(image, gray_bits) if deep and gray_bits is not None else image, image_format)
+
+
+def _shallow(image: Image.Image, gray_bits: int) -> Image.Image:
+    """Return a loaded picture of integer grays as one of 8 bits.
+
+    Raises:
+        DataError: values outside the bits.
+    """
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    if image.format == "PPM":
+        gray_bits = 16  # Pillow has scaled the file's own largest value to that
+    elif tags.get(_BITS_PER_SAMPLE) == (12,):
+        gray_bits = 12
+    values = scaled(np.asarray(image), gray_bits)
+    # Pillow turns TIFFs that count from white to black round, but not those of 16 bits.
+    return Image.fromarray(255 - values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values)
+
+
+def scaled(values: npt.NDArray[np.integer[Any]], gray_bits: int) -> Pixels:
+    """Return integer grays of `gray_bits` bits as uint8: 0 to 2^gray_bits - 1 become 0 to 255, rounded.
+
+    Raises:
+        DataError: values outside the bits; the message is the reason alone.
+    """
+    white = 2**gray_bits - 1
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > white:
+        wrong = low if low < 0 else high
+        raise DataError(f"has the value {wrong}; with --gray-bits {gray_bits}, 0 to {white} was expected")
+    pixels: Pixels = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    return pixels
 
 
 def _open(stored: Stored) -> Image.Image:

@@ -90,7 +90,7 @@ class Line:
     where: str
 
 
-def open_table(scheme: str, spec: Spec, lines: Iterable[Line]) -> EncodedSource:
+def open_table(scheme: str, spec: Spec, lines: Iterable[Line], gray_bits: int | None) -> EncodedSource:
     """Return the data set of a table; paths are relative to its folder, or absolute.
 
     Raises:
@@ -100,7 +100,7 @@ def open_table(scheme: str, spec: Spec, lines: Iterable[Line]) -> EncodedSource:
     root = spec.path.parent
     classes, listings = list_rows((_row(line, str(root), spec.path) for line in lines), str(spec.path))
     _check_paths(root, spec, next(iter(listings.values())))
-    return files_below(root, f"{scheme}:{spec.path}{spec.query}", classes, listings)
+    return files_below(root, f"{scheme}:{spec.path}{spec.query}", classes, listings, gray_bits)
 
 
 def _row(line: Line, root: str, table: Path) -> Row:

@@ -45,7 +45,7 @@ class Sample:
     pictures: list[tuple[str, Place]] = field(default_factory=list)
 
 
-def open_webdataset(text: str) -> EncodedSource:
+def open_webdataset(text: str, gray_bits: int | None = None) -> EncodedSource:
     """List the pictures in the tar archives at `text`, a folder of them or one; no picture is decoded.
 
     A key is a file's path up to the first dot of its name. Other files under the same key are ignored. Archives of a
@@ -80,7 +80,7 @@ def open_webdataset(text: str) -> EncodedSource:
     def version(entries: Sequence[Entry]) -> str:
         return stamp(sorted({str(places[entry.file].archive) for entry in entries if entry.file in places}))
 
-    return EncodedSource(f"webdataset:{root}", classes, listings, stored, version)
+    return EncodedSource(f"webdataset:{root}", classes, listings, stored, version, gray_bits)
 
 
 def _archives(root: Path) -> list[Path]:

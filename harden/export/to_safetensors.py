@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harden.errors import ExportError
-from harden.files import write_with
+from harden.files import cannot_write, write_with
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any]) -> None:
@@ -26,7 +26,7 @@ def save_weights(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str,
         metadata: JSON values.
 
     Raises:
-        RunFolderError, ExportError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -36,7 +36,7 @@ def save_weights(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str,
     try:
         write_with(path, lambda temporary: save_file(tensors, temporary, metadata=described))
     except SafetensorError as error:
-        raise ExportError(f"cannot write {path}: {error}", hint="check the folder and the free disk space") from error
+        raise cannot_write(path, str(error)) from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

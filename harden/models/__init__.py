@@ -79,6 +79,7 @@ def load_model(
     in_channels: int | None,
     image_size: tuple[int, int],
     trust_pickle: bool = False,
+    decide: recognise.Decide | None = None,
 ) -> LoadedModel:
     """Return the network that `spec` names, with its weights where it has any.
 
@@ -93,6 +94,7 @@ def load_model(
             code want the other number is returned too: ask `accepted_channels`. None: the network's own number.
         image_size: (height, width) in pixels.
         trust_pickle: let a pickle run the code that it brings along.
+        decide: chooses among networks that fit the weights and compute different things; None: these are refused.
 
     Raises:
         ModelError: there is no such model, it cannot be built or read, or it cannot take such images.
@@ -121,7 +123,7 @@ def load_model(
                 return _with_weights(path, candidates, arch=arch, build=build, sizes=sizes)
             if config is not None:
                 return _with_config(path, candidates, config, image_size)
-            return _recognised(path, candidates, build, image_size)
+            return _recognised(path, candidates, build, image_size, decide)
 
         loaded = _load_file(path, load, whole=arch is None, trust_pickle=trust_pickle)
         if config is not None:
@@ -273,7 +275,13 @@ def _with_config(
     return replace(loaded, notes=(*notes, *loaded.notes))
 
 
-def _recognised(path: Path, candidates: list[Candidate], build: Build, image_size: tuple[int, int]) -> LoadedModel:
+def _recognised(
+    path: Path,
+    candidates: list[Candidate],
+    build: Build,
+    image_size: tuple[int, int],
+    decide: recognise.Decide | None,
+) -> LoadedModel:
     """Return the network whose names and shapes the weights have, with the weights."""
     found = recognise.recognise(candidates)
     if found is None:
@@ -284,6 +292,7 @@ def _recognised(path: Path, candidates: list[Candidate], build: Build, image_siz
         found,
         lambda name: _with_weights(path, candidates, arch=name, build=build, sizes=sizes),
         image_size,
+        decide,
     )
 
 

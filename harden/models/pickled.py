@@ -28,7 +28,8 @@ from torch._weights_only_unpickler import _get_allowed_globals
 from torch.fx import GraphModule
 from torch.serialization import safe_globals
 
-from harden.errors import ModelError, UnsafeInputError
+from harden.errors import ModelError, UnsafeInputError, WriteError
+from harden.files import write_torch
 from harden.models.formats import FileKind, kind_of
 from harden.models.loaded import one_line
 from harden.models.pickle_scan import scan
@@ -100,9 +101,10 @@ def save_skeleton(module: nn.Module, path: Path) -> None:
 
     Raises:
         ModelError: the module cannot be pickled, or not in a form that is read back without trust.
+        WriteError: the file cannot be written.
     """
     try:
-        torch.save(module, path)
+        write_torch(path, module)
         load_pickled(path, trust=False)
     except UnsafeInputError as error:
         path.unlink(missing_ok=True)
@@ -110,7 +112,7 @@ def save_skeleton(module: nn.Module, path: Path) -> None:
             f"this network cannot be kept in the run folder: {error.message}",
             hint="load it as code: --arch path/file.py:callable",
         ) from error
-    except ModelError:
+    except (ModelError, WriteError):
         path.unlink(missing_ok=True)
         raise
     except Exception as error:  # pickling a lambda, a lock, a hook, ...: many unrelated types

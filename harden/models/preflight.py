@@ -214,5 +214,6 @@ def _other_number(outputs: int, classes: tuple[str, ...]) -> PreflightError:
     return PreflightError(
         f"the model has {outputs} outputs, the data has {len(classes)} classes ({names})",
         hint="use the data that the model was trained on, an --arch with one output for each class of the data, or "
-        "`harden fit --replace-head`, which puts a new last layer on the model and trains that first",
+        "--replace-head (of `harden fit` and `harden compare`), which puts a new last layer on the model and trains "
+        "that first",
     )

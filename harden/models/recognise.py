@@ -20,7 +20,7 @@ from harden.models.loaded import LoadedModel
 from harden.models.modes import evaluating
 from harden.models.state_dict import Candidate, MisfitError, readings, weight_shapes
 from harden.models.timm_models import made_for
-from harden.models.trial import RGB
+from harden.models.trial import RGB, output_classes
 
 _SAME = 1e-4
 """Scores of the same network in two libraries differ by rounding: less than this share of the largest."""
@@ -43,6 +43,31 @@ class Recognised:
     names: tuple[str, ...]
     classes: int | None
     channels: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A network with the weights in it, and the names of all that compute the same."""
+
+    loaded: LoadedModel
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which of several networks the weights belong to.
+
+    Attributes:
+        chosen: its place among them; None: nothing tells.
+        told: of each of them in words how it did; none where nothing was measured.
+    """
+
+    chosen: int | None
+    told: tuple[str, ...]
+
+
+Decide = Callable[[Sequence[Fit]], Decision]
+"""Asked where the networks that fit compute different things."""
 
 
 def recognise(candidates: Sequence[Candidate]) -> Recognised | None:
@@ -68,24 +93,32 @@ def nearest(candidates: Sequence[Candidate], count: int = 3) -> tuple[tuple[str,
 
 
 def only_one(
-    path: Path, found: Recognised, load: Callable[[str], LoadedModel], image_size: tuple[int, int]
+    path: Path,
+    found: Recognised,
+    load: Callable[[str], LoadedModel],
+    image_size: tuple[int, int],
+    decide: Decide | None,
 ) -> LoadedModel:
-    """Return the network that the weights in `path` belong to, if those that they fit compute the same.
+    """Return the network that the weights in `path` belong to, if all that they fit compute the same or one is chosen.
+
+    Networks that cannot take such images are not among them.
 
     Args:
         path: for the messages.
         found: the networks.
         load: builds one of them and puts the weights in.
         image_size: (height, width) of the images that they are compared on.
+        decide: chooses among those that compute different things; None: nothing does.
 
     Raises:
-        ModelError: several fit and compute different things, or none takes such images.
+        ModelError: several fit and compute different things and none is chosen, or none takes such images.
     """
     groups: list[tuple[LoadedModel, Tensor, list[str]]] = []
     refusals: list[tuple[str, ModelError]] = []
     for name in found.names:
         try:
             loaded = load(name)
+            output_classes(loaded.module, found.channels or RGB, image_size)
         except ModelError as error:
             refusals.append((name, error))
             continue
@@ -97,17 +130,34 @@ def only_one(
             same.append(name)
     if not groups:
         raise _refused(path, *refusals[0], image_size)
-    if len(groups) > 1:
-        listed = "\n".join(f"  --arch {' or '.join(_some(names))}" for _, _, names in groups)
-        raise ModelError(
-            f"the weights in {path} fit several networks that compute different things (in pooling, activations or "
-            f"the like, which weights do not show):\n{listed}",
-            hint=f"say which one it is, as --arch {groups[0][2][0]}",
-        )
-    loaded, _, names = groups[0]
-    also = f" ({', '.join(_some(names[1:]))}, which fits too, computes the same)" if names[1:] else ""
-    note = f"recognised by names and shapes as the weights of {names[0]}{also}"
-    return replace(loaded, notes=(note, *loaded.notes))
+    fits = [Fit(loaded, tuple(names)) for loaded, _, names in groups]
+    if len(fits) == 1:
+        return _noted(fits[0], "")
+    decision = decide(fits) if decide is not None else Decision(None, ())
+    if decision.chosen is None:
+        raise _undecided(path, fits, decision.told)
+    compared = "; ".join(f"{fit.names[0]} {told}" for fit, told in zip(fits, decision.told, strict=True))
+    return _noted(fits[decision.chosen], f", the best by far of those that fit: {compared}")
+
+
+def _noted(fit: Fit, why: str) -> LoadedModel:
+    also = f" ({', '.join(_some(fit.names[1:]))}, which fits too, computes the same)" if fit.names[1:] else ""
+    note = f"recognised by names and shapes as the weights of {fit.names[0]}{also}{why}"
+    return replace(fit.loaded, notes=(note, *fit.loaded.notes))
+
+
+def _undecided(path: Path, fits: Sequence[Fit], told: Sequence[str]) -> ModelError:
+    measured = told or [""] * len(fits)
+    listed = "\n".join(
+        f"  --arch {' or '.join(_some(fit.names))}" + (f": {words}" if words else "")
+        for fit, words in zip(fits, measured, strict=True)
+    )
+    unclear = ", and none is clearly more accurate than the others" if told else ""
+    return ModelError(
+        f"the weights in {path} fit several networks that compute different things (in pooling, activations or "
+        f"the like, which weights do not show){unclear}:\n{listed}",
+        hint=f"say which one it is, as --arch {fits[0].names[0]}",
+    )
 
 
 def _every(candidates: Sequence[Candidate]) -> Iterator[Candidate]:

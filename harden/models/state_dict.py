@@ -289,8 +289,8 @@ def _no_fit(path: Path, mismatch: _Mismatch, expected: Mapping[str, Tensor]) -> 
             return MisfitError(
                 f"the weights in {path} fit, except for the number of classes: their last layer ({owner}) has "
                 f"{have[0]} classes, the network was built for {want[0]}",
-                hint=f"use data with {have[0]} classes, or let `harden fit --replace-head` put a new last layer on "
-                "it and train that first",
+                hint=f"use data with {have[0]} classes, or let --replace-head (of fit and compare) put a new "
+                "last layer on it and train that first",
             )
     lines = [f"the weights in {path} do not fit the network:"]
     for title, keys in (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from harden.errors import RunFolderError
-from harden.files import write_with
+from harden.files import write_torch
 
 VERSION = 2
 
@@ -17,15 +17,9 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write `state` (tensors and plain values) to `path`; a crash leaves the previous file as it was.
 
     Raises:
-        RunFolderError: the disk is full or the folder cannot be written.
+        WriteError: the disk is full or the folder cannot be written.
     """
-    try:
-        write_with(path, lambda temporary: torch.save({"version": VERSION, **state}, temporary))
-    except RuntimeError as error:  # torch's own writer reports a full disk in this way
-        raise RunFolderError(
-            f"cannot write the checkpoint {path}: {str(error)[:200]}",
-            hint="free some disk space, then continue with --resume",
-        ) from error
+    write_torch(path, {"version": VERSION, **state})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -23,14 +23,13 @@ from harden.models.onnx_program import open_onnx
 from harden.models.scoring_function import open_function
 from harden.models.torchscript import open_torchscript
 from harden.workflows.narrator import Narrator
+from harden.workflows.normalising import given_normalisation, run_preflight
 from harden.workflows.prepare import (
     COLOURS,
     Images,
     ModelSpec,
-    given_normalisation,
     open_images,
     preflight_sample,
-    run_preflight,
 )
 
 DEFAULT_ATTACK = "square-5000"

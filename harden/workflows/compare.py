@@ -14,7 +14,7 @@ from typing import Any
 
 from harden import __version__
 from harden.attacks import attack_names
-from harden.data import ImageSet, SplitPlan, name_of, open_data
+from harden.data import ImageSet, SplitPlan, name_of
 from harden.defences import STATIC_DEFENCES, UNLABELLED_DEFENCES
 from harden.errors import Interrupted, RunFolderError, TrainingError, UsageError
 from harden.files import write_whole
@@ -28,7 +28,7 @@ from harden.workflows.audit import audit_subjects, write_reports
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.fit import fit, resume
-from harden.workflows.job import StopRequested, choose_splits, default_sources, spec_of
+from harden.workflows.job import StopRequested, choose_splits, default_sources, open_source, spec_of
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import choose_device, images_for
 from harden.workflows.run_folder import RunFolder
@@ -248,10 +248,10 @@ def _splits(settings: CompareSettings, folder: Path, narrator: Narrator) -> Spli
         RunFolderError: files of it are gone.
     """
     kept = RunFolder(folder)
-    source = open_data(settings.common.data)
+    source = open_source(settings.common)
     if not kept.splits.exists():
         plan = choose_splits(replace(settings.common, seed=settings.shared_seed), source, narrator)
-        kept.write_json(kept.splits, plan.to_json())
+        kept.write_splits(plan, source.classes)
         return plan
     plan = kept.read_splits()
     there = {entry for entries in source.listings.values() for entry in entries}
@@ -278,7 +278,7 @@ class _Audit:
         self._splits = splits
         self._narrator = narrator
         self._stop_requested = stop_requested
-        self._source = open_data(settings.common.data)
+        self._source = open_source(settings.common)
         self._prepared: tuple[ImageSet, tuple[Surrogate, ...]] | None = None
 
     def of(self, run: RunFolder, variant: Variant, seed: int, command: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from harden import __version__
 from harden.attacks import ATTACKS, frozen, run_attack
-from harden.data import ImageSet, open_data
+from harden.data import AS_IT_IS, ImageSet, Reading, open_data
 from harden.errors import ExportError, UsageError
 from harden.export import EXPORTERS
 from harden.export.parity import TOLERANCE, Parity, compare, require
@@ -28,7 +28,7 @@ from harden.randomness import stream
 from harden.registry import lookup
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import ModelSpec, as_run, default_eps, images_for, open_model
-from harden.workflows.run_folder import RunFolder, describe, refuse_stated
+from harden.workflows.run_folder import RunFolder, describe, reading_for, refuse_stated
 
 PARITY_IMAGES = 256
 
@@ -41,6 +41,7 @@ class ExportSettings:
         spec: the model.
         formats: keys of `EXPORTERS`.
         data: images to prove agreement on; None: the run's validation images.
+        reading: how they are read; what it leaves open is as in the run.
         opset: of the ONNX file.
         tolerance: largest difference of any score that counts as agreement.
     """
@@ -48,6 +49,7 @@ class ExportSettings:
     spec: ModelSpec
     formats: tuple[str, ...]
     data: str | None = None
+    reading: Reading = AS_IT_IS
     opset: int = OPSET
     tolerance: float = TOLERANCE
 
@@ -112,13 +114,14 @@ def _from_run(
     run: RunFolder | None, settings: ExportSettings, narrator: Narrator
 ) -> tuple[Classifier, ImageSet, float]:
     assert run is not None
-    refuse_stated(run, settings.spec)
+    refuse_stated(run, settings.spec, settings.reading)
     classifier = run.load_classifier(arch=settings.spec.arch)
     training = run.read_config().get("training", {})
-    source = open_data(settings.data or training["data"])
+    reading = reading_for(run, settings.reading, other_data=settings.data is not None)
+    source = open_data(settings.data or training["data"], reading)
     images = images_for(classifier, source)
-    splits = run.read_splits()
-    entries = splits.val if settings.data is None else _some(source.listings)
+    splits = run.splits_under(source.classes) if settings.data is None else None
+    entries = splits.val if splits is not None else _some(source.listings)
     chosen = images.sample(entries, PARITY_IMAGES, 0, "parity")
     return classifier, images.decode(chosen, narrator, "images for the comparison"), float(training["eps"])
 
@@ -129,7 +132,7 @@ def _from_model(settings: ExportSettings, narrator: Narrator) -> tuple[Classifie
             "which images? A model's export is proven on images, and its normalisation is found on them",
             hint="give --data DIR; only a finished run folder knows its own",
         )
-    source = open_data(settings.data)
+    source = open_data(settings.data, settings.reading)
     classifier, images = open_model(settings.spec, source, _some(source.listings), narrator)
     chosen = images.sample(_some(source.listings), PARITY_IMAGES, 0, "parity")
     return classifier, images.decode(chosen, narrator, "images for the comparison"), default_eps(classifier.input_size)

@@ -13,9 +13,9 @@ import torch
 from harden.attacks import ATTACKS
 from harden.data import SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES
-from harden.errors import HardenError, Interrupted, RunFolderError, UsageError
+from harden.errors import HardenError, Interrupted, RunFolderError, UsageError, WriteError
 from harden.export.to_safetensors import load_weights
-from harden.files import write_whole
+from harden.files import clear_temporaries, write_whole
 from harden.models.factory import is_reference, origin_of
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
@@ -31,7 +31,15 @@ from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
-from harden.workflows.job import Job, StopRequested, choose_splits, prepare_job, selection_entries, with_statics
+from harden.workflows.job import (
+    Job,
+    StopRequested,
+    choose_splits,
+    open_source,
+    prepare_job,
+    selection_entries,
+    with_statics,
+)
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import Plan
 from harden.workflows.prepare import choose_device, images_for
@@ -82,7 +90,7 @@ def fit(
         Interrupted: a stop was requested; the run can be resumed.
     """
     began = time.monotonic()
-    source = open_data(settings.data)
+    source = open_source(settings)
     narrator.heading("Data")
     narrator.note(f"{len(source.classes)} classes in {source.location}")
     splits = splits or choose_splits(settings, source, narrator)
@@ -102,8 +110,9 @@ def fit(
         keep_architecture(run, job.classifier)
         run.save_classifier(job.classifier, run.starting_weights if settings.pretrain else run.initial_weights)
         write_whole(run.recipe, as_recipe(settings))
-        run.write_json(run.splits, splits.to_json())
+        run.write_splits(splits, source.classes)
         described = {**describe(job.classifier), "command": command, "earlier": job.earlier.to_json()}
+        described["gray_bits"] = settings.gray_bits
         described["statics"] = [fingerprint(network) for network in job.statics]
         run.write_json(run.config, described)
         if settings.budget is not None and settings.epochs is None:
@@ -112,8 +121,7 @@ def fit(
         write_unreadable(job.images.unreadable, run.path, narrator)
         return _execute(run, job)
     except HardenError:
-        pretrained = bool(settings.pretrain) and run.initial_weights.exists()
-        if not (run.checkpoint.exists() or run.pretraining.exists() or pretrained):
+        if not _can_go_on(run, settings):
             shutil.rmtree(run.path, ignore_errors=True)  # nothing in it could be resumed
         raise
 
@@ -143,6 +151,8 @@ def resume(
     """
     began, budget = time.monotonic(), None
     if (run.path / "report.json").exists():
+        clear_temporaries(run.path)
+        shutil.rmtree(run.audit_progress, ignore_errors=True)  # left where it was killed after its last file
         raise RunFolderError(f"{run.path} is finished", hint=f"audit it again with: harden report {run.path}")
     if run.budget.exists():
         budget = Budget.read(run.budget, began=began)
@@ -151,11 +161,12 @@ def resume(
             settings = replace(settings, epochs=None, budget=budget.seconds)
     config = run.read_config()
     splits = run.read_splits()
+    clear_temporaries(run.path)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         kept = (path for path in (run.initial_weights, run.starting_weights) if path.exists())
         classifier = run.build_classifier(next(kept, None), arch=arch)
-    images = images_for(classifier, open_data(settings.data))
+    images = images_for(classifier, open_data(settings.data, settings.reading))
     narrator.heading(f"Resuming {run.path}")
     training_images = images.decode(splits.train, narrator, "training images")
     val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
@@ -204,6 +215,12 @@ def _require_trust_in_statics(run: RunFolder, settings: FitSettings, arch: str |
             require_trust(origin_of(code, {}), run.path)
 
 
+def _can_go_on(run: RunFolder, settings: FitSettings) -> bool:
+    """Whether something in the folder of a run that did not end is worth going on from."""
+    pretrained = bool(settings.pretrain) and run.initial_weights.exists()
+    return run.checkpoint.exists() or run.pretraining.exists() or pretrained
+
+
 def _execute(run: RunFolder, job: Job) -> FitResult:
     """Train, keep the weights, and, if the run ends with one, audit and report."""
     if job.budget is not None:
@@ -212,6 +229,9 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
         job, trained = train(run, job)
         _keep(run, job, trained)
         return FitResult(run, _audit(run, job, trained) if job.audits else None)
+    except WriteError as error:
+        hint = f"{error.hint}; what is there is kept, and goes on with: harden fit --resume {run.path}"
+        raise WriteError(error.message, hint=hint if _can_go_on(run, job.settings) else error.hint) from error
     except Interrupted as stop:
         if job.budget is not None:
             job.budget.keep()

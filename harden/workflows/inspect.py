@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harden.data import DataSource, Entry, open_data
+from harden.data import AS_IT_IS, DataSource, Entry, Reading, open_data
 from harden.errors import ModelError, PreflightError
 from harden.models import accepted_channels, load_model, output_classes, stated_size
 from harden.models.classifier import Classifier, Normalisation
@@ -12,19 +12,18 @@ from harden.models.loaded import Stated
 from harden.models.normalisations import plain
 from harden.models.split import DefaultSplit, SplitPoint, default_split, split_points
 from harden.workflows.narrator import Narrator
+from harden.workflows.normalising import given_normalisation, run_preflight
 from harden.workflows.prepare import (
     FALLBACK_SIZE,
     ModelSpec,
     as_run,
     classifier_of,
     find_normalisation,
-    given_normalisation,
     images_for,
     load_candidate,
     preflight_sample,
-    run_preflight,
 )
-from harden.workflows.run_folder import refuse_stated
+from harden.workflows.run_folder import reading_for, refuse_stated
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,22 +45,29 @@ class Inspection:
     points_note: str
 
 
-def inspect(spec: ModelSpec, *, data: str | None, narrator: Narrator) -> Inspection:
+def inspect(spec: ModelSpec, *, data: str | None, narrator: Narrator, reading: Reading = AS_IT_IS) -> Inspection:
     """Load a model (without data: as its maker built it) and look at its layers; with data, run the preflight too.
 
     A model that does not know the data is warned of, and its layers are shown all the same.
+
+    Args:
+        spec: the model.
+        data: images; None: none.
+        reading: how they are read; what it leaves open is as in the run, where the model is one.
+        narrator: hears what is found.
 
     Raises:
         HardenError: anything the user can repair.
     """
     run = as_run(spec.model)
     if run is not None:
-        refuse_stated(run, spec)
+        refuse_stated(run, spec, reading)
         classifier = run.load_classifier(initial=not run.weights.exists(), arch=spec.arch)
         if data is not None:
-            _preflight_run(classifier, open_data(data), narrator)
+            source = open_data(data, reading_for(run, reading, other_data=True))
+            _preflight_run(classifier, source, narrator)
     elif data is not None:
-        classifier = _with_data(spec, open_data(data), narrator)
+        classifier = _with_data(spec, open_data(data, reading), narrator)
     else:
         classifier = _without_data(spec, narrator)
     parameters = sum(p.numel() for p in classifier.module.parameters())
@@ -80,7 +86,7 @@ def _preflight_run(classifier: Classifier, source: DataSource, narrator: Narrato
 
 
 def _with_data(spec: ModelSpec, source: DataSource, narrator: Narrator) -> Classifier:
-    candidate = load_candidate(spec, source, narrator)
+    candidate = load_candidate(spec, source, _looked_at(source), narrator)
     sample = preflight_sample(candidate.images, _looked_at(source), narrator)
     try:
         normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=False)

@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from harden.data import DataSource, Entry, ImageSet, SplitPlan, continue_splits, from_anywhere, open_data, plan_splits
+from harden.data import (
+    DataSource,
+    Entry,
+    ImageSet,
+    Reading,
+    SplitPlan,
+    continue_splits,
+    from_anywhere,
+    open_data,
+    plan_splits,
+)
 from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES
 from harden.errors import ModelError, UsageError
 from harden.models.classifier import Classifier
@@ -20,6 +30,7 @@ from harden.training.memory import LARGEST, memory_needed
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.narrator import Narrator
+from harden.workflows.normalising import rows_for_preflight
 from harden.workflows.prepare import (
     Images,
     ModelSpec,
@@ -30,9 +41,8 @@ from harden.workflows.prepare import (
     find_normalisation,
     images_for,
     load_candidate,
-    rows_for_preflight,
 )
-from harden.workflows.run_folder import refuse_stated
+from harden.workflows.run_folder import reading_for, refuse_stated
 from harden.workflows.settings import DEFAULT_PRETRAIN, DEFAULT_SOURCE, FRUGAL_SOURCE, HEAD_STEPS, FitSettings
 from harden.workflows.surrogates import open_statics
 from harden.workflows.tracking import require_packages
@@ -91,7 +101,7 @@ def prepare_job(
     """Load the model and the images, run the preflight, and settle what the user left open."""
     require_packages(settings.track)
     device = choose_device(settings.device)
-    source = open_data(settings.data)
+    source = open_source(settings)
     earlier = as_run(settings.model)
     narrator.heading("Model")
     spec = spec_of(settings)
@@ -101,7 +111,7 @@ def prepare_job(
                 f"--replace-head is for a model that is no run folder, and {earlier.path} is one",
                 hint=f"name its weights and what builds it: {earlier.weights} --arch path/file.py:callable",
             )
-        refuse_stated(earlier, spec)
+        refuse_stated(earlier, spec, settings.reading)
         classifier = earlier.load_classifier(arch=settings.arch)
         images = images_for(classifier, source)
         train, val = _decode(images, splits, settings, narrator)
@@ -112,7 +122,7 @@ def prepare_job(
         met = Encounters()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(settings.seed, "weights"))
-            candidate = load_candidate(spec, source, narrator)
+            candidate = load_candidate(spec, source, splits.train, narrator)
         images = candidate.images
         train, val = _decode(images, splits, settings, narrator)
         untrained = not candidate.loaded.has_weights
@@ -155,9 +165,28 @@ def prepare_job(
         pretrain=pretrain,
         data=from_anywhere(settings.data, source),
         image_size=settings.image_size,
+        gray_bits=reading_of(settings).gray_bits,
         split=_layer(settings, classifier, narrator),
     )
     return Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command, met)
+
+
+def reading_of(settings: FitSettings) -> Reading:
+    """Return how the data are read: as the settings say, and what they leave open as the run that is hardened further.
+
+    Raises:
+        RunFolderError: that run is damaged.
+    """
+    return reading_for(as_run(settings.model), settings.reading, other_data=True)
+
+
+def open_source(settings: FitSettings) -> DataSource:
+    """Open the data of a fit.
+
+    Raises:
+        HardenError: see `open_data`.
+    """
+    return open_data(settings.data, reading_of(settings))
 
 
 def spec_of(settings: FitSettings) -> ModelSpec:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harden.data import (
     DataSource,
@@ -22,15 +22,16 @@ from harden.errors import DataError, UsageError
 from harden.models import accepted_channels, load_model, stated_size
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.head import replace_head
-from harden.models.loaded import LoadedModel, Stated
+from harden.models.loaded import LoadedModel
 from harden.models.normalisations import own_statistics
-from harden.models.preflight import Preflight, preflight, remembered
+from harden.models.preflight import remembered
 from harden.randomness import stream
 from harden.registry import did_you_mean
 from harden.workflows.narrator import Narrator
+from harden.workflows.normalising import PREFLIGHT_IMAGES, given_normalisation, run_preflight
 from harden.workflows.run_folder import RunFolder, is_run
+from harden.workflows.telling_apart import MEASURED, by_accuracy
 
-PREFLIGHT_IMAGES = 1000
 FALLBACK_SIZE = 224
 LISTED_FILES = 5
 COLOURS = {1: "gray", 3: "RGB"}
@@ -204,14 +205,26 @@ class Candidate:
     images: Images
 
 
-def load_candidate(spec: ModelSpec, source: DataSource, narrator: Narrator) -> Candidate:
+def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry], narrator: Narrator) -> Candidate:
     """Load a model that is no run folder, for the images of `source`, and say what was done.
+
+    Args:
+        spec: the model.
+        source: the data.
+        entries: those of its images that may tell apart networks which fit the same weights.
+        narrator: hears what was done.
 
     Raises:
         ModelError, UnsafeInputError: the model cannot or must not be loaded, or takes neither gray nor RGB images.
     """
     size = (spec.image_size, spec.image_size) if spec.image_size else stated_size(spec.model, arch=spec.arch)
     images = open_images(source, channels=None, size=size, class_map=spec.class_map)
+
+    def labelled(channels: int) -> tuple[ImageSet, tuple[str, ...]]:
+        seen = open_images(source, channels=channels, size=images.image_format.size, class_map=spec.class_map)
+        chosen = seen.sample(entries, MEASURED, 0, "telling apart")
+        return seen.decode(chosen, narrator, "images to tell networks apart"), seen.classes
+
     loaded = load_model(
         spec.model,
         arch=spec.arch,
@@ -219,6 +232,15 @@ def load_candidate(spec: ModelSpec, source: DataSource, narrator: Narrator) -> C
         in_channels=images.image_format.channels,
         image_size=images.image_format.size,
         trust_pickle=spec.trust_pickle,
+        decide=None
+        if spec.replace_head
+        else by_accuracy(
+            labelled,
+            lambda channels: given_normalisation(spec.mean, spec.std, channels),
+            channels=images.image_format.channels,
+            size=images.image_format.size,
+            narrator=narrator,
+        ),
     )
     stored = images.image_format
     channels = accepted_channels(loaded.module, stored.channels, stored.size)
@@ -256,7 +278,7 @@ def open_model(
 
     A network without weights gets the statistics of the images.
     """
-    candidate = load_candidate(spec, source, narrator)
+    candidate = load_candidate(spec, source, entries, narrator)
     sample = preflight_sample(candidate.images, entries, narrator)
     return classifier_of(candidate, find_normalisation(spec, candidate, sample, narrator)), candidate.images
 
@@ -316,30 +338,6 @@ def _under_new_head(
     return own
 
 
-def given_normalisation(
-    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int, stated: Stated | None = None
-) -> Normalisation | None:
-    """Return the normalisation that `--mean` and `--std` state, or else the model's config.json, or None.
-
-    Raises:
-        UsageError: only one of them, a wrong count, or a std that is not positive.
-    """
-    if mean is None and std is None:
-        if stated is None or stated.mean is None or stated.std is None:
-            return None
-        fits = len(stated.mean) == len(stated.std) == channels
-        return Normalisation("config.json's", stated.mean, stated.std) if fits else None
-    if mean is None or std is None:
-        raise UsageError("--mean and --std belong together", hint="give both, or none to have them found")
-    mean, std = (tuple(v) * (channels if len(v) == 1 else 1) for v in (mean, std))
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise UsageError(
-            f"--mean and --std need one number per channel ({channels}), std positive; got {mean} and {std}",
-            hint="on the [0, 1] scale, for instance --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
-        )
-    return Normalisation("given", tuple(mean), tuple(std))
-
-
 def classifier_of(candidate: Candidate, normalisation: Normalisation) -> Classifier:
     """Put a normalisation and class names around a loaded module."""
     image_format = candidate.images.image_format
@@ -350,48 +348,6 @@ def classifier_of(candidate: Candidate, normalisation: Normalisation) -> Classif
         input_size=(image_format.channels, *image_format.size),
         origin=candidate.loaded.origin,
     )
-
-
-def run_preflight(
-    module: nn.Module,
-    classes: tuple[str, ...],
-    sample: ImageSet,
-    given: Normalisation | None,
-    narrator: Narrator,
-    *,
-    must_know: bool = True,
-) -> Preflight:
-    """Find the normalisation on labelled images, and say what was found and why.
-
-    Args:
-        module: the user's network.
-        classes: names in the order of its outputs.
-        sample: the images.
-        given: what the normalisation is known to be; None: to be found.
-        narrator: hears what was found.
-        must_know: see `preflight`; a model that need not know the images is warned of.
-
-    Raises:
-        PreflightError: the model and the images do not fit.
-    """
-    floats, labels = sample.batch(slice(None))
-    result = preflight(module, images=floats, labels=labels, classes=classes, given=given, must_know=must_know)
-    narrator.table(
-        ("normalisation", "accuracy", "mean loss"),
-        [(row.name, f"{row.accuracy:.1%}", f"{row.nll:.3f}") for row in result.rows],
-    )
-    if result.problem is not None:
-        narrator.warn(f"{result.problem.message}. {result.problem.hint or ''}")
-        return result
-    narrator.note(f"normalisation: {result.chosen.name}. {result.reason}")
-    if result.doubt:
-        narrator.warn(result.doubt)
-    return result
-
-
-def rows_for_preflight(labels: Tensor, seed: int) -> Tensor:
-    """Return indices of at most 1,000 images, stratified."""
-    return stratified_sample(labels, PREFLIGHT_IMAGES, generator=stream(seed, "preflight"))
 
 
 def as_run(model: str) -> RunFolder | None:

@@ -13,7 +13,7 @@ from harden import __version__
 from harden.attacks import ATTACKS, Planned, attack_names
 from harden.audit.gate import Gate, judge_gates, parse_gates
 from harden.audit.result import Exposure
-from harden.data import DataSource, Entry, ImageSet, open_data
+from harden.data import AS_IT_IS, DataSource, Entry, ImageSet, Reading, open_data
 from harden.errors import DataError, Interrupted, RunFolderError, UsageError
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
@@ -32,7 +32,7 @@ from harden.workflows.prepare import (
     images_for,
     open_model,
 )
-from harden.workflows.run_folder import RunFolder, refuse_stated, unused
+from harden.workflows.run_folder import RunFolder, reading_for, refuse_stated, unused
 from harden.workflows.surrogate_training import Surrogate
 from harden.workflows.surrogates import open_surrogates, transfer_attacks
 
@@ -47,6 +47,7 @@ class ReportSettings:
     Attributes:
         spec: the model; what it says besides the model's name goes for the others too.
         data: images; None: those of the run.
+        reading: how they are read; what it leaves open is as in the run.
         against: models to compare with; "initial" is the run's model before hardening.
         device: as for `harden fit`.
         eps: l_inf radius on the [0, 1] scale; None: the run's, or the default for the images.
@@ -60,6 +61,7 @@ class ReportSettings:
 
     spec: ModelSpec
     data: str | None = None
+    reading: Reading = AS_IT_IS
     against: tuple[str, ...] = ()
     eps: float | None = None
     attacks: tuple[str, ...] | None = None
@@ -100,11 +102,11 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
     run = as_run(settings.spec.model)
     folder = _folder(settings, run, out)
     if run is not None and all(spec == "initial" or as_run(spec) is not None for spec in settings.against):
-        refuse_stated(run, settings.spec)
+        refuse_stated(run, settings.spec, settings.reading)
     data = settings.data or (run.read_config().get("training", {}).get("data") if run else None)
     if data is None:
         raise UsageError("which images?", hint="give --data DIR; only a finished run folder knows its own")
-    source = open_data(data)
+    source = open_data(data, reading_for(run, settings.reading, other_data=settings.data is not None))
     entries, which, left_out = _entries(source, _runs(settings, run))
     for caveat in left_out:
         narrator.warn(caveat)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harden.data import DataSource, SplitPlan
-from harden.errors import HardenError, RunFolderError, UsageError
+from harden.data import DataSource, Entry, Reading, SplitPlan
+from harden.data.reading import FEWEST_BITS, MOST_BITS
+from harden.errors import ExportError, HardenError, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights, save_weights
-from harden.files import write_whole
+from harden.files import write_whole, write_with
 from harden.models import rebuild
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
@@ -127,6 +128,24 @@ class RunFolder:
             raise RunFolderError(f"{self.config} is damaged (an object was expected)", hint="start the run again")
         return config
 
+    @property
+    def gray_bits(self) -> int | None:
+        """How many bits of gray the run took the images with more than 8 to use.
+
+        Raises:
+            RunFolderError: config.json is missing or damaged.
+        """
+        bits = self.read_config().get("gray_bits")
+        if bits is not None and (not isinstance(bits, int) or not FEWEST_BITS <= bits <= MOST_BITS):
+            raise RunFolderError(
+                f"{self.config} is damaged: gray_bits cannot be {str(bits)[:40]!r}", hint="start the run again"
+            )
+        return bits
+
+    def write_splits(self, plan: SplitPlan, classes: Sequence[str]) -> None:
+        """Keep which files are trained on, selected on and tested on, and the classes that their labels count."""
+        self.write_json(self.splits, {**plan.to_json(), "classes": list(classes)})
+
     def read_splits(self) -> SplitPlan:
         """Return which files the run trained on, selected on and tested on.
 
@@ -154,7 +173,9 @@ class RunFolder:
         """
         if not self.splits.exists():
             return None
-        plan = self.read_splits()
+        plan = self.splits_under(source.classes)
+        if plan is None:
+            return None
         listed = {entry for entries in source.listings.values() for entry in entries}
         train, val, test = (
             tuple(entry for entry in entries if entry in listed) for entries in (plan.train, plan.val, plan.test)
@@ -165,6 +186,27 @@ class RunFolder:
         if (moved and kept != plan) or not (train and val and test):
             return None
         return kept
+
+    def splits_under(self, classes: Sequence[str]) -> SplitPlan | None:
+        """Return the run's splits with labels that count `classes`, whose order may be another; None for other classes.
+
+        Raises:
+            RunFolderError, DataError: as `read_splits`.
+        """
+        plan = self.read_splits()
+        own = self.read_json(self.splits).get("classes")
+        if own is None or own == list(classes):  # runs of earlier versions had the data's own order, and did not say so
+            return plan
+        if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
+            return None
+        if sorted(own) != sorted(classes):
+            return None
+        labels = {label: classes.index(name) for label, name in enumerate(own)}
+
+        def renumbered(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+            return tuple(replace(entry, label=labels.get(entry.label, -1)) for entry in entries)
+
+        return replace(plan, train=renumbered(plan.train), val=renumbered(plan.val), test=renumbered(plan.test))
 
     def save_classifier(self, classifier: Classifier, path: Path) -> None:
         """Write the user's module's weights to `path`."""
@@ -203,6 +245,10 @@ class RunFolder:
             classifier = classifier_from(config, self.skeleton, arch=arch)
             if weights is not None:
                 load_into(classifier.module, load_weights(weights))
+        except ExportError as error:  # whose exit code is for exports
+            raise RunFolderError(
+                error.message, hint=f"copy {self.path} again from where it came from, or run `harden fit` again"
+            ) from error
         except HardenError:
             raise
         except Exception as error:
@@ -218,7 +264,7 @@ def is_run(path: Path) -> bool:
     return (path / "config.json").is_file() and (path / "recipe.toml").is_file()
 
 
-def refuse_stated(run: RunFolder, spec: ModelSpec) -> None:
+def refuse_stated(run: RunFolder, spec: ModelSpec, reading: Reading) -> None:
     """Refuse what would be ignored: a run's model keeps its classes, its normalisation and the size of its images.
 
     Raises:
@@ -229,11 +275,36 @@ def refuse_stated(run: RunFolder, spec: ModelSpec) -> None:
         for name in ("class_map", "mean", "std", "image_size")
         if getattr(spec, name) is not None
     ]
+    if reading.class_order is not None:
+        given.append("--class-order")
     if given:
         raise UsageError(
             f"{run.path} is a run folder, whose config.json settles what {', '.join(given)} would say",
             hint=f"leave {', '.join(given)} out, or name the weights file that the run started from",
         )
+
+
+def reading_for(run: RunFolder | None, given: Reading, *, other_data: bool) -> Reading:
+    """Return how data are read for a run's model: its classes go by name, and its bits of gray hold unless told else.
+
+    Args:
+        run: the run folder; None for any other model, of which everything is as given.
+        given: what the user said.
+        other_data: whether the user named data.
+
+    Raises:
+        UsageError: other bits of gray for the run's own data.
+    """
+    if run is None:
+        return given
+    kept = run.gray_bits
+    if given.gray_bits is not None and not other_data and given.gray_bits != kept:
+        raise UsageError(
+            f"{run.path} read its images with {f'--gray-bits {kept}' if kept else 'no --gray-bits'}, not with "
+            f"{given.gray_bits}",
+            hint="leave --gray-bits out, or name other images with --data",
+        )
+    return replace(given, gray_bits=given.gray_bits if given.gray_bits is not None else kept)
 
 
 def classifier_from(config: Mapping[str, Any], skeleton: Path, *, arch: str | None = None) -> Classifier:
@@ -301,4 +372,4 @@ def keep_architecture(run: RunFolder, classifier: Classifier) -> None:
     elif origin.kind == "factory" and ".py:" in origin.reference:
         source = Path(origin.reference.rsplit(":", 1)[0])
         if source.is_file():
-            shutil.copyfile(source, run.skeleton / source.name)
+            write_with(run.skeleton / source.name, lambda temporary: shutil.copyfile(source, temporary))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from harden.data import Reading
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
@@ -18,6 +20,10 @@ class FitSettings:
         mean, std: normalisation per channel on the [0, 1] scale; None: found by the preflight.
         image_size: height and width in pixels; None: what the model's config.json says, else the data's own where all
             images share one, else 224.
+        class_order: one of `harden.data.reading.ORDERS`, or the names of the classes in label order; None: the data's
+            own order.
+        gray_bits: how many bits of gray the images with more than 8 use; None: those of the run that is hardened
+            further, else such images are refused.
         replace_head: put a new last layer on the model, with as many outputs as the data has classes.
         pretrain: epochs of clean training first, of the new last layer alone where there is one; None: ten for a
             network without weights, one or as many as make a hundred steps for a new last layer, else none.
@@ -60,6 +66,8 @@ class FitSettings:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: int | None = None
+    class_order: str | tuple[str, ...] | None = None
+    gray_bits: int | None = None
     replace_head: bool = False
     pretrain: int | None = None
     method: str = "adv4adv"
@@ -91,6 +99,11 @@ class FitSettings:
     seed: int = 0
     device: str = "auto"
     track: tuple[str, ...] = ()
+
+    @property
+    def reading(self) -> Reading:
+        """What is said of how the data are read."""
+        return Reading(class_order=self.class_order, gray_bits=self.gray_bits)
 
 
 DEFAULT_SOURCE = ("fgsm-ep",)

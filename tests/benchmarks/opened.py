@@ -12,6 +12,7 @@ from harden.workflows.job import selection_entries
 from harden.workflows.narrator import Silent
 from harden.workflows.prepare import Images, images_for
 from harden.workflows.run_folder import RunFolder
+from harden.workflows.settings import FitSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +45,15 @@ def open_run(
     run = RunFolder(path)
     training = run.read_json(run.config)["training"]
     classifier = run.load_classifier(arch=arch, initial=initial).eval()
-    images = images_for(classifier, open_data(training["data"]))
+    settings = resolve(read_recipe(run.recipe), {})
+    images = images_for(classifier, open_data(training["data"], settings.reading))
     plan = SplitPlan.from_json(run.read_json(run.splits))
-    entries = plan.test if split == "test" else _unseen(images, plan, run)
+    entries = plan.test if split == "test" else _unseen(images, plan, settings)
     chosen = images.sample(entries, samples, 0, "autoattack")
     return Opened(classifier, images.decode(chosen, Silent(), "images"), training["eps"])
 
 
-def _unseen(images: Images, plan: SplitPlan, run: RunFolder) -> tuple[Entry, ...]:
+def _unseen(images: Images, plan: SplitPlan, settings: FitSettings) -> tuple[Entry, ...]:
     """Return the validation images of a run that its canary and selection did not use."""
-    used = {entry.file for entry in selection_entries(images, plan, resolve(read_recipe(run.recipe), {}))}
+    used = {entry.file for entry in selection_entries(images, plan, settings)}
     return tuple(entry for entry in plan.val if entry.file not in used)

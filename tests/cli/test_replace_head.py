@@ -120,3 +120,27 @@ def test_a_network_without_weights_needs_none(workshop: Workshop, desk: Path) ->
     done = harden("fit", workshop.arch, "--data", "two", "--replace-head", "--epochs", 1, *FAST, cwd=desk)
     decent(done, code=1)
     assert "leave --replace-head out" in " ".join(done.stderr.split())
+
+
+def test_compare_gives_every_method_a_new_layer_of_its_own(workshop: Workshop, desk: Path) -> None:
+    arguments = (
+        "compare", "--model", workshop.weights, "--arch", workshop.arch, "--data", "two", "--methods", "nt,sat@fgsm",
+        "--epochs", 1, "--pretrain", 2, "--attacks", "fgsm", "--samples", 8, "--surrogate", "none", "--eps", "8/255",
+        "--out", "compared",
+    )  # fmt: skip
+    done = harden(*arguments, cwd=desk, COLUMNS="60")
+    decent(done, code=1)
+    assert "--replace-head" in done.stderr
+    shutil.rmtree(desk / "compared", ignore_errors=True)
+    done = harden(*arguments, "--replace-head", "--json", cwd=desk)
+    decent(done)
+    assert [row["variant"] for row in json.loads(done.stdout)["table"]] == ["NT", "SAT from fgsm"]
+    first, second = (load_file(desk / "compared" / m / "seed-0" / "initial.safetensors") for m in ("nt", "sat@fgsm"))
+    assert first["7.weight"].shape == (2, 16)
+    assert all(torch.equal(first[key], second[key]) for key in first), "all start from the same weights"
+
+
+def test_compare_refuses_a_new_layer_on_a_run(run: Path, desk: Path) -> None:
+    done = harden("compare", "--model", "run", "--data", "two", "--methods", "nt", "--replace-head", cwd=desk)
+    decent(done, code=2)
+    assert "model.safetensors" in done.stderr

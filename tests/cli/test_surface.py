@@ -53,6 +53,7 @@ def harden(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
         (errors.ModelError, 1),
         (errors.PreflightError, 1),
         (errors.RunFolderError, 1),
+        (errors.WriteError, 1),
         (errors.TrainingError, 1),
         (errors.UsageError, 2),
         (errors.GateError, 3),
@@ -67,7 +68,7 @@ def test_exit_codes(kind: type[errors.HardenError], code: int) -> None:
 
 def test_every_error_has_a_code_in_the_test_above() -> None:
     kinds = {v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, errors.HardenError)}
-    assert len(kinds) == 11
+    assert len(kinds) == 12
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,12 @@ def test_every_error_has_a_code_in_the_test_above() -> None:
         (("report", "{pickled}", "--data", "{data}", "--image-size", "-4"), 2, ("--image-size -4 lies outside",)),
         (("inspect", "{pickled}", "--data", "{data}", "--image-size", "0"), 2, ("--image-size 0 lies outside",)),
         (("fit", "{pickled}", "--data", "{data}", "--image-size", "-4"), 2, ("image_size: -4 lies outside",)),
+        (("fit", "{pickled}", "--data", "{data}", "--class-order", "naturl"), 2, ("did you mean 'natural'",)),
+        (("report", "{pickled}", "--data", "{data}", "--class-order", "{weights}"), 2, ("no text in UTF-8",)),
+        (("compare", "--model", "{pickled}", "--data", "{data}", "--class-order", "x"), 2, ("class order 'x'",)),
+        (("inspect", "{pickled}", "--data", "{data}", "--class-order", "{data}/../net.py"), 2, ("'a' is missing",)),
+        (("export", "{pickled}", "--data", "{data}", "--gray-bits", "8"), 2, ("--gray-bits 8 lies outside [9, 16]",)),
+        (("fit", "{pickled}", "--data", "{data}", "--gray-bits", "17"), 2, ("gray_bits: 17 lies outside [9, 16]",)),
         (("demo", "--seed", "-1"), 2, ("--seed -1 lies outside",)),
         (("inspect", "nothing.pt"), 1, ("nothing.pt",)),
     ],

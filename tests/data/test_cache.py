@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from harden.data import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable, decode_cached
+from harden.data import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable, decode_cached, open_data
 from harden.data.folder import open_folder
 from harden.errors import DataError, UsageError
 from harden.folders import cache_root
+from tests.data.layouts import OURS, some_pictures
 
 RGB8 = Format(channels=3, size=(8, 8))
 
@@ -240,6 +241,18 @@ def test_no_entries_give_an_empty_set(source: Counting, cache: Path) -> None:
 def test_the_data_folder_is_never_written_to(source: Counting) -> None:
     with pytest.raises(UsageError, match="inside the data folder"):
         load(source, Path(source.location) / "train" / "cache")
+
+
+def test_a_folder_of_tar_archives_is_never_written_to_either(tmp_path: Path) -> None:
+    spec, _ = OURS["webdataset"](tmp_path / "shards", some_pictures())
+    there = {path.name for path in (tmp_path / "shards").iterdir()}
+    archives = open_data(spec)
+    entries = archives.listings["all"]
+    with pytest.raises(UsageError, match=r"inside the data folder .*shards, which"):
+        decode_cached(archives, entries, RGB8, cache_dir=tmp_path / "shards" / "cache")
+    assert {path.name for path in (tmp_path / "shards").iterdir()} == there
+    one = open_data(f"webdataset:{tmp_path / 'shards' / 'shard-000000.tar'}")
+    assert len(decode_cached(one, one.listings["all"], RGB8, cache_dir=tmp_path / "shards" / "cache")[0]) == 8
 
 
 def test_where_the_cache_is(source: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

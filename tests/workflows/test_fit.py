@@ -121,7 +121,17 @@ def test_the_recipe_is_complete(finished: Path, workshop: Workshop) -> None:
     assert recipe.pretrain == 0
     assert recipe.augment == "flip+shift"
     unset = {f.name for f in dataclasses.fields(recipe) if getattr(recipe, f.name) is None}
-    assert unset == {"arch", "class_map", "mean", "std", "image_size", "budget", "max_clean_drop"}
+    assert unset == {
+        "arch",
+        "class_map",
+        "class_order",
+        "gray_bits",
+        "mean",
+        "std",
+        "image_size",
+        "budget",
+        "max_clean_drop",
+    }
 
 
 def test_the_report_labels_what_was_seen(finished: Path) -> None:

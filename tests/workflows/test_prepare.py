@@ -29,7 +29,7 @@ def test_images_are_opened_as_the_network_wants_them(
     source = open_data(str(make_images(tmp_path / "imgs", gray=gray, all=2)))
     torch.save(nn.Sequential(nn.Conv2d(wanted, 2, 16), nn.Flatten(), nn.Linear(2, 3)), tmp_path / "m.pt")
     notebook = Notebook()
-    candidate = load_candidate(ModelSpec(model=str(tmp_path / "m.pt")), source, notebook)
+    candidate = load_candidate(ModelSpec(model=str(tmp_path / "m.pt")), source, source.listings["all"], notebook)
     assert candidate.images.image_format.channels == wanted
     images = candidate.images.decode(source.listings["all"], notebook, "images").images
     assert images.shape == (6, wanted, 16, 16)
@@ -80,7 +80,7 @@ def timm_folder(tmp_path: Path) -> Path:
 def test_a_config_settles_size_normalisation_and_classes(timm_folder: Path, workshop: Workshop) -> None:
     source, notebook = open_data(str(workshop.data)), Notebook()
     spec = ModelSpec(model=f"local-dir:{timm_folder}")
-    candidate = load_candidate(spec, source, notebook)
+    candidate = load_candidate(spec, source, source.listings["train"], notebook)
     assert candidate.images.image_format.size == (32, 32)  # the images have 16 x 16
     assert candidate.images.classes == ("c", "a", "b")
     assert candidate.images.mapping == (1, 2, 0)
@@ -88,7 +88,7 @@ def test_a_config_settles_size_normalisation_and_classes(timm_folder: Path, work
     found = find_normalisation(spec, candidate, sample, notebook, must_know=False)
     assert (found.mean, found.std) == ((0.4,) * 3, (0.2,) * 3)
     flags = ModelSpec(model=spec.model, image_size=48, class_map=(0, 1, 2), mean=(0.5,), std=(0.5,))
-    candidate = load_candidate(flags, source, notebook)
+    candidate = load_candidate(flags, source, source.listings["train"], notebook)
     assert candidate.images.image_format.size == (48, 48)
     assert candidate.images.classes == ("a", "b", "c")
     assert find_normalisation(flags, candidate, sample, notebook, must_know=False).mean == (0.5,) * 3
@@ -98,7 +98,8 @@ def test_other_names_than_the_datas_are_told(timm_folder: Path, workshop: Worksh
     config = json.loads((timm_folder / "config.json").read_text())
     (timm_folder / "config.json").write_text(json.dumps({**config, "label_names": ["cat", "dog", "fox"]}))
     notebook = Notebook()
-    candidate = load_candidate(ModelSpec(model=str(timm_folder)), open_data(str(workshop.data)), notebook)
+    source = open_data(str(workshop.data))
+    candidate = load_candidate(ModelSpec(model=str(timm_folder)), source, source.listings["train"], notebook)
     assert candidate.images.classes == ("a", "b", "c")
     assert "names of its classes (cat, dog, fox, ...) are not those of the data" in notebook.text
 

@@ -1,0 +1,83 @@
+"""The normalisation of a network: given by the user, stated by its config.json, or found on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from harden.data import ImageSet, stratified_sample
+from harden.errors import UsageError
+from harden.models.classifier import Normalisation
+from harden.models.loaded import Stated
+from harden.models.preflight import Preflight, preflight
+from harden.randomness import stream
+from harden.workflows.narrator import Narrator
+
+PREFLIGHT_IMAGES = 1000
+
+
+def given_normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int, stated: Stated | None = None
+) -> Normalisation | None:
+    """Return the normalisation that `--mean` and `--std` state, or else the model's config.json, or None.
+
+    Raises:
+        UsageError: only one of them, a wrong count, or a std that is not positive.
+    """
+    if mean is None and std is None:
+        if stated is None or stated.mean is None or stated.std is None:
+            return None
+        fits = len(stated.mean) == len(stated.std) == channels
+        return Normalisation("config.json's", stated.mean, stated.std) if fits else None
+    if mean is None or std is None:
+        raise UsageError("--mean and --std belong together", hint="give both, or none to have them found")
+    mean, std = (tuple(v) * (channels if len(v) == 1 else 1) for v in (mean, std))
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise UsageError(
+            f"--mean and --std need one number per channel ({channels}), std positive; got {mean} and {std}",
+            hint="on the [0, 1] scale, for instance --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
+        )
+    return Normalisation("given", tuple(mean), tuple(std))
+
+
+def run_preflight(
+    module: nn.Module,
+    classes: tuple[str, ...],
+    sample: ImageSet,
+    given: Normalisation | None,
+    narrator: Narrator,
+    *,
+    must_know: bool = True,
+) -> Preflight:
+    """Find the normalisation on labelled images, and say what was found and why.
+
+    Args:
+        module: the user's network.
+        classes: names in the order of its outputs.
+        sample: the images.
+        given: what the normalisation is known to be; None: to be found.
+        narrator: hears what was found.
+        must_know: see `preflight`; a model that need not know the images is warned of.
+
+    Raises:
+        PreflightError: the model and the images do not fit.
+    """
+    floats, labels = sample.batch(slice(None))
+    result = preflight(module, images=floats, labels=labels, classes=classes, given=given, must_know=must_know)
+    narrator.table(
+        ("normalisation", "accuracy", "mean loss"),
+        [(row.name, f"{row.accuracy:.1%}", f"{row.nll:.3f}") for row in result.rows],
+    )
+    if result.problem is not None:
+        narrator.warn(f"{result.problem.message}. {result.problem.hint or ''}")
+        return result
+    narrator.note(f"normalisation: {result.chosen.name}. {result.reason}")
+    if result.doubt:
+        narrator.warn(result.doubt)
+    return result
+
+
+def rows_for_preflight(labels: Tensor, seed: int) -> Tensor:
+    """Return indices of at most 1,000 images, stratified."""
+    return stratified_sample(labels, PREFLIGHT_IMAGES, generator=stream(seed, "preflight"))
