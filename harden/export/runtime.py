@@ -26,6 +26,7 @@ class OnnxScorer:
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
         wanted = ["CUDAExecutionProvider"] if torch.cuda.is_available() else []
         try:
             self._session = onnxruntime.InferenceSession(
