@@ -108,8 +108,8 @@ def _inside(name: str) -> str:
         ValueError: it leads elsewhere.
     """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-        raise ValueError(f"{name!r} lies outside")
+    if path.is_absolute() or ".." in path.parts or not path.parts or set(name) & set("\\*?["):
+        raise ValueError(f"{name!r} lies outside, or is a pattern")
     return name
 
 

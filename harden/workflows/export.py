@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from harden.attacks import frozen
 from harden.data import Entry, open_data
-from harden.errors import ExportError, UsageError
+from harden.errors import ExportError, RunFolderError, UsageError
 from harden.export import EXPORTERS, PRECISIONS
+from harden.export.card import CARD
 from harden.export.manifest import Manifest, read_manifest, sha256_of
 from harden.export.parity import TOLERANCE, Parity, Standing, compare
 from harden.export.reduced import save_fp16, save_int8
@@ -29,7 +31,14 @@ from harden.models.classifier import Classifier
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
 from harden.registry import lookup
-from harden.workflows.export_description import describe_export, keep_code, write_config
+from harden.workflows.export_description import (
+    ARCHITECTURE,
+    CONFIG,
+    describe_export,
+    keep_code,
+    refuse_foreign,
+    write_config,
+)
 from harden.workflows.model_card import write_card
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import Images, ModelSpec, as_run, default_eps, images_for, open_model
@@ -38,8 +47,6 @@ from harden.workflows.run_folder import RunFolder, refuse_stated
 
 CALIBRATION_IMAGES = 128
 MAX_DROP = 0.02
-_UNPROVEN = "unproven"
-"""Folder for files that are not proven yet; what is in the folder of the export stays until they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +124,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
     subject = _from_run(run, settings) if run else _from_model(settings, narrator)
     classifier = subject.classifier.eval()
     folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
+    refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE))
     weights = fingerprint(classifier)
     effort = effort_for(classifier, settings.samples)
     chosen = subject.images.sample(subject.entries, effort.images, 0, "parity")
@@ -192,13 +200,22 @@ def _wanted(settings: ExportSettings) -> tuple[tuple[str, str], ...]:
 
 @contextmanager
 def _unproven(folder: Path) -> Iterator[Path]:
-    """Give a folder for files that are not proven yet, and remove it in the end."""
-    path = folder / _UNPROVEN
-    shutil.rmtree(path, ignore_errors=True)
+    """Give a folder for files that are not proven yet, and remove it in the end; what is in `folder` stays till then.
+
+    Raises:
+        RunFolderError: `folder` cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=".unproven-", dir=folder))
+    except OSError as error:
+        raise RunFolderError(f"cannot write {folder}: {error.strerror}", hint="choose another --out") from error
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            folder.rmdir()  # where nothing came of it
 
 
 def _write_onnx(

@@ -5,21 +5,23 @@ Nothing here depends on where or when the export was made, and nothing names a f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harden import __version__
 from harden.data import SplitPlan
-from harden.errors import ExportError
+from harden.errors import ExportError, RunFolderError
+from harden.export.manifest import read_manifest
 from harden.files import write_whole
 from harden.models.classifier import Classifier
 from harden.models.origin import Origin
-from harden.workflows.run_folder import RunFolder, classifier_from, describe, keep_architecture
+from harden.workflows.run_folder import RunFolder, classifier_from, describe, is_run, keep_architecture
 
 CONFIG = "config.json"
 ARCHITECTURE = "architecture"
@@ -57,6 +59,33 @@ def _fingerprint(splits: SplitPlan) -> dict[str, Any]:
     lines = (f"{split}\t{entry.label}\t{entry.file}\n" for split, entries in named.items() for entry in entries)
     digest = hashlib.sha256("".join(lines).encode("utf-8", errors="surrogateescape")).hexdigest()
     return {"images": {split: len(entries) for split, entries in named.items()}, "names_and_labels_sha256": digest}
+
+
+def refuse_foreign(folder: Path, names: Sequence[str]) -> None:
+    """Refuse to write over what is not of an export: the README.md of a project, the config.json of a run.
+
+    Args:
+        folder: where the export is to go; may not be there yet.
+        names: files of an export that are called as others' may be.
+
+    Raises:
+        RunFolderError: one of them is there, and nothing says that it is of an export.
+    """
+    with contextlib.suppress(ExportError):
+        read_manifest(folder)
+        return
+    there = [name for name in names if (folder / name).exists()]
+    if CONFIG in there and is_run(folder):
+        raise RunFolderError(f"{folder} is a run folder", hint="name a folder of its own with --out")
+    if CONFIG in there:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if "harden" in json.loads((folder / CONFIG).read_text(encoding="utf-8")):
+                there.remove(CONFIG)  # of an export by a version that wrote no manifest
+    if there:
+        raise RunFolderError(
+            f"{folder} holds {', '.join(there)}, which no export by this program put there",
+            hint="name a folder of its own with --out",
+        )
 
 
 def write_config(
@@ -125,7 +154,7 @@ def keep_code(folder: Path, classifier: Classifier, run: RunFolder | None) -> tu
     copied = run.skeleton / name if run is not None else None
     if not (target / name).exists() and copied is not None and copied.is_file():
         shutil.copyfile(copied, target / name)
-    return tuple(sorted(path for path in target.iterdir() if path.is_file()))
+    return (target / name,) if (target / name).is_file() else ()
 
 
 def _portable(origin: Origin) -> Origin:

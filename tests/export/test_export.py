@@ -130,6 +130,22 @@ def test_a_timm_network_agrees(tmp_path: Path) -> None:
     assert {entry.version for entry in proto.opset_import if entry.domain == ""} == {18}
 
 
+def test_attention_that_the_exporter_cannot_take_apart_is_unfused_in_the_file_only(tmp_path: Path) -> None:
+    """BEiT's attention reshapes what torch's fused operator returns; with an open batch that export fails."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        beit = import_timm().create_model(
+            "beit_base_patch16_224", num_classes=4, img_size=32, depth=1, embed_dim=32, num_heads=2
+        )
+    assert beit.blocks[0].attn.fused_attn
+    model = classifier(beit, size=32)
+    save_onnx(model, tmp_path / "model.onnx", {})
+    with torch.no_grad():
+        parity = compare(model, OnnxScorer(tmp_path / "model.onnx"), images(8, 32), kind="clean")
+    assert parity.holds
+    assert beit.blocks[0].attn.fused_attn
+
+
 def test_what_cannot_be_exported_says_so(tmp_path: Path) -> None:
     class Wild(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

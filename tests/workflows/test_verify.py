@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from harden.access import Access
 from harden.cli.app import app
-from harden.errors import ExportError, UsageError
+from harden.errors import ExportError, RunFolderError, UsageError
 from harden.export.manifest import MANIFEST, read_manifest
 from harden.export.sample import SAMPLE, load_sample
 from harden.models import load_model
@@ -146,6 +146,21 @@ def test_an_int8_file_that_loses_accuracy_is_refused_by_name_and_nothing_is_left
     assert [entry.name for entry in (tmp_path / "files").iterdir()] == ["model_int8.onnx.rejected"]
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "sample.safetensors"])
+def test_files_of_others_are_not_written_over(name: str, run: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(RunFolderError, match=name):
+        exported_from(run, tmp_path, formats=("safetensors",), precisions=())
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"mine": 1}')]
+
+
+def test_the_run_itself_is_no_place_for_its_export(run: Path) -> None:
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(RunFolderError, match="is a run folder"):
+        exported_from(run, run)
+    assert (run / "config.json").read_bytes() == before
+
+
 def test_dear_networks_are_proven_on_fewer_images(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = RunFolder(run).load_classifier()
     cheap = effort_for(classifier, None)
@@ -205,7 +220,6 @@ def test_damaged_and_missing_files_are_named(folder: Path) -> None:
         (MANIFEST, "{"),
         (MANIFEST, "[]"),
         (MANIFEST, '{"schema": "harden-export/9"}'),
-        (MANIFEST, '{"schema": "harden-export/1", "weights": "", "files": {"../x": "0"}, "audit": {}}'),
         (SAMPLE, "no tensors"),
         ("config.json", "{}"),
     ],
@@ -215,6 +229,15 @@ def test_what_a_stranger_may_have_written_is_refused_or_reported(file: str, cont
     with pytest.raises(ExportError) as caught:
         require_findings(verify(folder, arch=None, narrator=Notebook()), folder)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["../config.json", "/etc/hostname", "*", "a\\b", ""])
+def test_a_manifest_names_files_of_its_own_folder_only(name: str, folder: Path) -> None:
+    document = json.loads((folder / MANIFEST).read_text())
+    document["files"][name] = document["files"]["config.json"]
+    (folder / MANIFEST).write_text(json.dumps(document))
+    with pytest.raises(ExportError, match="damaged"):
+        read_manifest(folder)
 
 
 def test_a_folder_that_is_no_export(tmp_path: Path) -> None:
