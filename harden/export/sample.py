@@ -123,6 +123,7 @@ def _check(sample: Sample) -> None:
         and len(scores) == 1
         and len(next(iter(scores))) == 2
         and len(sample.clean_scores) == count
+        and 0 <= int(sample.labels.min()) <= int(sample.labels.max()) < sample.clean_scores.shape[1]
         and 0 <= sample.eps <= 1
     )
     if not fits:

@@ -118,6 +118,8 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         lookup(EXPORTERS, name, kind="export format")
     for name in settings.precisions:
         lookup(PRECISIONS, name, kind="precision")
+    if "onnx" not in settings.formats and set(settings.precisions) - {"fp32"}:
+        raise UsageError("--precision is of ONNX files, and none is asked for", hint="add --to onnx")
     if not 0 <= settings.max_drop < 1:
         raise UsageError(f"--max-drop {settings.max_drop} is no share of images", hint="give a number such as 0.02")
     run = as_run(settings.spec.model)

@@ -20,7 +20,7 @@ from harden.report.beliefs import failures
 from harden.report.figures import threat, with_interval
 from harden.report.report import Report
 from harden.workflows.job import eps_text
-from harden.workflows.prove import SQUARE
+from harden.workflows.prove import SQUARE, WHITE_BOX
 from harden.workflows.run_folder import RunFolder
 
 _WHAT = {
@@ -113,8 +113,8 @@ def _figures(result: AuditResult) -> tuple[Figure, ...]:
 
 def _own_figures(standing: Mapping[str, int], sample: Sample) -> tuple[Figure, ...]:
     """Return what was found on the way, of a model that was never audited here."""
-    names = {"adversarial": "under PGD-10", SQUARE: "under Square", "clean": "clean"}
-    figures = [_figure(names[kind], "", wilson(count, len(sample))) for kind, count in standing.items()]
+    names = {WHITE_BOX: "under PGD-10", SQUARE: "under Square", "clean": "clean"}
+    figures = [_figure(name, "", wilson(standing[kind], len(sample))) for kind, name in names.items()]
     return tuple(sorted(figures, key=lambda figure: figure.value))
 
 

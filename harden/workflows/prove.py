@@ -107,9 +107,14 @@ def gather(classifier: Classifier, images: ImageSet, eps: float, effort: Effort,
     rows = stratified_sample(labels, effort.attacked, generator=stream(0, "export", "sample"))
     with frozen(classifier):
         sample = take_sample(classifier, images.images[rows], labels[rows], adversarial[rows], eps)
+    # Crafted anew, as `harden verify` will: a batch of other images has another random start.
+    again = craft_white_box(classifier, sample.clean(), sample.labels, eps, narrator, "crafting PGD-10 on the sample")
+    with frozen(classifier), torch.no_grad():
+        withstood = _score(classifier, again, sample.labels)
     standing = {
         "clean": _right(sample.clean_scores, sample.labels),
         "adversarial": _right(sample.adversarial_scores, sample.labels),
+        WHITE_BOX: withstood,
         SQUARE: under_square(classifier, sample, effort.queries, narrator, "the model under Square"),
     }
     return Evidence(clean, adversarial, labels, sample, effort.queries, standing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,11 @@ def _try_weights(
 ) -> list[Finding]:
     try:
         classifier = _with_weights(folder, arch)
+        with frozen(classifier):
+            parities = _parities(classifier, sample, max(manifest.tolerance, TOLERANCE))
+        examples = craft_white_box(classifier, sample.clean(), sample.labels, sample.eps, narrator)
+        with frozen(classifier):
+            counts = {WHITE_BOX: _right(classifier, examples, sample)}
     except UnsafeInputError as error:
         narrator.note(f"not tried: {error.message}. {error.hint or ''}")
         return []
@@ -133,14 +139,9 @@ def _try_weights(
         if arch is not None:
             raise
         return [Finding(_WEIGHTS, "scores", error.message, False)]
-    except Exception as error:  # what a damaged config can lead to
-        return [Finding(_WEIGHTS, "scores", f"the network cannot be built: {type(error).__name__}", False)]
-    with frozen(classifier):
-        parities = _parities(classifier, sample, max(manifest.tolerance, TOLERANCE))
-    examples = craft_white_box(classifier, sample.clean(), sample.labels, sample.eps, narrator)
-    with frozen(classifier):
-        counts = {WHITE_BOX: _right(classifier, examples, sample)}
-    known = {WHITE_BOX: manifest.standing["model"]["adversarial"]}
+    except Exception as error:  # what a damaged config, or another model's sample, can lead to
+        return [Finding(_WEIGHTS, "scores", f"they cannot be tried: {type(error).__name__}", False)]
+    known = manifest.standing.get("model", {})
     return [*_of_scores(_WEIGHTS, parities), *_of_counts(_WEIGHTS, counts, known, manifest, sample)]
 
 
@@ -169,10 +170,15 @@ def _of_scores(name: str, parities: list[Parity]) -> list[Finding]:
     return findings
 
 
-def _of_counts(name: str, counts: dict[str, int], known: Any, manifest: Manifest, sample: Sample) -> list[Finding]:
+def _of_counts(
+    name: str, counts: dict[str, int], known: Mapping[str, int], manifest: Manifest, sample: Sample
+) -> list[Finding]:
     findings = []
     for kind, count in counts.items():
-        standing = Standing(kind, len(sample), int(known[kind]), count, manifest.max_drop)
+        if kind not in known:
+            findings.append(Finding(name, f"accuracy, {kind}", f"{MANIFEST} does not say what it was", False))
+            continue
+        standing = Standing(kind, len(sample), known[kind], count, manifest.max_drop)
         said = f"{count} of {len(sample)} images right, {standing.original} when it was exported"
         findings.append(Finding(name, f"accuracy, {kind}", said, standing.holds))
     return findings

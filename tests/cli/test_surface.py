@@ -98,6 +98,7 @@ def test_every_error_has_a_code_in_the_test_above() -> None:
         (("export", "{pickled}", "--data", "{data}", "--to", "onxx"), 2, ("did you mean 'onnx'",)),
         (("export", "{pickled}", "--data", "{data}", "--precision", "int4"), 2, ("did you mean 'int8'",)),
         (("export", "{pickled}", "--data", "{data}", "--max-drop", "2"), 2, ("--max-drop",)),
+        (("export", "{pickled}", "--to", "safetensors", "--precision", "fp16"), 2, ("--to onnx",)),
         (("verify", "{data}"), 5, ("no export",)),
         (("push", "{data}", "name"), 2, ("ORG/NAME",)),
         (("report", "{pickled}", "--data", "{data}", "--samples", "0"), 2, ("--samples 0 lies outside",)),

@@ -21,7 +21,7 @@ from harden.access import Access
 from harden.cli.app import app
 from harden.errors import ExportError, RunFolderError, UsageError
 from harden.export.manifest import MANIFEST, read_manifest
-from harden.export.sample import SAMPLE, load_sample
+from harden.export.sample import SAMPLE, load_sample, save_sample
 from harden.models import load_model
 from harden.vision import import_timm
 from harden.workflows.examine import Scope
@@ -231,6 +231,15 @@ def test_what_a_stranger_may_have_written_is_refused_or_reported(file: str, cont
     assert caught.value.hint
 
 
+def test_the_images_of_another_model_are_reported(folder: Path) -> None:
+    """Half as large, so that nothing can take them."""
+    sample = load_sample(folder / SAMPLE)
+    half = {"images": sample.images[..., ::2, ::2], "perturbations": sample.perturbations[..., ::2, ::2]}
+    save_sample(replace(sample, **half), folder / SAMPLE)
+    found = wrong(folder)
+    assert {(SAMPLE, "SHA-256"), ("model.onnx", "scores"), ("model.safetensors", "scores")} <= found
+
+
 @pytest.mark.parametrize("name", ["../config.json", "/etc/hostname", "*", "a\\b", ""])
 def test_a_manifest_names_files_of_its_own_folder_only(name: str, folder: Path) -> None:
     document = json.loads((folder / MANIFEST).read_text())
@@ -248,6 +257,9 @@ def test_a_folder_that_is_no_export(tmp_path: Path) -> None:
 def test_code_that_was_never_named_is_not_run_to_verify(workshop: Workshop, tmp_path: Path) -> None:
     spec = ModelSpec(model=str(workshop.weights), arch=workshop.arch)
     exported_from(tmp_path, tmp_path / "files", spec=spec, data=str(workshop.data), precisions=("fp32",), samples=20)
+    card = (tmp_path / "files" / "README.md").read_text()
+    assert "Nothing is known here of its training" in card
+    assert str(tmp_path) not in card + (tmp_path / "files" / "config.json").read_text()
     notebook = Notebook()
     findings = verify(tmp_path / "files", arch=None, narrator=notebook)
     assert all(finding.holds for finding in findings)
