@@ -138,6 +138,10 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         narrator.note(
             f"compared on {len(images)} images, and under Square ({effort.queries} queries) on {len(evidence.sample)}"
         )
+        narrator.note(
+            "top-1: of as many images the file says the same as the model; off by: largest difference of any score; "
+            "model, file: images right"
+        )
         results, counts = [], {}
         for kind, precision in _wanted(settings):
             path = unproven / (EXPORTERS[kind] if kind == "safetensors" else PRECISIONS[precision])

@@ -24,7 +24,7 @@ from harden.randomness import stream
 from harden.workflows.narrator import Narrator
 
 WHITE_BOX = "pgd-10"
-SQUARE = "Square on the file"
+SQUARE = "under Square"
 _BATCH = 32
 _MOST_IMAGES, _FEWEST_IMAGES = 256, 32
 _MOST_ATTACKED = 100
@@ -212,12 +212,12 @@ def tell(proof: Proof, narrator: Narrator) -> None:
     """Say what was found of a file."""
     standings = {standing.kind: standing for standing in proof.standings}
     rows = [
-        (f"{p.images} {p.kind}", f"{p.agreement:.2%}", f"{p.largest_difference:.2g}", *_shares(standings.get(p.kind)))
+        (p.kind, f"{p.agreement:.2%}", f"{p.largest_difference:.2g}", *_shares(standings.get(p.kind)))
         for p in proof.parities
     ]
     compared = {parity.kind for parity in proof.parities}
-    rows += [(f"{s.images}, {s.kind}", "", "", *_shares(s)) for s in proof.standings if s.kind not in compared]
-    narrator.table(("images", "same top-1", "largest difference", "model right", "file right"), rows)
+    rows += [(s.kind, "", "", *_shares(s)) for s in proof.standings if s.kind not in compared]
+    narrator.table(("images", "top-1", "off by", "model", "file"), rows)
 
 
 def _shares(standing: Standing | None) -> tuple[str, str]:

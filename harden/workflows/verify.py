@@ -69,7 +69,7 @@ def verify(folder: Path, *, arch: str | None, narrator: Narrator) -> tuple[Findi
         for name in manifest.files
         if name != SAMPLE or (folder / SAMPLE).exists()
     ]
-    _tell(findings, narrator)
+    _tell(findings, narrator, by="file")
     if not (folder / SAMPLE).exists():
         narrator.warn(
             f"{folder} has no {SAMPLE}: without images neither scores nor accuracy can be tried, only the hashes"
@@ -85,7 +85,8 @@ def verify(folder: Path, *, arch: str | None, narrator: Narrator) -> tuple[Findi
     if _WEIGHTS in manifest.files and (folder / _WEIGHTS).is_file():
         narrator.heading(f"{_WEIGHTS} in torch")
         tried = _try_weights(folder, manifest, sample, arch, narrator)
-        _tell(tried, narrator)
+        if tried:
+            _tell(tried, narrator)
         findings += tried
     return tuple(findings)
 
@@ -189,8 +190,7 @@ def _right(model: Scorer, images: torch.Tensor, sample: Sample) -> int:
         return int((model(images).argmax(dim=1).cpu() == sample.labels).sum())
 
 
-def _tell(findings: list[Finding], narrator: Narrator) -> None:
-    narrator.table(
-        ("", "file", "what", "found"),
-        [("ok" if f.holds else "NO", f.file, f.what, f.found) for f in findings],
-    )
+def _tell(findings: list[Finding], narrator: Narrator, *, by: str = "what") -> None:
+    """Say what was found, each by its file or by what was looked at."""
+    rows = [("ok" if f.holds else "NO", f.file if by == "file" else f.what, f.found) for f in findings]
+    narrator.table(("", by, "found"), rows)

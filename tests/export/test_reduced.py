@@ -125,7 +125,7 @@ def test_a_file_may_lose_what_is_stated_and_no_more() -> None:
     assert Standing("clean", 100, 80, 78, 0.02).holds
     assert Standing("clean", 100, 80, 90, 0.02).holds
     assert Standing("clean", 10, 8, 7, 0.02).holds  # one image always may be lost
-    lost = Standing("Square on the file", 100, 80, 77, 0.02)
+    lost = Standing("under Square", 100, 80, 77, 0.02)
     assert not lost.holds
     assert lost.drop == pytest.approx(0.03)
     with pytest.raises(ExportError, match=r"model_int8.onnx \(int8\).*77.0% of 100.*80.0%.*in layer1") as caught:

@@ -80,7 +80,7 @@ def test_one_folder_holds_everything_and_says_nothing_of_this_machine(
         *(("onnx", precision) for precision in EVERYTHING),
     ]
     for item in found[1:]:
-        assert [s.kind for s in item.standings] == ["clean", "adversarial", "Square on the file"]
+        assert [s.kind for s in item.standings] == ["clean", "adversarial", "under Square"]
     listed = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert listed == {*read_manifest(folder).files, MANIFEST}
     for name in ("config.json", MANIFEST):
@@ -180,7 +180,7 @@ def test_a_copy_elsewhere_is_what_was_exported(folder: Path) -> None:
     assert all(finding.holds for finding in findings)
     require_findings(findings, folder)
     looked = {(finding.file, finding.what) for finding in findings}
-    assert {("model_int8.onnx", "accuracy, Square on the file"), ("model.safetensors", "accuracy, pgd-10")} <= looked
+    assert {("model_int8.onnx", "accuracy, under Square"), ("model.safetensors", "accuracy, pgd-10")} <= looked
 
 
 def test_one_changed_weight_is_seen_in_the_hash_and_in_the_scores(
