@@ -1,24 +1,57 @@
-"""Score images with an exported file and plain onnxruntime: python serve_onnx.py EXPORT_FOLDER image.png ..."""
+"""Classify images with an exported file and plain onnxruntime, from the command line or as a small web service.
+
+python serve_onnx.py model.onnx image.png ...
+python serve_onnx.py model.onnx --port 8000        # then: curl --data-binary @image.png localhost:8000
+"""
 
 import json
 import sys
-from pathlib import Path
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BytesIO
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
-def main(folder: str, files: list[str]) -> None:
-    config = json.loads((Path(folder) / "config.json").read_text())
-    channels, height, width = config["input"]["size"]
-    session = onnxruntime.InferenceSession(str(Path(folder) / "model.onnx"), providers=["CPUExecutionProvider"])
-    for file in files:
-        image = Image.open(file).convert("L" if channels == 1 else "RGB").resize((width, height))
-        pixels = np.asarray(image, dtype=np.float32).reshape(height, width, channels).transpose(2, 0, 1) / 255
-        (scores,) = session.run(None, {"images": pixels[None]})
-        print(file, config["classes"][int(scores[0].argmax())])
+class Model:
+    """One file is enough: its metadata say what images it takes and what its outputs are called."""
+
+    def __init__(self, file):
+        self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        metadata = json.loads(self.session.get_modelmeta().custom_metadata_map["harden"])
+        self.classes, (self.channels, *self.size) = metadata["classes"], metadata["input"]["size"]
+
+    def classify(self, file):
+        height, width = self.size
+        image = Image.open(file).convert("L" if self.channels == 1 else "RGB")
+        image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
+        pixels = np.asarray(image, dtype=np.float32).reshape(height, width, self.channels).transpose(2, 0, 1) / 255
+        (scores,) = self.session.run(None, {"images": pixels[None]})
+        return self.classes[int(scores[0].argmax())]
+
+
+def serve(model, port):
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            try:
+                image = self.rfile.read(int(self.headers["Content-Length"]))
+                status, answer = 200, {"class": model.classify(BytesIO(image))}
+            except (OSError, TypeError, ValueError) as error:  # no image, or none that Pillow reads
+                status, answer = 400, {"error": str(error)}
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+    server = HTTPServer(("127.0.0.1", port), Handler)
+    print(f"listening on http://127.0.0.1:{server.server_port}", flush=True)
+    server.serve_forever()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    model, rest = Model(sys.argv[1]), sys.argv[2:]
+    if rest[:1] == ["--port"]:
+        serve(model, int(rest[1]))
+    for file in rest:
+        print(file, model.classify(file))

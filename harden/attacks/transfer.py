@@ -64,13 +64,15 @@ class Transfer(Attack):
             if len(rows) == 0:
                 return
             clean, labels = oracle.ball.clean[rows], oracle.labels[rows]
+            # A black box is asked on the CPU, whatever device its surrogates are on.
+            device = next((parameter.device for parameter in surrogate.parameters()), clean.device)
             crafted = run_attack(
                 self.inner,
                 surrogate,
-                clean,
-                labels,
+                clean.to(device),
+                labels.to(device),
                 generator=generator,
                 passes=oracle.passes.of_another(),
                 drop_fooled=False,
             )
-            oracle.ask(crafted.images, rows)
+            oracle.ask(crafted.images.to(clean.device), rows)

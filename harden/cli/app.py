@@ -14,7 +14,9 @@ from harden.cli.doctor import doctor
 from harden.cli.export import export
 from harden.cli.fit import fit
 from harden.cli.inspect import inspect
+from harden.cli.push import push
 from harden.cli.report import report
+from harden.cli.verify import verify
 
 app = typer.Typer(
     name="harden",
@@ -24,7 +26,7 @@ app = typer.Typer(
     help="Harden any torch or timm image classifier against adversarial inputs, audit it, and ship it.",
     epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 gate not met, 4 unsafe input, 5 export disagrees, 130 stopped.",
 )
-for command in (fit, report, compare, export, inspect, demo, doctor):
+for command in (fit, report, compare, export, verify, push, inspect, demo, doctor):
     app.command()(command)
 
 

@@ -86,6 +86,11 @@ def formats(incomplete: str) -> list[str]:
     return _beginning(incomplete, table_names("harden.export", "EXPORTERS"))
 
 
+def precisions(incomplete: str) -> list[str]:
+    """Return the precisions of export that begin so."""
+    return _beginning(incomplete, table_names("harden.export", "PRECISIONS"))
+
+
 def devices(incomplete: str) -> list[str]:
     """Return the devices that begin so."""
     return _beginning(incomplete, table_names("harden.workflows.prepare", "DEVICES"))

@@ -24,16 +24,39 @@ def export(
             rich_help_panel="Export",
         ),
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of the ONNX file: fp32, fp16 or int8 (calibrated on validation images). Repeatable. \\[fp32]",
+            autocompletion=completion.precisions,
+            rich_help_panel="Export",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files. \\[RUN/export]", rich_help_panel="Export")
     ] = None,
     opset: Annotated[int, typer.Option(help="Of the ONNX file; 18 or later.", rich_help_panel="Export")] = 20,
     tolerance: Annotated[
-        float, typer.Option(help="Largest difference of any score that counts as agreement.", rich_help_panel="Export")
+        float,
+        typer.Option(
+            help="Largest difference of any score that counts as agreement; of fp32.", rich_help_panel="Export"
+        ),
     ] = 1e-4,
+    max_drop: Annotated[
+        float,
+        typer.Option(
+            help="Largest drop of accuracy that counts as agreement, as a share: clean, on adversarial examples of the "
+            "model, and under Square on the file.",
+            rich_help_panel="Export",
+        ),
+    ] = 0.02,
     data: Annotated[
         str | None,
         typer.Option(help="Images to prove agreement on. \\[the run's validation images]", rich_help_panel="Data"),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Images to prove agreement on. \\[32 to 256, by the network's cost]", rich_help_panel="Data"),
     ] = None,
     arch: options.Arch = None,
     trust_pickle: options.TrustPickle = False,
@@ -46,11 +69,13 @@ def export(
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Export a model to safetensors and ONNX, and prove that each file gives the model's answers.
+    """Export a model to safetensors and ONNX, and prove that each file gives the model's answers, under attack too.
 
     [bold]Examples[/bold]
 
       harden export runs/imgs-adv4adv --to safetensors --to onnx
+
+      harden export runs/imgs-adv4adv --precision fp32 --precision int8
     """
 
     def body(terminal: Terminal) -> None:
@@ -68,21 +93,33 @@ def export(
                 image_size=image_size,
             ),
             formats=tuple(to or ("safetensors", "onnx")),
+            precisions=tuple(precision or ("fp32",)),
             data=data,
             reading=options.reading(class_order, gray_bits),
+            samples=options.within(samples, "--samples", "audit_samples"),
             opset=opset,
             tolerance=tolerance,
+            max_drop=max_drop,
         )
         exported = workflow(settings, out=out, narrator=terminal)
         if as_json:
             import json
 
             rows = [
-                {"format": e.format, "path": str(e.path), "parity": [p.to_json() for p in e.parities]} for e in exported
+                {
+                    "format": item.format,
+                    "precision": item.precision,
+                    "path": str(item.path),
+                    "bytes": item.path.stat().st_size,
+                    "parity": [parity.to_json() for parity in item.parities],
+                    "accuracy": [standing.to_json() for standing in item.standings],
+                }
+                for item in exported
             ]
             print(json.dumps(rows))
             return
         for item in exported:
-            terminal.result(f"{item.format}: {item.path} agrees with the model")
+            name = f"{item.format} {item.precision}" if item.format == "onnx" else item.format
+            terminal.result(f"{name}: {item.path} agrees with the model")
 
     run_command(body, quiet=quiet or as_json)

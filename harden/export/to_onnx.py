@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
-import logging
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from harden.errors import ExportError
+from harden.export.quiet import quiet
 from harden.files import write_with
 from harden.models.classifier import Classifier
 
 OPSET = 20
 INPUT, OUTPUT, BATCH = "images", "scores", "batch"
+METADATA = "harden"
+"""The metadata key under which everything stands that another team needs to know."""
 
 
 def save_onnx(classifier: Classifier, path: Path, metadata: Mapping[str, Any], *, opset: int = OPSET) -> int:
@@ -38,9 +38,10 @@ def save_onnx(classifier: Classifier, path: Path, metadata: Mapping[str, Any], *
         RunFolderError: the file cannot be written.
     """
     copied = copy.deepcopy(classifier).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    _unfuse_attention(copied)
     example = torch.full((2, *classifier.input_size), 0.5)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 copied,
                 (example,),
@@ -53,7 +54,7 @@ def save_onnx(classifier: Classifier, path: Path, metadata: Mapping[str, Any], *
             )
     except Exception as error:
         raise ExportError(
-            f"the model cannot be exported to ONNX: {type(error).__name__}: {_first_line(error)}",
+            f"the model cannot be exported to ONNX: {type(error).__name__}: {first_line(error)}",
             hint="export to safetensors only, or replace the operation that ONNX lacks",
         ) from error
     if program is None:
@@ -62,31 +63,43 @@ def save_onnx(classifier: Classifier, path: Path, metadata: Mapping[str, Any], *
     written = max(entry.version for entry in proto.opset_import if entry.domain == "")
     if written != opset:
         raise ExportError(f"asked for ONNX opset {opset}, got {written}", hint=f"use --opset {written}")
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = "harden", json.dumps(metadata, sort_keys=True)
-    if proto.ByteSize() >= 2**31:
-        raise ExportError("the model is larger than one ONNX file can be (2 GB)", hint="export to safetensors")
-    write_with(path, lambda temporary: temporary.write_bytes(proto.SerializeToString()))
+    write_proto(proto, path, metadata)
     return int(written)
 
 
-def _first_line(error: Exception) -> str:
+def write_proto(proto: Any, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write an ONNX model to `path` whole or not at all, with `metadata` as its only entry besides the libraries' own.
+
+    Args:
+        proto: an `onnx.ModelProto`.
+        path: the file.
+        metadata: JSON values, written under one metadata key.
+
+    Raises:
+        ExportError: the file would exceed 2 GB.
+        RunFolderError: the file cannot be written.
+    """
+    others = [(entry.key, entry.value) for entry in proto.metadata_props if entry.key != METADATA]
+    del proto.metadata_props[:]
+    for key, value in (*others, (METADATA, json.dumps(metadata, sort_keys=True))):
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+    if proto.ByteSize() >= 2**31:
+        raise ExportError("the model is larger than one ONNX file can be (2 GB)", hint="export to safetensors")
+    write_with(path, lambda temporary: temporary.write_bytes(proto.SerializeToString()))
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first, cut to 300 characters."""
     return (str(error).strip().splitlines() or [""])[0][:300]
 
 
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep the exporter's progress, warnings and log lines from the user; errors still raise."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def _unfuse_attention(module: nn.Module) -> None:
+    """Let timm's attention layers compute in separate steps what torch has one operator for.
+
+    Where the number of images is open, the exporter cannot take that operator apart in some networks (BEiT): the result
+    has other strides than the layer's own `reshape` was traced with.
+    """
+    for part in module.modules():
+        if isinstance(getattr(part, "fused_attn", None), bool):
+            part.fused_attn = False  # type: ignore[assignment]

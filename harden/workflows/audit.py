@@ -101,10 +101,15 @@ def plan_for(
     if isinstance(subject.classifier, Classifier):
         names = attack_names(attacks or DEFAULT_ATTACKS)
     else:
-        names = score_attacks(attacks, others=bool(transfers))
+        names = score_attacks(attacks, others=bool(transfers), beside=bool(subject.transfers))
     planned = [Planned(ATTACKS[name](eps), member) for name, member in names]
     last = [entry for entry in planned if entry.attack.access is Access.SCORES]
-    return (*(entry for entry in planned if entry.attack.access is not Access.SCORES), *transfers, *last)
+    return (
+        *(entry for entry in planned if entry.attack.access is not Access.SCORES),
+        *transfers,
+        *subject.transfers,
+        *last,
+    )
 
 
 def overfitted(history: History | None) -> tuple[str, ...]:

@@ -190,11 +190,14 @@ def _asked(classifier: Classifier, images: Tensor) -> Tensor:
     return scores
 
 
-def score_attacks(names: Sequence[str] | None, *, others: bool = False) -> tuple[tuple[str, bool], ...]:
+def score_attacks(
+    names: Sequence[str] | None, *, others: bool = False, beside: bool = False
+) -> tuple[tuple[str, bool], ...]:
     """Return (attack, whether it is a member of an ensemble), as `attack_names` does, of those that need only scores.
 
     A preset keeps its score-based attacks. Nothing named, it is Square with 5,000 queries. Where there are `others`
-    (from surrogates), none need be left.
+    (from surrogates), none need be left; where the black box only stands `beside` a network, which the names are meant
+    for, it meets those that it can.
 
     Raises:
         UsageError: an unknown name, an attack that needs gradients, or presets without a score-based attack.
@@ -204,8 +207,8 @@ def score_attacks(names: Sequence[str] | None, *, others: bool = False) -> tuple
     usable = [name for name, attack in ATTACKS.items() if attack(0.0).access is Access.SCORES]
     hint = f"name {' or '.join(usable)}, or craft examples on another network with --surrogate"
     gradients = [name for name in names or () if name not in PRESETS and name not in usable]
-    if gradients:
+    if gradients and not beside:
         raise UsageError(f"a black box gives no gradients, which {', '.join(gradients)} would need", hint=hint)
-    if not kept and not others:
+    if not kept and not others and not beside:
         raise UsageError(f"all attacks of {', '.join(names or ())} need gradients, which a black box lacks", hint=hint)
     return kept

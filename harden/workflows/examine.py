@@ -36,12 +36,14 @@ class Subject:
         classifier: the model.
         images: what it is attacked on, in its own format; the same files for every subject.
         exposures: per attack name what its training or selection had to do with it.
+        transfers: attacks that it meets besides, from the network that it stands beside.
     """
 
     name: str
     classifier: Audited
     images: ImageSet
     exposures: Mapping[str, Exposure]
+    transfers: tuple[Planned, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from harden import __version__
-from harden.attacks import ATTACKS, frozen, run_attack
-from harden.data import AS_IT_IS, ImageSet, Reading, open_data
-from harden.errors import ExportError, UsageError
-from harden.export import EXPORTERS
-from harden.export.parity import TOLERANCE, Parity, compare, require
+from harden.attacks import frozen
+from harden.data import AS_IT_IS, Entry, Reading, open_data
+from harden.errors import ExportError, RunFolderError, UsageError
+from harden.export import EXPORTERS, PRECISIONS
+from harden.export.card import CARD
+from harden.export.manifest import Manifest, read_manifest, sha256_of
+from harden.export.parity import TOLERANCE, Parity, Standing, compare
+from harden.export.reduced import save_fp16, save_int8
 from harden.export.runtime import OnnxScorer
+from harden.export.sample import SAMPLE, save_sample
+from harden.export.timm_layout import timm_keys
 from harden.export.to_onnx import OPSET, save_onnx
 from harden.export.to_safetensors import load_weights, save_weights
-from harden.files import write_whole
 from harden.models.classifier import Classifier
+from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
-from harden.randomness import stream
 from harden.registry import lookup
+from harden.workflows.export_description import (
+    ARCHITECTURE,
+    CONFIG,
+    describe_export,
+    keep_code,
+    refuse_foreign,
+    write_config,
+)
+from harden.workflows.model_card import write_card
 from harden.workflows.narrator import Narrator
-from harden.workflows.prepare import ModelSpec, as_run, default_eps, images_for, open_model
-from harden.workflows.run_folder import RunFolder, describe, reading_for, refuse_stated
+from harden.workflows.prepare import Images, ModelSpec, as_run, default_eps, images_for, open_model
+from harden.workflows.prove import Evidence, Proof, effort_for, gather, prove, require_proof, tell
+from harden.workflows.run_folder import RunFolder, reading_for, refuse_stated
 
-PARITY_IMAGES = 256
+CALIBRATION_IMAGES = 128
+MAX_DROP = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,31 +56,61 @@ class ExportSettings:
     Attributes:
         spec: the model.
         formats: keys of `EXPORTERS`.
+        precisions: keys of `PRECISIONS`, of the ONNX files.
         data: images to prove agreement on; None: the run's validation images.
         reading: how they are read; what it leaves open is as in the run.
-        opset: of the ONNX file.
-        tolerance: largest difference of any score that counts as agreement.
+        samples: how many of them; None: by what a forward pass of the model costs.
+        opset: of the ONNX files.
+        tolerance: largest difference of any score that counts as agreement, of a file of 32-bit floats.
+        max_drop: largest drop of accuracy, as a share, that counts as agreement: on clean images, on adversarial
+            examples of the model, and under Square on the file itself.
     """
 
     spec: ModelSpec
     formats: tuple[str, ...]
+    precisions: tuple[str, ...] = ("fp32",)
     data: str | None = None
     reading: Reading = AS_IT_IS
+    samples: int | None = None
     opset: int = OPSET
     tolerance: float = TOLERANCE
+    max_drop: float = MAX_DROP
 
 
 @dataclass(frozen=True)
 class Exported:
-    """One exported file, and how it compares with the model."""
+    """One exported file, and how it compares with the model.
+
+    Attributes:
+        format: key of `EXPORTERS`.
+        precision: key of `PRECISIONS`; "fp32" for safetensors, which holds the weights as they are.
+        path: the file.
+        parities: its scores beside the model's.
+        standings: its accuracy beside the model's.
+    """
 
     format: str
+    precision: str
     path: Path
     parities: tuple[Parity, ...]
+    standings: tuple[Standing, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What is exported, and the images for it: those it is proven on, and others to calibrate with."""
+
+    classifier: Classifier
+    run: RunFolder | None
+    images: Images
+    entries: tuple[Entry, ...]
+    eps: float
 
 
 def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) -> tuple[Exported, ...]:
-    """Write the files, then prove that each gives the model's answers; one that does not is set aside (`.rejected`).
+    """Write the files, prove that each gives the model's answers, and put them into one folder with what belongs to it.
+
+    If one of them does not, none is put there, and that one is set aside (`.rejected`).
 
     Raises:
         ExportError: a file cannot be written or does not agree.
@@ -72,114 +118,205 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
     """
     for name in settings.formats:
         lookup(EXPORTERS, name, kind="export format")
+    for name in settings.precisions:
+        lookup(PRECISIONS, name, kind="precision")
+    if "onnx" not in settings.formats and set(settings.precisions) - {"fp32"}:
+        raise UsageError("--precision is of ONNX files, and none is asked for", hint="add --to onnx")
+    if not 0 <= settings.max_drop < 1:
+        raise UsageError(f"--max-drop {settings.max_drop} is no share of images", hint="give a number such as 0.02")
     run = as_run(settings.spec.model)
-    classifier, images, eps = _from_run(run, settings, narrator) if run else _from_model(settings, narrator)
-    classifier.eval()
+    subject = _from_run(run, settings) if run else _from_model(settings, narrator)
+    classifier = subject.classifier.eval()
     folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
-    metadata = _metadata(classifier, run)
-    sets = _parity_images(classifier, images, eps)
-    results = []
-    for name in dict.fromkeys(settings.formats):
-        path = folder / EXPORTERS[name]
-        unproven = folder / f"unproven-{path.name}"  # what is at `path` already stays until the new file is proven
-        narrator.heading(f"Export to {name}")
-        if name == "safetensors":
-            save_weights(classifier.module.state_dict(), unproven, metadata)
-            parities = _prove_safetensors(classifier, unproven, sets)
-        else:
-            save_onnx(classifier, unproven, metadata, opset=settings.opset)
-            scorer = OnnxScorer(unproven)
-            narrator.note(f"onnxruntime runs it on {', '.join(scorer.providers)}")
-            parities = _prove(classifier, scorer, sets, settings.tolerance)
-        narrator.table(
-            ("images", "top-1 agreement", "largest difference", "tolerance"),
-            [
-                (f"{p.images} {p.kind}", f"{p.agreement:.2%}", f"{p.largest_difference:.2g}", f"{p.tolerance:.2g}")
-                for p in parities
-            ],
+    refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE))
+    weights = fingerprint(classifier)
+    effort = effort_for(classifier, settings.samples)
+    chosen = subject.images.sample(subject.entries, effort.images, 0, "parity")
+    images = subject.images.decode(chosen, narrator, "images for the comparison")
+    metadata = describe_export(classifier, run)
+    with _unproven(folder) as unproven:
+        narrator.heading("The model itself")
+        evidence = gather(classifier, images, subject.eps, effort, narrator)
+        narrator.note(
+            f"compared on {len(images)} images, and under Square ({effort.queries} queries) on {len(evidence.sample)}"
         )
-        try:
-            require(parities, path.name)
-        except ExportError:
-            unproven.rename(path.with_name(path.name + ".rejected"))
-            raise
-        unproven.replace(path)
-        narrator.note(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
-        results.append(Exported(name, path, parities))
-    write_whole(folder / "config.json", json.dumps(metadata, indent=1) + "\n")
+        narrator.note(
+            "top-1: of as many images the file says the same as the model; off by: largest difference of any score; "
+            "model, file: images right"
+        )
+        results, counts = [], {}
+        for kind, precision in _wanted(settings):
+            path = unproven / (EXPORTERS[kind] if kind == "safetensors" else PRECISIONS[precision])
+            narrator.heading(f"Export to {kind}" + (f", {precision}" if kind == "onnx" else ""))
+            if kind == "safetensors":
+                save_weights(classifier.module.state_dict(), path, metadata)
+                proof = _prove_safetensors(classifier, path, evidence)
+            else:
+                calibration = _calibration(subject, chosen, narrator) if precision == "int8" else None
+                _write_onnx(classifier, unproven, precision, metadata, settings.opset, calibration)
+                scorer = OnnxScorer(path)
+                narrator.note(f"onnxruntime runs it on {', '.join(scorer.providers)}")
+                proof = prove(
+                    classifier,
+                    scorer,
+                    evidence,
+                    tolerance=settings.tolerance if precision == "fp32" else None,
+                    max_drop=settings.max_drop,
+                    narrator=narrator,
+                    name=path.name,
+                )
+                counts[path.name] = proof.counts
+            tell(proof, narrator)
+            try:
+                require_proof(proof, path, precision, unproven / PRECISIONS["fp32"], evidence)
+            except ExportError:
+                path.rename(folder / f"{path.name}.rejected")
+                raise
+            narrator.note(f"{path.name} ({path.stat().st_size / 1e6:.2f} MB)")
+            results.append(Exported(kind, precision, folder / path.name, proof.parities, proof.standings))
+        for item in results:
+            (unproven / item.path.name).replace(item.path)
+    save_sample(evidence.sample, folder / SAMPLE)
+    new = {item.path.name for item in results}
+    kept = _kept(folder, weights, new, narrator)
+    standing = {**kept.standing, **counts, "model": evidence.standing}
+    layout = timm_keys(classifier)
+    config = write_config(folder, classifier, metadata, layout)
+    code = keep_code(folder, classifier, run)
+    models = sorted({*kept.files, *new})
+    card = write_card(folder, classifier, run, metadata, models, standing, evidence.sample, layout is not None)
+    others = (SAMPLE, *(path.relative_to(folder).as_posix() for path in (config, card, *code)))
+    Manifest(
+        weights=weights,
+        files={name: sha256_of(folder / name) for name in sorted({*models, *others})},
+        audit={"eps": subject.eps, "queries": effort.queries, "seed": 0},
+        standing=standing,
+        tolerance=settings.tolerance,
+        max_drop=settings.max_drop,
+    ).write(folder)
     return tuple(results)
 
 
-def _from_run(
-    run: RunFolder | None, settings: ExportSettings, narrator: Narrator
-) -> tuple[Classifier, ImageSet, float]:
-    assert run is not None
+def _wanted(settings: ExportSettings) -> tuple[tuple[str, str], ...]:
+    """Return (format, precision) of every file, each once and in the order of the formats."""
+    return tuple(
+        (name, precision)
+        for name in dict.fromkeys(settings.formats)
+        for precision in (dict.fromkeys(settings.precisions) if name == "onnx" else ("fp32",))
+    )
+
+
+@contextmanager
+def _unproven(folder: Path) -> Iterator[Path]:
+    """Give a folder for files that are not proven yet, and remove it in the end; what is in `folder` stays till then.
+
+    Raises:
+        RunFolderError: `folder` cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=".unproven-", dir=folder))
+    except OSError as error:
+        raise RunFolderError(f"cannot write {folder}: {error.strerror}", hint="choose another --out") from error
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            folder.rmdir()  # where nothing came of it
+
+
+def _write_onnx(
+    classifier: Classifier,
+    folder: Path,
+    precision: str,
+    metadata: dict[str, Any],
+    opset: int,
+    calibration: Tensor | None,
+) -> None:
+    """Write the file of this precision, and the one of 32-bit floats that it is made from where it is not there yet."""
+    full = folder / PRECISIONS["fp32"]
+    if not full.exists():
+        save_onnx(classifier, full, {**metadata, "precision": "fp32"}, opset=opset)
+    path = folder / PRECISIONS[precision]
+    if precision == "fp16":
+        save_fp16(full, path, {**metadata, "precision": precision})
+    elif calibration is not None:
+        described = {**metadata, "precision": precision, "calibrated_on": len(calibration)}
+        save_int8(full, path, described, calibration)
+
+
+def _calibration(subject: _Subject, chosen: Sequence[Entry], narrator: Narrator) -> Tensor:
+    """Return images to find the ranges of activations on: others than those of the proof, where there are any."""
+    left = set(chosen)
+    others = [entry for entry in subject.entries if entry not in left] or subject.entries
+    entries = subject.images.sample(others, CALIBRATION_IMAGES, 0, "calibration")
+    images, _ = subject.images.decode(entries, narrator, "images for the calibration").batch(slice(None))
+    return images
+
+
+def _kept(folder: Path, weights: str, new: set[str], narrator: Narrator) -> Manifest:
+    """Return what still holds of an earlier export into the same folder: files of the same model and sample."""
+    nothing = Manifest(weights=weights, files={}, audit={})
+    others = {*PRECISIONS.values(), *EXPORTERS.values()} - new
+    there = sorted(name for name in others if (folder / name).is_file())
+    if not there:
+        return nothing
+    try:
+        earlier = read_manifest(folder)
+    except ExportError:
+        earlier = nothing
+    same = earlier.weights == weights and earlier.files.get(SAMPLE) == sha256_of(folder / SAMPLE)
+    files = {
+        name: earlier.files[name]
+        for name in there
+        if same and name in earlier.files and earlier.files[name] == sha256_of(folder / name)
+    }
+    left = [name for name in there if name not in files]
+    if left:
+        narrator.warn(
+            f"{folder} also holds {', '.join(left)} of another export, which nothing here vouches for: export it "
+            "again, or delete it"
+        )
+    return replace(nothing, files=files, standing={k: v for k, v in earlier.standing.items() if k in files})
+
+
+def _from_run(run: RunFolder, settings: ExportSettings) -> _Subject:
     refuse_stated(run, settings.spec, settings.reading)
     classifier = run.load_classifier(arch=settings.spec.arch)
     training = run.read_config().get("training", {})
     reading = reading_for(run, settings.reading, other_data=settings.data is not None)
     source = open_data(settings.data or training["data"], reading)
-    images = images_for(classifier, source)
-    splits = run.splits_under(source.classes) if settings.data is None else None
-    entries = splits.val if splits is not None else _some(source.listings)
-    chosen = images.sample(entries, PARITY_IMAGES, 0, "parity")
-    return classifier, images.decode(chosen, narrator, "images for the comparison"), float(training["eps"])
+    entries = run.splits_under(source.classes).val if settings.data is None else _some(source.listings)
+    return _Subject(classifier, run, images_for(classifier, source), tuple(entries), float(training["eps"]))
 
 
-def _from_model(settings: ExportSettings, narrator: Narrator) -> tuple[Classifier, ImageSet, float]:
+def _from_model(settings: ExportSettings, narrator: Narrator) -> _Subject:
     if settings.data is None:
         raise UsageError(
             "which images? A model's export is proven on images, and its normalisation is found on them",
             hint="give --data DIR; only a finished run folder knows its own",
         )
     source = open_data(settings.data, settings.reading)
-    classifier, images = open_model(settings.spec, source, _some(source.listings), narrator)
-    chosen = images.sample(_some(source.listings), PARITY_IMAGES, 0, "parity")
-    return classifier, images.decode(chosen, narrator, "images for the comparison"), default_eps(classifier.input_size)
+    entries = _some(source.listings)
+    classifier, images = open_model(settings.spec, source, entries, narrator)
+    return _Subject(classifier, None, images, tuple(entries), default_eps(classifier.input_size))
 
 
 def _some(listings: Any) -> Any:
     return listings.get("val") or listings.get("train") or next(iter(listings.values()))
 
 
-def _parity_images(classifier: Classifier, images: ImageSet, eps: float) -> tuple[tuple[str, Tensor], ...]:
-    """The images as they are, and PGD-10 examples of them crafted on the model."""
-    clean, labels = images.batch(slice(None))
-    attack = ATTACKS["pgd-10"](eps)
-    examples = run_attack(attack, classifier, clean, labels, generator=stream(0, "parity"), drop_fooled=False)
-    return ("clean", clean), ("adversarial", examples.images)
+def _prove_safetensors(classifier: Classifier, path: Path, evidence: Evidence) -> Proof:
+    """Load the file into another copy of the network, whose own weights are wiped first, and compare the scores.
 
-
-def _prove(
-    classifier: Classifier, scorer: Any, sets: Sequence[tuple[str, Tensor]], tolerance: float
-) -> tuple[Parity, ...]:
-    with frozen(classifier), torch.no_grad():
-        return tuple(compare(classifier, scorer, images, kind=kind, tolerance=tolerance) for kind, images in sets)
-
-
-def _prove_safetensors(classifier: Classifier, path: Path, sets: Sequence[tuple[str, Tensor]]) -> tuple[Parity, ...]:
-    """Load the file into another copy of the network, whose own weights are wiped first."""
+    Square is left out: the file holds the very weights, and the runtime is the one that the model was audited in.
+    """
     other = copy.deepcopy(classifier)
     with torch.no_grad():
         for value in other.module.state_dict().values():
             value.zero_()
     load_into(other.module, load_weights(path))
-    with frozen(other), torch.no_grad():
-        return _prove(classifier, other, sets, TOLERANCE)
-
-
-def _metadata(classifier: Classifier, run: RunFolder | None) -> dict[str, Any]:
-    """What another team needs to know to serve the file. Nothing here depends on where or when it was made."""
-    described = describe(classifier)
-    training = run.read_config().get("training", {}) if run else {}
-    kept = ("method", "source_attacks", "norm", "eps", "split")
-    return {
-        "harden": __version__,
-        "classes": described["classes"],
-        "input": {"name": "images", "size": described["input_size"], "dtype": "float32", "range": [0, 1]},
-        "normalisation": {
-            **described["normalisation"],
-            "where": "inside the ONNX file; to be applied before the safetensors weights' own network",
-        },
-        "training": {key: training[key] for key in kept if key in training},
-    }
+    with frozen(classifier), frozen(other), torch.no_grad():
+        parities = tuple(compare(classifier, other, images, kind=kind) for kind, images in evidence.sets())
+    return Proof(parities, (), {})

@@ -130,7 +130,8 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
         if isinstance(opened.classifier, Classifier):
             opened.classifier.to(device)
         images = opened.images.decode(chosen, narrator, "images to audit")
-        subjects.append(Subject(opened.name, opened.classifier, images, opened.exposures))
+        crafted = () if opened is subject else _from_subject(subject, opened, eps)
+        subjects.append(Subject(opened.name, opened.classifier, images, opened.exposures, crafted))
     paper = "paper" in presets
     # Surrogates may take long to train: what they will craft is known before, and so is whether the gates make sense.
     absent = [Surrogate(name, nn.Identity(), 0.0) for name in settings.surrogates]
@@ -175,6 +176,16 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
     write_reports(found, folder, narrator)
     shutil.rmtree(kept_in, ignore_errors=True)
     return found, folder
+
+
+def _from_subject(subject: _Opened, other: _Opened, eps: float) -> tuple[Planned, ...]:
+    """Return attacks that craft on the network that the report is about, for a black box beside it.
+
+    It is often an export of that very network, whose own gradients are then the nearest thing to its own.
+    """
+    if isinstance(other.classifier, Classifier) or not isinstance(subject.classifier, Classifier):
+        return ()
+    return tuple(transfer_attacks([Surrogate(subject.name, subject.classifier, 0.0)], eps=eps, member=True))
 
 
 def _gates(text: str | None, plan: Sequence[Planned]) -> tuple[Gate, ...]:

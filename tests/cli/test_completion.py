@@ -19,7 +19,7 @@ from harden.cli import layers
 from harden.cli.app import app
 from harden.cli.completion import table_names
 from harden.defences import DEFENCES
-from harden.export import EXPORTERS
+from harden.export import EXPORTERS, PRECISIONS
 from harden.export.to_safetensors import save_weights
 from harden.folders import recipe_folder
 from harden.training.augment import AUGMENTATIONS
@@ -64,6 +64,7 @@ def offered(*words: str, shell: str = "zsh") -> list[str]:
         (("compare", "--source-attack"), CRAFTERS),
         (("compare", "--recipe"), dict.fromkeys(sorted(path.stem for path in recipe_folder().glob("*.toml")))),
         (("export", "runs/a", "--to"), EXPORTERS),
+        (("export", "runs/a", "--precision"), PRECISIONS),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 
 from tests.workflows.builders import Workshop
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 FAST = ("--attacks", "fast", "--audit-samples", "30", "--batch-size", "20", "--eps", "8/255", "--ema", "0.9")
 
 
@@ -121,18 +124,73 @@ def test_export_and_serve_without_us(fitted: subprocess.CompletedProcess[str], d
     assert [row["format"] for row in rows] == ["safetensors", "onnx"]
     assert all(p["holds"] and p["kind"] in ("clean", "adversarial") for row in rows for p in row["parity"])
     folder = desk / "run" / "export"
-    assert {entry.name for entry in folder.iterdir()} == {"model.safetensors", "model.onnx", "config.json"}
-    examples = Path(__file__).parents[2] / "examples"
+    assert {entry.name for entry in folder.iterdir()} == {
+        "README.md",
+        "config.json",
+        "manifest.json",
+        "model.onnx",
+        "model.safetensors",
+        "sample.safetensors",
+        "architecture",
+    }
     pictures = sorted((workshop.data / "test").rglob("*.png"))[:3]
     for script, arguments, lines in (
-        ("serve_onnx.py", pictures, len(pictures)),
-        ("load_safetensors.py", workshop.arch.rsplit(":", 1), 1),
+        ("serve_onnx.py", (folder / "model.onnx", *pictures), len(pictures)),
+        ("load_safetensors.py", (folder, *workshop.arch.rsplit(":", 1)), 1),
     ):
-        line = [sys.executable, str(examples / script), str(folder), *map(str, arguments)]
+        line = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
         shown = subprocess.run(line, capture_output=True, text=True, cwd=desk, env=environment(), timeout=120)
         assert shown.returncode == 0, shown.stderr
         assert len(shown.stdout.splitlines()) == lines
         assert any(name in shown.stdout for name in ("a", "b", "c"))
+    done = harden("verify", "run/export", cwd=desk, COLUMNS="60")
+    decent(done)
+    assert "is what was exported" in " ".join(done.stdout.split())
+    assert all(len(line) <= 60 for line in (done.stdout + done.stderr).splitlines())
+
+
+def test_the_example_answers_over_http(
+    fitted: subprocess.CompletedProcess[str], desk: Path, workshop: Workshop, tmp_path: Path
+) -> None:
+    decent(harden("export", "run", "--to", "onnx", "--samples", 20, "--out", tmp_path, cwd=desk))
+    line = [sys.executable, str(EXAMPLES / "serve_onnx.py"), str(tmp_path / "model.onnx"), "--port", "0"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment())
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[-1]
+        picture = next((workshop.data / "test" / "b").glob("*.png")).read_bytes()
+        with urllib.request.urlopen(address, data=picture, timeout=30) as answer:
+            assert json.load(answer) == {"class": "b"}
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(address, data=b"no picture", timeout=30)
+        assert caught.value.code == 400
+        caught.value.close()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("floors", "code"), [("clean=0.5", 0), ("robust=1.0", 3)])
+def test_the_example_job_passes_and_fails(
+    floors: str, code: int, fitted: subprocess.CompletedProcess[str], desk: Path, workshop: Workshop, tmp_path: Path
+) -> None:
+    """Its step is run as it stands, by the shell that would run it; only the model, the data and the floor are ours."""
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((EXAMPLES / "robustness-gate.yml").read_text())["jobs"]["gate"]
+    assert set(job["env"]) == {"MODEL", "DATA", "EPS", "FLOORS"}
+    (step,) = (step for step in job["steps"] if step.get("name") == "gate")
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "harden"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m harden "$@"\n')
+    program.chmod(0o755)
+    ours = {"MODEL": str(desk / "run"), "DATA": str(workshop.data), "EPS": "1/255", "FLOORS": floors}
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-e", "-c", step["run"]], cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        env=environment(PATH=path, PYTHONPATH=str(EXAMPLES.parent), **ours),
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert (tmp_path / "audit" / "report.xml").is_file()
 
 
 def test_inspect(workshop: Workshop, desk: Path) -> None:

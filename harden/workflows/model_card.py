@@ -1,0 +1,226 @@
+"""What the model card of an export says: read from the run, its audits, and the proof of the files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harden.audit.metrics import Proportion, wilson
+from harden.audit.result import AuditResult
+from harden.data import name_of
+from harden.errors import HardenError
+from harden.export import EXPORTERS, PRECISIONS
+from harden.export.card import CARD, Card, Figure
+from harden.export.sample import Sample
+from harden.files import write_whole
+from harden.models.classifier import Classifier
+from harden.report.beliefs import failures
+from harden.report.figures import threat, with_interval
+from harden.report.report import Report
+from harden.workflows.job import eps_text
+from harden.workflows.prove import SQUARE, WHITE_BOX
+from harden.workflows.run_folder import RunFolder
+
+_WHAT = {
+    EXPORTERS["safetensors"]: "weights (safetensors)",
+    PRECISIONS["fp32"]: "ONNX, 32-bit floats, normalisation inside",
+    PRECISIONS["fp16"]: "ONNX, 16-bit floats, normalisation inside",
+    PRECISIONS["int8"]: "ONNX, 8-bit integers, normalisation inside",
+}
+
+
+def write_card(
+    folder: Path,
+    classifier: Classifier,
+    run: RunFolder | None,
+    metadata: Mapping[str, Any],
+    models: Sequence[str],
+    standing: Mapping[str, Mapping[str, int]],
+    sample: Sample,
+    for_timm: bool,
+) -> Path:
+    """Write README.md into the folder of an export.
+
+    Args:
+        folder: of the export.
+        classifier: the model.
+        run: where it was trained; None where nothing is known of that.
+        metadata: of the export.
+        models: the files of the model.
+        standing: per file, what was found of it on the sample.
+        sample: the images beside it.
+        for_timm: whether timm loads the weights by their config.json.
+
+    Raises:
+        RunFolderError: it cannot be written.
+    """
+    report = _most_pessimistic(run) if run is not None else None
+    config = run.read_config() if run is not None else {}
+    training = config.get("training", {})
+    figures = _figures(report.subject) if report else _own_figures(standing["model"], sample)
+    name = run.path.resolve().name if run is not None else folder.resolve().name
+    data = name_of(training["data"]) if training else "the data it was exported with"
+    card = Card(
+        name=name,
+        library="timm" if for_timm else "pytorch",
+        dataset=data,
+        summary=_summary(classifier, training, data),
+        training=_training(classifier, training, metadata),
+        headline=_headline(report, sample),
+        figures=figures,
+        limits=_limits(report, models, sample),
+        files=tuple((file, _WHAT[file], _found(standing.get(file), len(sample))) for file in models),
+        loading=_loading(models, for_timm),
+        reproduce=(
+            f"# harden {metadata['harden']}; recipe.toml of the run has SHA-256 {metadata['recipe_sha256']}",
+            str(config["command"]),
+            "harden verify .     # in this folder",
+        )
+        if run is not None
+        else ("harden verify .     # in this folder",),
+    )
+    return write_whole(folder / CARD, card.markdown())
+
+
+def _most_pessimistic(run: RunFolder) -> Report | None:
+    """Return the report on the run, at its own eps, in which the fewest images stand; None without any."""
+    eps = run.read_config().get("training", {}).get("eps")
+    found: list[Report] = []
+    for path in [*sorted(run.path.glob("audit*/report.json")), run.path / "report.json"]:
+        try:
+            report = Report.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, HardenError):  # another version's, or none
+            continue
+        outcomes = report.subject.outcomes
+        if outcomes and outcomes[0].norm == "linf" and outcomes[0].eps == eps and report.subject.differentiable:
+            found.append(report)
+    return min(found, key=lambda report: report.subject.worst_case().value, default=None)
+
+
+def _figures(result: AuditResult) -> tuple[Figure, ...]:
+    """Return the worst case, every attack that had all images, the strongest first, and clean accuracy."""
+    alone = [
+        _figure(f"under {outcome.name}", outcome.exposure.value, result.robust_accuracy(outcome))
+        for outcome in result.outcomes
+        if outcome.complete
+    ]
+    worst = _figure(f"under the worst of {len(result.outcomes)} attacks, image by image", "", result.worst_case())
+    clean = _figure("clean", "", result.clean_accuracy())
+    return (worst, *sorted(alone, key=lambda figure: figure.value), clean)
+
+
+def _own_figures(standing: Mapping[str, int], sample: Sample) -> tuple[Figure, ...]:
+    """Return what was found on the way, of a model that was never audited here."""
+    names = {WHITE_BOX: "under PGD-10", SQUARE: "under Square", "clean": "clean"}
+    figures = [_figure(name, "", wilson(standing[kind], len(sample))) for kind, name in names.items()]
+    return tuple(sorted(figures, key=lambda figure: figure.value))
+
+
+def _figure(name: str, remark: str, found: Proportion) -> Figure:
+    return Figure(name, remark, found.value, found.low, found.high, found.total)
+
+
+def _summary(classifier: Classifier, training: Mapping[str, Any], data: str) -> tuple[str, ...]:
+    origin = classifier.origin
+    network = origin.reference.rpartition("/")[2] if origin.kind == "factory" else f"{origin.kind} {origin.reference}"
+    channels, height, width = classifier.input_size
+    what = f"An image classifier ({network}) of {len(classifier.classes)} classes"
+    takes = f"It takes {'gray' if channels == 1 else 'RGB'} images of {height} x {width} pixels, as floats in [0, 1]."
+    if not training:
+        return (f"{what}. Nothing is known here of its training. {takes}",)
+    attacks = " and ".join(training.get("source_attacks", ())) or "no attack"
+    return (
+        f"{what}, hardened against adversarial perturbations of {data} by {training['method']} with training examples "
+        f"of {attacks}, l_inf eps {eps_text(training['eps'])} on the [0, 1] scale. {takes}",
+    )
+
+
+def _training(
+    classifier: Classifier, training: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> tuple[tuple[str, str], ...]:
+    if not training:
+        return (("training", "not known"),)
+    images = metadata["data"]["images"]
+    weights = classifier.origin.weights
+    rows = [
+        ("method", str(training["method"])),
+        ("attacks that training examples came from", ", ".join(training.get("source_attacks", ())) or "none"),
+        ("attacks that the epoch was selected by", ", ".join(training.get("selection_attacks", ())) or "none"),
+        ("perturbations", f"l_inf, eps {eps_text(training['eps'])}"),
+        ("data", f"{name_of(training['data'])}: {images['train']} images trained on, {images['val']} selected on"),
+        ("held out for the figures above", f"{images['test']} test images"),
+        ("started from", weights.rpartition("/")[2] if weights else "random weights"),
+        ("epochs", f"{training.get('epochs', '?')}, of which number {training.get('chosen_epoch', '?')} was chosen"),
+        ("names and labels of the images, SHA-256", metadata["data"]["names_and_labels_sha256"]),
+    ]
+    return tuple(rows)
+
+
+def _headline(report: Report | None, sample: Sample) -> str:
+    if report is None:
+        return (
+            f"It was not audited; these figures are of the {len(sample)} images that the files were compared on, at "
+            f"l_inf eps {eps_text(sample.eps)}."
+        )
+    subject = report.subject
+    alone = subject.strongest()
+    strongest = f" The strongest single attack is {alone.name}." if alone is not None else ""
+    return (
+        f"**{with_interval(subject.worst_case())} of {len(subject):,} images ({subject.dataset.rpartition('/')[2]}) "
+        f"withstand every one of {len(subject.outcomes)} attacks at {threat(subject.outcomes)}**; clean accuracy is "
+        f"{with_interval(subject.clean_accuracy())}.{strongest} An accuracy under attack is what these attacks left: "
+        "a stronger one may leave less."
+    )
+
+
+def _limits(report: Report | None, models: Sequence[str], sample: Sample) -> tuple[str, ...]:
+    limits = [
+        f"Perturbations larger than l_inf eps {eps_text(sample.eps)}, and perturbations in other norms (l_2, l_1), "
+        "patches, rotations or shifts: it was not trained for them.",
+        "Attacks that were not tried. The figures are no certificate.",
+        "Images of another kind than those it was trained on, and what happens to photographs (noise, blur, weather).",
+    ]
+    if report is not None:
+        limits += [
+            f"Under {outcome.name} at {outcome.norm} eps {outcome.eps:g}, "
+            f"{with_interval(report.subject.robust_accuracy(outcome))} of the images stand."
+            for outcome in report.subject.shifts
+        ]
+        limits += [*report.caveats, *(f"{check.name}: {check.finding}" for check in failures(report.subject))]
+    reduced = [file for file in (PRECISIONS["fp16"], PRECISIONS["int8"]) if file in models]
+    if reduced:
+        limits.append(
+            f"{' and '.join(reduced)}: the audit above is of the model in 32-bit floats. These files met its "
+            "adversarial examples and Square only."
+        )
+    return tuple(limits)
+
+
+def _found(counts: Mapping[str, int] | None, total: int) -> str:
+    if counts is None:
+        return ""
+    names = {"clean": "clean", "adversarial": "adversarial", SQUARE: "under Square"}
+    return ", ".join(f"{names[kind]} {count}" for kind, count in counts.items()) + f" of {total}"
+
+
+def _loading(models: Sequence[str], for_timm: bool) -> tuple[str, ...]:
+    lines: list[str] = []
+    for file in (file for file in PRECISIONS.values() if file in models):
+        lines = [
+            "import onnxruntime",
+            f'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
+            '(scores,) = session.run(None, {"images": images})     # (N, C, H, W) float32 in [0, 1]',
+        ]
+        break
+    if EXPORTERS["safetensors"] in models:
+        if for_timm:
+            lines += ["import timm", 'network = timm.create_model("local-dir:.", pretrained=True).eval()']
+        else:
+            lines += [
+                "from safetensors.torch import load_file",
+                'network.load_state_dict(load_file("model.safetensors"))',
+            ]
+        lines.append('# it takes (images - mean) / std: see "normalisation" in config.json')
+    return tuple(lines)

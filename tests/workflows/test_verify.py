@@ -1,0 +1,416 @@
+"""An export from its own folder: what harm is seen, what is uploaded, what timm and the card make of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from harden.access import Access
+from harden.cli.app import app
+from harden.errors import ExportError, RunFolderError, UsageError
+from harden.export.manifest import MANIFEST, read_manifest
+from harden.export.sample import SAMPLE, load_sample, save_sample
+from harden.models import load_model
+from harden.vision import import_timm
+from harden.workflows.examine import Scope
+from harden.workflows.export import Exported, ExportSettings, export
+from harden.workflows.prepare import ModelSpec
+from harden.workflows.prove import effort_for
+from harden.workflows.push import PushSettings, push
+from harden.workflows.report import ReportSettings, report
+from harden.workflows.run_folder import RunFolder
+from harden.workflows.verify import require_findings, verify
+
+from .builders import Notebook, Workshop
+from .test_afterwards import quick
+
+EVERYTHING = ("fp32", "fp16", "int8")
+RUN_SCRIPT = "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+"""Runs a script once timm is imported in spite of mismatched wheels (`harden.vision`), as a user's machine has it."""
+
+
+def exported_from(run: Path, out: Path, **changes: Any) -> tuple[Exported, ...]:
+    base = {"spec": ModelSpec(model=str(run)), "formats": ("safetensors", "onnx"), "precisions": EVERYTHING}
+    return export(ExportSettings(**{**base, **changes}), out=out, narrator=Notebook())
+
+
+@pytest.fixture(scope="module")
+def run(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quick(workshop, tmp_path_factory.mktemp("exports") / "run")
+
+
+@pytest.fixture(scope="module")
+def original(run: Path) -> tuple[Path, tuple[Exported, ...]]:
+    folder = run.parent / "files"
+    return folder, exported_from(run, folder)
+
+
+@pytest.fixture
+def folder(original: tuple[Path, tuple[Exported, ...]], tmp_path: Path) -> Path:
+    """A copy at another place, as on another machine."""
+    return Path(shutil.copytree(original[0], tmp_path / "files"))
+
+
+def wrong(folder: Path) -> set[tuple[str, str]]:
+    findings = verify(folder, arch=None, narrator=Notebook())
+    return {(finding.file, finding.what) for finding in findings if not finding.holds}
+
+
+# -- what is in the folder ---------------------------------------------------------------------------------------------
+
+
+def test_one_folder_holds_everything_and_says_nothing_of_this_machine(
+    original: tuple[Path, tuple[Exported, ...]], workshop: Workshop
+) -> None:
+    folder, found = original
+    assert [(item.format, item.precision) for item in found] == [
+        ("safetensors", "fp32"),
+        *(("onnx", precision) for precision in EVERYTHING),
+    ]
+    for item in found[1:]:
+        assert [s.kind for s in item.standings] == ["clean", "adversarial", "under Square"]
+    listed = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert listed == {*read_manifest(folder).files, MANIFEST}
+    for name in ("config.json", MANIFEST):
+        assert str(workshop.root) not in (folder / name).read_text()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["training"]["eps"] == 0.03
+    assert config["training"]["norm"] == "linf"
+    assert len(config["recipe_sha256"]) == len(config["data"]["names_and_labels_sha256"]) == 64
+    for name in ("model.onnx", "model_fp16.onnx", "model_int8.onnx"):
+        metadata = {e.key: e.value for e in onnx.load(folder / name).metadata_props}
+        inside = json.loads(metadata["harden"])
+        assert {key: inside[key] for key in ("classes", "data", "recipe_sha256", "training")} == {
+            key: config[key] for key in ("classes", "data", "recipe_sha256", "training")
+        }
+
+
+def test_exported_twice_gives_equal_bytes(original: tuple[Path, tuple[Exported, ...]], run: Path) -> None:
+    folder, _ = original
+    again = run.parent / "files-again" / "files"
+    exported_from(run, again)
+    for path in folder.rglob("*"):
+        assert path.is_dir() or path.read_bytes() == (again / path.relative_to(folder)).read_bytes(), path.name
+
+
+def test_the_sample_stays_in_the_ball_and_is_what_the_model_answered(
+    original: tuple[Path, tuple[Exported, ...]], run: Path
+) -> None:
+    sample = load_sample(original[0] / SAMPLE)
+    difference = (sample.adversarial() - sample.clean()).abs()
+    assert float(difference.max()) <= 0.03 + 1e-7
+    assert float(difference.amax(dim=(1, 2, 3)).mean()) > 0.02
+    classifier = RunFolder(run).load_classifier()
+    with torch.no_grad():
+        assert torch.allclose(classifier(sample.adversarial()), sample.adversarial_scores, atol=1e-5)
+
+
+def test_a_later_export_of_the_same_model_keeps_the_other_files(run: Path, tmp_path: Path) -> None:
+    exported_from(run, tmp_path, formats=("onnx",), precisions=("fp32",))
+    exported_from(run, tmp_path, formats=("onnx",), precisions=("fp16",))
+    assert {"model.onnx", "model_fp16.onnx"} <= set(read_manifest(tmp_path).files)
+    assert wrong(tmp_path) == set()
+    notebook = Notebook()
+    settings = ExportSettings(spec=ModelSpec(model=str(run)), formats=("safetensors",), samples=6)
+    export(settings, out=tmp_path, narrator=notebook)  # on other images, of which the files before know nothing
+    assert "model.onnx" in notebook.warnings[0]
+    assert not {"model.onnx", "model_fp16.onnx"} & set(read_manifest(tmp_path).files)
+
+
+def test_an_int8_file_that_loses_accuracy_is_refused_by_name_and_nothing_is_left(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is calibrated on nearly black images, so that what it meets is cut off."""
+    import harden.workflows.export as module
+
+    monkeypatch.setattr(module, "_calibration", lambda *_: torch.rand(8, 3, 16, 16) * 0.02)
+    with pytest.raises(SystemExit) as caught:
+        app(["export", str(run), "--precision", "fp32", "--precision", "int8", "--out", str(tmp_path / "files")])
+    assert caught.value.code == 5
+    said = " ".join(capfd.readouterr().err.split())
+    assert "model_int8.onnx (int8) does not agree" in said
+    assert "the error grows most in " in said
+    assert "--max-drop" in said
+    assert [entry.name for entry in (tmp_path / "files").iterdir()] == ["model_int8.onnx.rejected"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "sample.safetensors"])
+def test_files_of_others_are_not_written_over(name: str, run: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(RunFolderError, match=name):
+        exported_from(run, tmp_path, formats=("safetensors",), precisions=())
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"mine": 1}')]
+
+
+def test_the_run_itself_is_no_place_for_its_export(run: Path) -> None:
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(RunFolderError, match="is a run folder"):
+        exported_from(run, run)
+    assert (run / "config.json").read_bytes() == before
+
+
+def test_dear_networks_are_proven_on_fewer_images(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = RunFolder(run).load_classifier()
+    cheap = effort_for(classifier, None)
+    assert (cheap.images, cheap.attacked, cheap.queries) == (256, 100, 200)
+    assert effort_for(classifier, 20).attacked == 20
+    monkeypatch.setattr("harden.workflows.prove._CRAFTING", 1.0)
+    monkeypatch.setattr("harden.workflows.prove._SEARCHING", 1.0)
+    dear = effort_for(classifier, None)
+    assert (dear.images, dear.attacked, dear.queries) == (32, 32, 50)
+
+
+# -- verify ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_elsewhere_is_what_was_exported(folder: Path) -> None:
+    findings = verify(folder, arch=None, narrator=Notebook())
+    assert all(finding.holds for finding in findings)
+    require_findings(findings, folder)
+    looked = {(finding.file, finding.what) for finding in findings}
+    assert {("model_int8.onnx", "accuracy, under Square"), ("model.safetensors", "accuracy, pgd-10")} <= looked
+
+
+def test_one_changed_weight_is_seen_in_the_hash_and_in_the_scores(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    proto = onnx.load(folder / "model.onnx")
+    bias = next(t for t in proto.graph.initializer if list(t.dims) == [3])
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32([0, 9, 0]), bias.name))
+    onnx.save(proto, folder / "model.onnx")
+    found = wrong(folder)
+    assert ("model.onnx", "SHA-256") in found
+    assert ("model.onnx", "scores, clean") in found
+    assert ("model.onnx", "accuracy, clean") in found
+    assert {file for file, _ in found} == {"model.onnx"}
+    with pytest.raises(SystemExit) as caught:
+        app(["verify", str(folder)])
+    assert caught.value.code == 5
+    assert "is not what was exported" in " ".join(capfd.readouterr().err.split())
+
+
+def test_damaged_and_missing_files_are_named(folder: Path) -> None:
+    (folder / "model_int8.onnx").write_bytes(b"nothing")
+    (folder / "model_fp16.onnx").unlink()
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-40:] = bytes(40)
+    (folder / "model.safetensors").write_bytes(weights)
+    found = wrong(folder)
+    assert ("model_int8.onnx", "scores") in found
+    assert ("model_fp16.onnx", "SHA-256") in found
+    assert ("model.safetensors", "SHA-256") in found
+    assert ("model.safetensors", "scores, clean") in found
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        (MANIFEST, "{"),
+        (MANIFEST, "[]"),
+        (MANIFEST, '{"schema": "harden-export/9"}'),
+        (SAMPLE, "no tensors"),
+        ("config.json", "{}"),
+    ],
+)
+def test_what_a_stranger_may_have_written_is_refused_or_reported(file: str, content: str, folder: Path) -> None:
+    (folder / file).write_text(content)
+    with pytest.raises(ExportError) as caught:
+        require_findings(verify(folder, arch=None, narrator=Notebook()), folder)
+    assert caught.value.hint
+
+
+def test_the_images_of_another_model_are_reported(folder: Path) -> None:
+    """Half as large, so that nothing can take them."""
+    sample = load_sample(folder / SAMPLE)
+    half = {"images": sample.images[..., ::2, ::2], "perturbations": sample.perturbations[..., ::2, ::2]}
+    save_sample(replace(sample, **half), folder / SAMPLE)
+    found = wrong(folder)
+    assert {(SAMPLE, "SHA-256"), ("model.onnx", "scores"), ("model.safetensors", "scores")} <= found
+
+
+@pytest.mark.parametrize("name", ["../config.json", "/etc/hostname", "*", "a\\b", ""])
+def test_a_manifest_names_files_of_its_own_folder_only(name: str, folder: Path) -> None:
+    document = json.loads((folder / MANIFEST).read_text())
+    document["files"][name] = document["files"]["config.json"]
+    (folder / MANIFEST).write_text(json.dumps(document))
+    with pytest.raises(ExportError, match="damaged"):
+        read_manifest(folder)
+
+
+def test_a_folder_that_is_no_export(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no export"):
+        verify(tmp_path, arch=None, narrator=Notebook())
+
+
+def test_code_that_was_never_named_is_not_run_to_verify(workshop: Workshop, tmp_path: Path) -> None:
+    spec = ModelSpec(model=str(workshop.weights), arch=workshop.arch)
+    exported_from(tmp_path, tmp_path / "files", spec=spec, data=str(workshop.data), precisions=("fp32",), samples=20)
+    card = (tmp_path / "files" / "README.md").read_text()
+    assert "Nothing is known here of its training" in card
+    assert str(tmp_path) not in card + (tmp_path / "files" / "config.json").read_text()
+    notebook = Notebook()
+    findings = verify(tmp_path / "files", arch=None, narrator=notebook)
+    assert all(finding.holds for finding in findings)
+    assert not any(finding.what.startswith("scores") for finding in findings if finding.file == "model.safetensors")
+    assert f"--arch {tmp_path / 'files' / 'architecture' / 'net.py'}:net" in notebook.text
+    named = f"{tmp_path / 'files' / 'architecture' / 'net.py'}:net"
+    findings = verify(tmp_path / "files", arch=named, narrator=Notebook())
+    assert ("model.safetensors", "scores, clean") in {(f.file, f.what) for f in findings if f.holds}
+
+
+def test_without_the_images_only_hashes_are_looked_at(folder: Path) -> None:
+    (folder / SAMPLE).unlink()
+    notebook = Notebook()
+    findings = verify(folder, arch=None, narrator=notebook)
+    assert {finding.what for finding in findings} == {"SHA-256"}
+    assert all(finding.holds for finding in findings)
+    assert SAMPLE in notebook.warnings[0]
+
+
+# -- timm --------------------------------------------------------------------------------------------------------------
+
+
+def test_timm_loads_the_folder_by_its_own_means(workshop: Workshop, tmp_path: Path) -> None:
+    timm = import_timm()
+    run = quick(workshop, tmp_path / "run", model="timm:test_resnet", image_size=32, pretrain=1, beta=0.5)
+    exported_from(run, tmp_path / "files", precisions=("fp32",), samples=20)
+    network = timm.create_model(f"local-dir:{tmp_path / 'files'}", pretrained=True).eval()
+    ours = RunFolder(run).load_classifier()
+    state = load_file(tmp_path / "files" / "model.safetensors")
+    assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
+    config = network.pretrained_cfg
+    assert list(config["label_names"]) == ["a", "b", "c"]
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(config[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        assert torch.allclose(network((images - mean) / std), ours(images), atol=1e-6)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+    assert "CenterCrop" in repr(transform)
+    script = Path(__file__).parents[2] / "examples" / "load_timm.py"
+    line = [sys.executable, "-c", f"from harden.vision import import_timm; import_timm(); {RUN_SCRIPT}"]
+    shown = subprocess.run([*line, str(script), str(tmp_path / "files")], capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("{'a': ")
+    opened = load_model(f"local-dir:{tmp_path / 'files'}", classes=3, in_channels=3, image_size=(32, 32))
+    assert opened.stated.labels == ("a", "b", "c")
+    assert (opened.stated.mean, opened.stated.std) == (ours.normalisation.mean, ours.normalisation.std)
+    assert all(torch.equal(state[key], value) for key, value in opened.module.state_dict().items())
+
+
+# -- the card ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_is_what_the_hub_reads_and_begins_with_the_worst_case(
+    original: tuple[Path, tuple[Exported, ...]], run: Path
+) -> None:
+    yaml = pytest.importorskip("yaml")
+    text = (original[0] / "README.md").read_text()
+    _, block, body = text.split("---\n", 2)
+    metadata = yaml.safe_load(block)
+    assert metadata["pipeline_tag"] == "image-classification"
+    found = json.loads((run / "report.json").read_text())["summary"][-1]
+    metrics = metadata["model-index"][0]["results"][0]["metrics"]
+    assert "worst of" in metrics[0]["name"]
+    assert metrics[0]["value"] == pytest.approx(found["worst_case"]["value"], abs=1e-6)
+    assert metrics[-1]["name"] == "accuracy, clean"
+    for words in ("What it does not protect against", "fgsm-ep", "harden fit", "Square only", "12 images"):
+        assert words in body
+    headings = [line for line in body.splitlines() if line.startswith("## ")]
+    assert headings.index("## Accuracy under attack") < headings.index("## Training")
+
+
+# -- a network beside its own export -----------------------------------------------------------------------------------
+
+
+def test_an_export_beside_its_run_meets_examples_of_the_run(
+    original: tuple[Path, tuple[Exported, ...]], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacks_only = Scope(checks=False, curve=False, representation=False)
+    monkeypatch.setattr(Scope, "of", classmethod(lambda *_: attacks_only))
+    settings = ReportSettings(
+        spec=ModelSpec(model=str(run)),
+        against=(str(original[0] / "model.onnx"),),
+        attacks=("fgsm", "square"),
+        samples=15,
+    )
+    found, _ = report(settings, out=tmp_path, narrator=Notebook(), command="")
+    beside, subject = found.results
+    assert beside.model == "model.onnx"
+    assert [outcome.name for outcome in subject.outcomes] == ["FGSM", "Square"]
+    assert [outcome.access for outcome in beside.outcomes][:2] == [Access.TRANSFER, Access.TRANSFER]
+    assert beside.outcomes[-1].name == "Square"
+    assert (beside.clean_predictions == subject.clean_predictions).all()
+
+
+# -- push --------------------------------------------------------------------------------------------------------------
+
+
+class Hub:
+    """A stand-in for the hub's client that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.refuses = False
+
+    def create_repo(self, name: str, **arguments: Any) -> str:
+        if self.refuses:
+            raise RuntimeError("401 Client Error")
+        self.calls.append(("create", {"name": name, **arguments}))
+        return f"https://hub.example/{name}"
+
+    def upload_folder(self, **arguments: Any) -> None:
+        self.calls.append(("upload", arguments))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    stand_in = Hub()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(HfApi=lambda: stand_in))
+    return stand_in
+
+
+def test_push_is_private_and_leaves_the_images_here_unless_told(folder: Path, hub: Hub) -> None:
+    settings = PushSettings(folder=folder, repository="org/name")
+    (folder / "secret.txt").write_text("not part of the export")
+    assert push(settings, narrator=Notebook()) == "https://hub.example/org/name"
+    (_, made), (_, sent) = hub.calls
+    assert made == {"name": "org/name", "private": True, "exist_ok": True}
+    assert sent["folder_path"] == folder
+    assert set(sent["allow_patterns"]) == {*read_manifest(folder).files, MANIFEST} - {SAMPLE}
+    push(replace(settings, public=True, with_images=True), narrator=Notebook())
+    assert hub.calls[2][1]["private"] is False
+    assert SAMPLE in hub.calls[3][1]["allow_patterns"]
+
+
+def test_what_has_changed_is_not_uploaded(folder: Path, hub: Hub) -> None:
+    (folder / "README.md").write_text("better than it is")
+    with pytest.raises(ExportError, match=r"README.md has changed"):
+        push(PushSettings(folder=folder, repository="org/name"), narrator=Notebook())
+    assert hub.calls == []
+
+
+def test_a_hub_that_refuses_and_a_name_that_is_none(
+    folder: Path, hub: Hub, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="names no repository"):
+        push(PushSettings(folder=folder, repository="name"), narrator=Notebook())
+    hub.refuses = True
+    with pytest.raises(SystemExit) as caught:
+        app(["push", str(folder), "org/name"])
+    assert caught.value.code == 1
+    assert "hf auth login" in capfd.readouterr().err
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UsageError, match="huggingface_hub"):
+        push(PushSettings(folder=folder, repository="org/name"), narrator=Notebook())
