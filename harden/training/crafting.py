@@ -12,6 +12,7 @@ from harden.attacks import CRAFTERS, GradientAttack, craft
 from harden.defences import Craft
 from harden.models.classifier import Classifier
 from harden.training.augment import Placement
+from harden.training.distributed import Processes
 from harden.training.memory import Perturbations
 from harden.training.sources import Sources
 
@@ -24,11 +25,15 @@ class Batch:
         rows: (n,) which of the training images they are.
         placement: how they were moved; None where they were not.
         noise: generator of the step.
+        part: of the `size` images of a step, which several processes may share, these.
+        size: see `part`.
     """
 
     rows: Tensor
     placement: Placement | None
     noise: torch.Generator
+    part: slice
+    size: int
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Crafting:
             attacks = [CRAFTERS[name](eps) for name in self._sources.now]
             if model is not self._model:
                 attacks = [CRAFTERS["fgsm"](eps) if attack.remembers else attack for attack in attacks]
-            self.passes += len(clean) * sum(passes_of(attack, labelled=labels is not None) for attack in attacks)
+            self.passes += batch.size * sum(passes_of(attack, labelled=labels is not None) for attack in attacks)
             return tuple(self._examples(attack, model, clean, labels, batch) for attack in attacks)
 
         return craft_now
@@ -108,6 +113,12 @@ class Crafting:
         """The network is another one: what was found on it before is gone."""
         if self.memory is not None:
             self.memory.forget()
+
+    def exchange(self, rows: Tensor, processes: Processes) -> None:
+        """Remember, besides its own, what the other processes found for their parts of `rows` (n,)."""
+        if self.memory is not None and processes.size > 1:
+            levels, rows = self.memory.levels, rows.to(self.memory.levels.device)
+            levels[rows] = processes.whole(levels[rows[processes.part(len(rows))]], len(rows))
 
     def state(self) -> Tensor | None:
         """Return what a checkpoint keeps; `load` takes it back."""
@@ -122,7 +133,7 @@ class Crafting:
         self, attack: GradientAttack, model: nn.Module, clean: Tensor, labels: Tensor | None, batch: Batch
     ) -> Tensor:
         if not attack.remembers or self.memory is None:
-            return craft(attack, model, clean, labels, generator=batch.noise)
+            return craft(attack, model, clean, labels, generator=batch.noise, part=batch.part, size=batch.size)
         last = self.memory.recall(batch.rows, attack.eps, batch.placement)
         examples = craft(attack, model, clean, labels, generator=batch.noise, last=last)
         self.memory.keep(batch.rows, examples - clean, attack.eps, batch.placement)

@@ -6,7 +6,6 @@ is kept in the checkpoint, so that a resumed run takes exactly the steps an unin
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,13 +29,16 @@ from harden.training.batches import Batches
 from harden.training.canary import Collapse, Vitals, Watch, diagnose
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
 from harden.training.crafting import Batch, Crafting
+from harden.training.distributed import ALONE, Processes
 from harden.training.evaluate import vitals_of
 from harden.training.freezing import frozen_names, resting_modules
 from harden.training.history import EpochRecord, History
 from harden.training.optimizer import build_optimizer
+from harden.training.reduction import Reduction
 from harden.training.schedule import Schedule
 from harden.training.selection import Selection
 from harden.training.settings import Observer, Replan, Trained, TrainingSettings
+from harden.training.snapshot import Snapshots
 from harden.training.sources import Sources
 
 SMALL_SELECTION = 200
@@ -61,11 +63,12 @@ class Trainer:
         checkpoint: where to keep the state; None keeps none.
         observer: hears what happens.
         stop_requested: asked after every step; true writes a checkpoint and raises `Interrupted`.
+        processes: that train together; each has the same arguments, and the leader alone writes the checkpoint.
         replan: asked for the number of epochs after the first one and at the shares `REPLAN_AT` of them, when their
             time is known; None keeps `settings.epochs`. From then on the number is part of the checkpoint.
 
     Raises:
-        UsageError: a freeze pattern matches nothing, or there is less than one batch of images.
+        UsageError: a freeze pattern matches nothing, or a step has too few images for so many processes.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Trainer:
         observer: Observer,
         stop_requested: Callable[[], bool] = lambda: False,
         replan: Replan | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.classifier = classifier
         self.defence = defence.to(classifier.device)
@@ -93,13 +97,15 @@ class Trainer:
         self.observer = observer
         self.stop_requested = stop_requested
         self.replan = replan
+        self.processes = processes
         self.epochs = settings.epochs
         self.schedule = Schedule(settings.lr, settings.lr_warmup, settings.eps, settings.eps_ramp)
-        self.batches = Batches(len(train), settings.batch_size, settings.epoch_parts, settings.seed)
+        self.batches = Batches(len(train), settings.batch_size, settings.epoch_parts, settings.seed, processes.size)
         for name in frozen_names(classifier.module, settings.freeze):
             classifier.module.get_parameter(name).requires_grad_(False)
         self._resting = resting_modules(classifier.module)
         lay_out(classifier)
+        processes.make_alike(classifier, self.defence)
         self.average = WeightAverage(classifier, settings.ema)
         self.optimizer = build_optimizer(classifier, self.defence, lr=settings.lr, weight_decay=settings.weight_decay)
 
@@ -113,8 +119,11 @@ class Trainer:
             eps=settings.eps if settings.source_attacks else None,
             max_clean_drop=settings.max_clean_drop,
             seed=settings.seed,
+            processes=processes,
         )
-        self.good = self._snapshot()
+        self.reduction = Reduction(processes, classifier, self.defence)
+        self.state = Snapshots(classifier, self.average, self.optimizer, self.defence)
+        self.good = self.state.take()
         self.watch = Watch()
         self.sums: dict[str, Tensor] = {}
         self.stopped, self.spent, self.passes = False, 0.0, 0
@@ -137,6 +146,7 @@ class Trainer:
             torch.manual_seed(derive_seed(self.settings.seed, "global"))
             if resume and self.checkpoint is not None and self.checkpoint.exists():
                 self._load(read_checkpoint(self.checkpoint))
+                self.processes.any(False)  # the leader may replace the file once all have read it
             else:
                 self.selection.begin(self.classifier)
                 self._save()
@@ -170,7 +180,7 @@ class Trainer:
                 self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
             self.step += 1
             self.observer.step(self.epoch * self.batches.steps + self.step, self.epochs * self.batches.steps)
-            if self.stop_requested():
+            if self.processes.any(self.stop_requested()):
                 self.spent += time.monotonic() - began
                 self._save()
                 raise Interrupted("stopped; everything up to this step is kept")
@@ -208,26 +218,34 @@ class Trainer:
         settings, classifier = self.settings, self.classifier
         progress = (self.epoch + (i + 0.5) / self.batches.steps) / self.epochs  # no step is lost to a rate of 0
         noise = stream(settings.seed, "step", self.epoch, i)
+        if not self.processes.leads:  # dropout: others than the leader's, whose generator goes into the checkpoint
+            torch.manual_seed(derive_seed(settings.seed, "global", self.processes.rank, self.epoch, i))
         self._train_mode()
-        rows = order[i * self.batches.size : (i + 1) * self.batches.size]
+        batch = order[i * self.batches.size : (i + 1) * self.batches.size]
+        part = self.processes.part(len(batch))
+        rows = batch[part]
         images, labels = self.train.batch(rows)
         images, labels = images.to(classifier.device), labels.to(classifier.device)
-        placement = AUGMENTATIONS[settings.augment]((len(rows), *images.shape[2:]), noise)
+        placement = AUGMENTATIONS[settings.augment]((len(batch), *images.shape[2:]), noise, part)
         images = images if placement is None else placement.moved(images)
         images = laid_out(images, classifier)
 
-        craft_now = self.crafting.of(Batch(rows, placement, noise), self.schedule.eps_at(progress))
+        craft_now = self.crafting.of(Batch(rows, placement, noise, part, len(batch)), self.schedule.eps_at(progress))
         self.defence.set_progress(progress, self.strength)
         for group in self.optimizer.param_groups:
             group["lr"] = self.strength * self.schedule.lr_at(progress)
-        before = tapped.seen
-        result = self.defence.step_loss(tapped, images, labels, craft_now, noise)
-        self.passes += 2 * (tapped.seen - before)
-        self.optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()  # type: ignore[no-untyped-call]
+        before, weight = tapped.seen, len(rows) / len(batch)
+        self.reduction.begin()
+        with self.processes.fitting():
+            result = self.defence.step_loss(tapped, images, labels, craft_now, noise)
+            self.optimizer.zero_grad(set_to_none=True)
+            (result.loss * weight).backward()  # type: ignore[no-untyped-call]
+        self.passes += 2 * (tapped.seen - before) * len(batch) // len(rows)
+        scalars = self.reduction.add_up({"loss": result.loss.detach(), **result.scalars}, weight)
+        self.crafting.exchange(batch, self.processes)
         self.optimizer.step()
         self.average.update(classifier)
-        return {"loss": result.loss.detach(), **result.scalars}
+        return scalars
 
     def _train_mode(self) -> None:
         self.classifier.train()
@@ -261,7 +279,7 @@ class Trainer:
             scalars |= self.selection.consider(self.epoch + 1, self.average.module)  # type: ignore[arg-type]
             watch = self.watch.after(vitals, full_eps=full_eps) if vitals is not None else self.watch
             if vitals is None or watch.best is vitals:
-                self.good = self._snapshot()
+                self.good = self.state.take()
             self.watch = watch
         record = EpochRecord(
             epoch=self.epoch + 1,
@@ -292,7 +310,9 @@ class Trainer:
 
     def _vitals(self, loss: float) -> Vitals:
         first, eps, seed = self.sources.used[0], self.settings.eps, self.settings.seed
-        return vitals_of(self.classifier, self.canary, first=first, eps=eps, loss=loss, seed=seed)
+        return vitals_of(
+            self.classifier, self.canary, first=first, eps=eps, loss=loss, seed=seed, processes=self.processes
+        )
 
     def _handle(self, collapse: Collapse) -> str:
         """Act on a collapse and say in words what was done."""
@@ -302,7 +322,7 @@ class Trainer:
             self.stopped = True
             return f"{collapse.value} on held-out images; stopped, with the best epoch so far"
         self.rollbacks += 1
-        self._restore(self.good)
+        self.state.restore(self.good)
         self.crafting.forget()
         if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources.curable:
             long = self.sources.overfitted(self.epoch, self.epochs)
@@ -332,32 +352,13 @@ class Trainer:
 
     # -- state --------------------------------------------------------------------------------------------------------
 
-    def _snapshot(self) -> dict[str, Any]:
-        return copy.deepcopy(
-            {
-                "model": self.classifier.state_dict(),
-                "average": self.average.module.state_dict(),
-                "average_steps": self.average.steps,
-                "optimizer": self.optimizer.state_dict(),
-                "defence": self.defence.state_dict(),
-            }
-        )
-
-    def _restore(self, snapshot: dict[str, Any]) -> None:
-        snapshot = copy.deepcopy(snapshot)
-        self.classifier.load_state_dict(snapshot["model"])
-        self.average.module.load_state_dict(snapshot["average"])
-        self.average.steps = snapshot["average_steps"]
-        self.optimizer.load_state_dict(snapshot["optimizer"])
-        self.defence.load_state_dict(snapshot["defence"])
-
     def _save(self) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.processes.leads:
             return
         best = self.watch.best
         write_checkpoint(
             {
-                "now": self._snapshot(),
+                "now": self.state.take(),
                 "good": self.good,
                 "good_vitals": [best.clean, best.source, best.canary, best.loss] if best else None,
                 "narrowest": self.watch.narrowest,
@@ -382,7 +383,7 @@ class Trainer:
         self._written = time.monotonic()
 
     def _load(self, state: dict[str, Any]) -> None:
-        self._restore(state["now"])
+        self.state.restore(state["now"])
         self.good = state["good"]
         self.watch = Watch(Vitals(*state["good_vitals"]) if state["good_vitals"] else None, state["narrowest"])
         self.selection.load_state_dict(state["selection"])

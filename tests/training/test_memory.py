@@ -47,7 +47,7 @@ def test_what_is_kept_comes_back_to_its_place(seed: int, eps: float, name: str) 
     kept = Perturbations((9, 3, 8, 10))
     rows = torch.randperm(9, generator=draws)[:5]
     whole = (torch.rand(5, 3, 8, 10, generator=draws) * 2 - 1) * eps
-    placement = AUGMENTATIONS[name]((5, 8, 10), draws)
+    placement = AUGMENTATIONS[name]((5, 8, 10), draws, slice(None))
     moved = whole if placement is None else placement.moved(whole)
     kept.keep(rows, moved, eps, placement)
     seen = torch.ones_like(whole) if placement is None else placement.put_back(torch.ones_like(whole), 0 * whole)
