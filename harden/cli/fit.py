@@ -9,6 +9,7 @@ import typer
 
 from harden.cli import completion, options
 from harden.cli.layers import layers
+from harden.cli.processes import following, together
 from harden.cli.running import run_command, stoppable, typed_command
 
 if TYPE_CHECKING:
@@ -159,6 +160,16 @@ def fit(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random. [0]", rich_help_panel=RUN)] = None,
     device: options.Device = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            "--gpus",
+            help="Train with so many processes on this machine, each on a GPU of its own, or all on the CPU where "
+            "there is none. The batch size stays that of all together. [1]",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -189,6 +200,8 @@ def fit(
       harden fit timm:resnet18 --data ./imgs --image-size 64 --pretrain 3
 
       harden fit --resume runs/imgs-adv4adv
+
+      harden fit timm:resnet50 --data ./imgs --gpus 4
     """
 
     def body(terminal: Terminal) -> None:
@@ -236,7 +249,11 @@ def fit(
             "device": device,
             "track": tuple(track) if track else None,
         }
-        with stoppable() as stop:
+        with stoppable() as stop, together(processes) as group:
+            if not group.leads:
+                named = arch if arch is not None or model is None or not is_reference(model) else model
+                following(group, lambda: workflow.follow(group, stop_requested=stop, arch=named))
+                return
             if resume is not None:
                 run = RunFolder(resume)
                 given = {
@@ -262,6 +279,7 @@ def fit(
                     stop_requested=stop,
                     command=typed_command(),
                     arch=arch,
+                    processes=group,
                 )
             else:
                 values = read_recipe(find_recipe(recipe)) if recipe else {}
@@ -288,6 +306,7 @@ def fit(
                     narrator=terminal,
                     stop_requested=stop,
                     command=typed_command(),
+                    processes=group,
                 )
         if result.run is not None and result.report is not None:
             show_report(terminal, result.report, as_json=as_json, where=result.run.path)

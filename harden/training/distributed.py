@@ -25,7 +25,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from harden.errors import Interrupted, ProcessLostError, UsageError
@@ -279,7 +279,13 @@ ALONE = Processes()
 """One process."""
 
 
-def join(seat: Seat, *, store: Store | None = None, threads: int | None = None) -> Processes:
+def join(
+    seat: Seat,
+    *,
+    store: Store | None = None,
+    threads: int | None = None,
+    waiting: Callable[[], None] = lambda: None,
+) -> Processes:
     """Take a seat among the processes of a run, and wait until all are taken.
 
     Where the machine has a GPU for each of its processes, "cuda" means that of this one from here on.
@@ -288,6 +294,7 @@ def join(seat: Seat, *, store: Store | None = None, threads: int | None = None) 
         seat: of this process.
         store: what the processes find each other in; None: what torchrun's variables say.
         threads: that this process may compute with while it has a seat; None: as many as it does.
+        waiting: called while others have not come; may raise.
 
     Raises:
         ProcessLostError: another one did not come.
@@ -297,6 +304,11 @@ def join(seat: Seat, *, store: Store | None = None, threads: int | None = None) 
         torch.cuda.set_device(seat.local_rank)
     try:
         found = next(rendezvous("env://", timeout=PATIENCE))[0] if store is None else store
+        words = PrefixStore("words", found)
+        words.set(f"here/{seat.rank}", "")
+        while seat.rank == 0 and not words.check([f"here/{rank}" for rank in range(seat.size)]):
+            waiting()
+            time.sleep(LOOK_SECONDS)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpus else "gloo",
             store=PrefixStore("exchange", found),
@@ -309,7 +321,7 @@ def join(seat: Seat, *, store: Store | None = None, threads: int | None = None) 
             f"the {seat.size} processes of this run did not find each other: {str(error)[:200]}",
             hint="start all of them at once, and see that they reach MASTER_ADDR at MASTER_PORT",
         ) from error
-    processes = Processes(seat.rank, seat.size, PrefixStore("words", found), gpus=gpus)
+    processes = Processes(seat.rank, seat.size, words, gpus=gpus)
     if threads is not None:
         torch.set_num_threads(min(threads, torch.get_num_threads()))
     return processes

@@ -16,6 +16,7 @@ from harden.models.classifier import Classifier
 from harden.models.split import default_split
 from harden.models.tap import Tap
 from harden.randomness import derive_seed
+from harden.training.distributed import ALONE, Processes
 from harden.training.memory import LARGEST, memory_needed
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
@@ -51,6 +52,7 @@ class Job:
         budget: what is kept of the time budget; None without one, and before there is a run folder.
         statics: networks besides the classifier that examples are crafted on.
         audits: whether the run ends with an audit.
+        processes: that train together; the followers have the same job.
     """
 
     settings: FitSettings
@@ -67,6 +69,7 @@ class Job:
     budget: Budget | None = None
     statics: tuple[nn.Module, ...] = ()
     audits: bool = True
+    processes: Processes = ALONE
 
     @property
     def eps(self) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,18 @@ class FitSettings:
     seed: int = 0
     device: str = "auto"
     track: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Return them for another process of the same run; `from_json` reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> FitSettings:
+        """Read what `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        for key, value in values.items():
+            values[key] = tuple(value) if isinstance(value, list) else value
+        return cls(**values)
 
 
 DEFAULT_SOURCE = ("fgsm-ep",)
