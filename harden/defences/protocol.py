@@ -18,6 +18,12 @@ Craft = Callable[[nn.Module, Tensor, Tensor | None], tuple[Tensor, ...]]
 Without labels (N,) they are the network's own predictions.
 """
 
+Gather = Callable[[Tensor], Tensor]
+"""From values (n, ...) of the clean images that this process has, those (N, ...) of the whole batch, in its order.
+
+Gradients flow back to every process's own.
+"""
+
 
 @dataclass(frozen=True)
 class DefenceContext:
@@ -48,11 +54,19 @@ class StepLoss:
     scalars: Mapping[str, Tensor]
 
 
+def _as_they_are(values: Tensor) -> Tensor:
+    return values
+
+
 class Defence(nn.Module, ABC):
     """One way to train: owns its discriminators and centres as modules and buffers, so that checkpoints keep them."""
 
     uses_features: bool = False
     """Whether `step_loss` needs the features at the split."""
+
+    gather: Gather = staticmethod(_as_they_are)
+    """Brings the samples of all processes that share the batch together. A loss that is a mean over samples needs it
+    not: the loop weighs it by the share of the batch."""
 
     def set_progress(self, progress: float, strength: float = 1.0) -> None:
         """Tell the defence's own schedules how far training is.

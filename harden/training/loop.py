@@ -122,6 +122,7 @@ class Trainer:
             processes=processes,
         )
         self.reduction = Reduction(processes, classifier, self.defence)
+        self.defence.gather = self.reduction.gather
         self.state = Snapshots(classifier, self.average, self.optimizer, self.defence)
         self.good = self.state.take()
         self.watch = Watch()
@@ -235,7 +236,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.strength * self.schedule.lr_at(progress)
         before, weight = tapped.seen, len(rows) / len(batch)
-        self.reduction.begin()
+        self.reduction.begin(len(batch))
         with self.processes.fitting():
             result = self.defence.step_loss(tapped, images, labels, craft_now, noise)
             self.optimizer.zero_grad(set_to_none=True)

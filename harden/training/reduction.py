@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harden.training.distributed import Processes
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, processes: Processes, count: int) -> Tensor:
+        ctx.processes = processes
+        processes.agree_on_memory()
+        return processes.whole(own, count)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        ctx.processes.agree_on_memory()
+        whole = ctx.processes.sum(gradient.clone(memory_format=torch.contiguous_format))
+        return whole[ctx.processes.part(len(whole))], None, None
 
 
 class Reduction:
@@ -29,9 +44,21 @@ class Reduction:
         self._parameters = [p for module in (network, defence) for p in module.parameters() if p.requires_grad]
         self._statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
         self._before: list[Tensor] = []
+        self._count = 0
 
-    def begin(self) -> None:
-        """Remember the buffers; before the forward pass."""
+    def gather(self, own: Tensor) -> Tensor:
+        """Return the values (N, ...) of all images of the batch from those (n, ...) of this process's part.
+
+        In the backward pass every process gets the sum of the gradients that all of them have for its own.
+        """
+        if self._processes.size == 1:
+            return own
+        whole: Tensor = _Gather.apply(own, self._processes, self._count)  # type: ignore[no-untyped-call]
+        return whole
+
+    def begin(self, count: int) -> None:
+        """Remember the buffers, before the forward pass of a batch of `count` images."""
+        self._count = count
         if self._processes.size > 1:
             self._before = [buffer.clone() for buffer in self._statistics]
 
