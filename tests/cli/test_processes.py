@@ -93,7 +93,7 @@ def assert_same_run(folder: Path, other: Path) -> None:
 
 def test_stopped_in_two_processes_and_resumed_by_three_is_the_run_of_one(alone: Path, desk: Path) -> None:
     stopped = run(
-        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "many"), cwd=desk, trouble="stop:1:9"
+        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "many"), cwd=desk, trouble="stop:1:12"
     )
     decent(stopped, 130)
     assert stopped.stderr.count("Hardening") == 1
@@ -107,7 +107,7 @@ def test_stopped_in_two_processes_and_resumed_by_three_is_the_run_of_one(alone: 
 
 def test_a_killed_process_is_a_clean_error_and_the_run_goes_on_without_it(alone: Path, desk: Path) -> None:
     killed = run(
-        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "bereft"), cwd=desk, trouble="kill:1:9"
+        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "bereft"), cwd=desk, trouble="kill:1:12"
     )
     decent(killed, 1)
     assert "error: another process of this run is gone (killed, or out of memory?)" in killed.stderr
@@ -118,7 +118,7 @@ def test_a_killed_process_is_a_clean_error_and_the_run_goes_on_without_it(alone:
 
 def test_what_fails_in_a_follower_is_told_by_the_leader(desk: Path) -> None:
     failed = run(
-        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "failed"), cwd=desk, trouble="fail:1:2"
+        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "failed"), cwd=desk, trouble="fail:1:4"
     )
     decent(failed, 1)
     assert "process 1 of 0 to 1 ended: RuntimeError: the teapot is empty" in failed.stderr

@@ -422,9 +422,9 @@ def test_the_gap_is_of_the_same_source_attack_while_another_one_crafts(monkeypat
     crafted: list[str] = []
     honest = evaluate.source_accuracy
 
-    def heard(classifier: Classifier, images: ImageSet, attack: GradientAttack, *, seed: int) -> float:
+    def heard(classifier: Classifier, images: ImageSet, attack: GradientAttack, **options: Any) -> float:
         crafted.append(attack.name)
-        return honest(classifier, images, attack, seed=seed)
+        return honest(classifier, images, attack, **options)
 
     monkeypatch.setattr(evaluate, "source_accuracy", heard)
     records = trainer("sat", epochs=4).run().history.epochs

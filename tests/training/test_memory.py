@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,11 +106,11 @@ def test_the_second_epoch_starts_where_the_first_one_ended_and_the_canary_hears_
 
     accuracy = evaluate.source_accuracy
 
-    def hear(classifier: Classifier, images: object, attack: FGSM, *, seed: int) -> float:
+    def hear(classifier: Classifier, images: object, attack: FGSM, **options: Any) -> float:
         epoch["now"] += 1
         heard.append(attack.name)
         assert images is run.canary
-        return accuracy(classifier, run.canary, attack, seed=seed)
+        return accuracy(classifier, run.canary, attack, **options)
 
     monkeypatch.setattr(crafting, "craft", watch)
     monkeypatch.setattr(evaluate, "source_accuracy", hear)
