@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harden.training.distributed import Processes, Seat
 
 LOCALHOST = "127.0.0.1"
-GRACE_SECONDS = 20.0
+GRACE_SECONDS = 60.0
 """How long the leader may take to notice that a follower is gone, before this program ends without it."""
 
 
@@ -144,7 +144,7 @@ def _how(code: int) -> str:
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Let a follower end by itself, which it does without a leader, or else end it."""
     try:
-        child.wait(GRACE_SECONDS / 4)
+        child.wait(GRACE_SECONDS / 10)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
