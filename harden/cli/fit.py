@@ -251,8 +251,9 @@ def fit(
         }
         with stoppable() as stop, together(processes) as group:
             if not group.leads:
-                named = arch if arch is not None or model is None or not is_reference(model) else model
-                following(group, lambda: workflow.follow(group, stop_requested=stop, arch=named))
+                values = read_recipe(find_recipe(recipe)) if recipe and resume is None else {}
+                code = named_code(model or values.get("model"), arch or values.get("arch"))
+                following(group, lambda: workflow.follow(group, stop_requested=stop, arch=code))
                 return
             if resume is not None:
                 run = RunFolder(resume)
@@ -317,6 +318,13 @@ def fit(
             print(json.dumps({**asdict(result.plan), "seconds": result.plan.seconds}))
 
     run_command(body, quiet=quiet or as_json)
+
+
+def named_code(model: str | None, arch: str | None) -> str | None:
+    """Return what the user named to build the network, if anything."""
+    from harden.models.factory import is_reference
+
+    return arch or (model if model is not None and is_reference(model) else None)
 
 
 def show_report(terminal: Terminal, report: Any, *, as_json: bool, where: Path) -> None:

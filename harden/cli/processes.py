@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -85,9 +86,14 @@ def _led(count: int) -> Iterator[Processes]:
     from harden.training import distributed
     from harden.workflows.resources import count_cores
 
-    store = TCPStore(LOCALHOST, 0, count, is_master=True, wait_for_workers=False)
+    # A socket of ours, because torch's own would listen on every network.
+    with socket.create_server((LOCALHOST, 0)) as server:
+        port = server.getsockname()[1]
+        store = TCPStore(
+            LOCALHOST, port, count, is_master=True, wait_for_workers=False, master_listen_fd=server.detach()
+        )
     threads = max(1, count_cores().usable // count)
-    children = [_start(distributed.Seat(rank, count, rank, count), store.port, threads) for rank in range(1, count)]
+    children = [_start(distributed.Seat(rank, count, rank, count), port, threads) for rank in range(1, count)]
     processes = None
     try:
         seat = distributed.Seat(0, count, 0, count)

@@ -143,7 +143,7 @@ class Trainer:
             TrainingError: not one epoch could be kept.
             RunFolderError: the checkpoint cannot be read or written.
         """
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(self.settings.seed, "global"))
             if resume and self.checkpoint is not None and self.checkpoint.exists():
                 self._load(read_checkpoint(self.checkpoint))
@@ -164,7 +164,7 @@ class Trainer:
         A first step warms up and is not counted. For the plan of a run, on a trainer of its own: the weights change.
         """
         order, spent = self.batches.order(0), list[float]()
-        with Tap(self.classifier, self.layer) as tapped, torch.random.fork_rng():
+        with Tap(self.classifier, self.layer) as tapped, torch.random.fork_rng(range(torch.cuda.device_count())):
             while len(spent) < 2 or (len(spent) <= count and sum(spent) < seconds):
                 began = time.perf_counter()
                 self._train_step(tapped, order, len(spent) % self.batches.steps)

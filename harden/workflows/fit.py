@@ -203,7 +203,7 @@ def _reopened(
     """Return the job of a run folder, as it was when its training began."""
     config = run.read_config()
     splits = run.read_splits()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         kept = (path for path in (run.initial_weights, run.starting_weights) if path.exists())
         classifier = run.build_classifier(next(kept, None), arch=arch)

@@ -113,7 +113,7 @@ def prepare_job(
         narrator.note(f"hardening further from the run {earlier.path}")
     else:
         met = Encounters()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(settings.seed, "weights"))
             candidate = load_candidate(spec, source, narrator)
         images = candidate.images
