@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harden.cli.processes import together
+from harden.errors import UsageError
 from tests.cli.test_end_to_end import command, decent, environment
 
 NET = """
@@ -91,6 +92,19 @@ def assert_same_run(folder: Path, other: Path) -> None:
     assert (folder / "report.json").exists()
 
 
+def processes_in(folder: Path) -> list[str]:
+    """Return the processes that run in `folder`, where the system tells."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == folder:
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.slow
 def test_stopped_in_two_processes_and_resumed_by_three_is_the_run_of_one(alone: Path, desk: Path) -> None:
     stopped = run(
         *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "many"), cwd=desk, trouble="stop:1:12"
@@ -110,12 +124,14 @@ def test_a_killed_process_is_a_clean_error_and_the_run_goes_on_without_it(alone:
         *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "bereft"), cwd=desk, trouble="kill:1:12"
     )
     decent(killed, 1)
+    assert processes_in(desk) == []
     assert "error: another process of this run is gone (killed, or out of memory?)" in killed.stderr
     assert "try: continue with: harden fit --resume bereft" in killed.stderr
     decent(run(*command("fit", "--resume", "bereft"), cwd=desk))
     assert_same_run(desk / "bereft", alone)
 
 
+@pytest.mark.slow
 def test_what_fails_in_a_follower_is_told_by_the_leader(desk: Path) -> None:
     failed = run(
         *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "failed"), cwd=desk, trouble="fail:1:4"
@@ -135,38 +151,25 @@ def test_torchrun_with_three_processes_is_the_run_of_one(alone: Path, desk: Path
 
 
 @pytest.mark.parametrize(
-    ("flags", "variables", "words"),
+    ("count", "variables", "words"),
     [
-        (("--processes", 0), {}, "--processes 0 trains nothing"),
-        (("--processes", 3), {"RANK": "0", "WORLD_SIZE": "2"}, "torchrun started 2 processes"),
-        ((), {"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2, WORLD_SIZE=2"),
+        (0, {}, "--processes 0 trains nothing"),
+        (3, {"RANK": "0", "WORLD_SIZE": "2"}, "torchrun started 2 processes"),
+        (None, {"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2, WORLD_SIZE=2"),
     ],
 )
 def test_what_cannot_be_is_said_at_once(
-    flags: tuple[object, ...], variables: dict[str, str], words: str, desk: Path
+    count: int | None, variables: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = environment(**variables)
-    done = subprocess.run(
-        command("fit", "net.py:build", *TINY, *flags),
-        cwd=desk,
-        env=settings,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    decent(done, 2)
-    assert words in done.stderr
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=words), together(count):
+        pass
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc to find the children")
-def test_no_process_outlives_the_leader(desk: Path) -> None:
-    """A dry run needs no followers; they end with it."""
+@pytest.mark.slow
+def test_a_dry_run_needs_no_followers_and_they_end_with_it(desk: Path) -> None:
     done = run(*command("fit", "net.py:build", *TINY, "--processes", 2, "--dry-run"), cwd=desk)
     decent(done)
     assert "2, which share every step" in done.stderr
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            where = (folder / "cwd").readlink()
-        except OSError:
-            continue
-        assert where != desk
+    assert processes_in(desk) == []
