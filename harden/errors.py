@@ -49,6 +49,10 @@ class TrainingError(HardenError):
     """Training that cannot go on (non-finite loss, collapse without a way back)."""
 
 
+class ProcessLostError(HardenError):
+    """One of the processes that train a model together is gone, so that the others cannot go on."""
+
+
 class GateError(HardenError):
     """A stated quality gate was not met."""
 

@@ -48,6 +48,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "epoch_parts": (1, 1000),
     "pretrain": (0, 100_000),
     "batch_size": (1, 1_000_000),
+    "accumulate": (1, 1_000_000),
     "selection_samples": (1, 1_000_000),
     "audit_samples": (1, 10_000_000),
     "image_size": (4, 4096),

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from harden.attacks.norms import Ball
 from harden.attacks.objectives import Objective
 from harden.attacks.oracle import Oracle, Passes, input_gradient
-from harden.attacks.protocol import Attack, GradientAttack
+from harden.attacks.protocol import Attack, GradientAttack, Memory
 from harden.errors import DataError
 from harden.models.first_convolution import by_columns, by_library
 from harden.models.layout import laid_out
+
+EVERYTHING = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,8 @@ def craft(
     *,
     generator: torch.Generator,
     last: Tensor | None = None,
+    part: slice = EVERYTHING,
+    size: int = 0,
 ) -> Tensor:
     """Return training examples (N, C, H, W) float in [0, 1], detached: the last point of the attack for every image.
 
@@ -97,11 +101,15 @@ def craft(
             starts elsewhere that is one more forward pass.
         generator: of the attack's noise.
         last: (N, C, H, W) perturbations to begin from instead of where the attack begins.
+        part: of a batch of `size` images these are this part, and the noise is drawn for the whole of it, so that no
+            example depends on how a batch is cut.
+        size: see `part`; 0 where these images are a whole batch.
     """
     with frozen(model):
         clean = laid_out(images.detach(), model)
         ball = Ball.around(clean, attack.eps if attack.stays_in_ball else 1.0, attack.norm)
-        points, memory = attack.begin(clean, generator)
+        points, memory = _begin_within(attack, clean, generator, part, size)
+        points = laid_out(points, model)
         points = points if last is None else clean + last
         points = points if points is clean else ball.project(points)
         if labels is None and not attack.starts_clean:
@@ -142,6 +150,18 @@ def quick_input_gradients(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         by_library(changed)
+
+
+def _begin_within(
+    attack: GradientAttack, clean: Tensor, generator: torch.Generator, part: slice, size: int
+) -> tuple[Tensor, Memory]:
+    """Begin an attack on images that are a part of a batch as it would begin on them in the whole batch."""
+    if size <= len(clean) or attack.starts_clean:
+        return attack.begin(clean, generator)
+    whole = clean.new_zeros((size, *clean.shape[1:]))
+    whole[part] = clean
+    points, memory = attack.begin(whole, generator)
+    return points[part], {name: values[part] for name, values in memory.items()}
 
 
 def run_attack(

@@ -9,6 +9,7 @@ import typer
 
 from harden.cli import completion, options
 from harden.cli.layers import layers
+from harden.cli.processes import following, together
 from harden.cli.running import run_command, stoppable, typed_command
 
 if TYPE_CHECKING:
@@ -96,6 +97,23 @@ def fit(
         int | None,
         typer.Option(help="Clean images per step. [256; fewer for few images or steps]", rich_help_panel=TRAIN),
     ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            help="Pass a step's images through the network in so many parts, one after the other: the same step with "
+            "less memory (BatchNorm sees the parts). [1]",
+            rich_help_panel=TRAIN,
+        ),
+    ] = None,
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute",
+            help="Run blocks of the network again in backward passes instead of keeping what is inside them: less "
+            "memory, a forward pass more.",
+            rich_help_panel=TRAIN,
+        ),
+    ] = False,
     augment: Annotated[
         str | None,
         typer.Option(
@@ -161,6 +179,16 @@ def fit(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random. [0]", rich_help_panel=RUN)] = None,
     device: options.Device = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            "--gpus",
+            help="Train with so many processes on this machine, each on a GPU of its own, or all on the CPU where "
+            "there is none. The batch size stays that of all together. [1]",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -191,6 +219,8 @@ def fit(
       harden fit timm:resnet18 --data ./imgs --image-size 64 --pretrain 3
 
       harden fit --resume runs/imgs-adv4adv
+
+      harden fit timm:resnet50 --data ./imgs --gpus 4
     """
 
     def body(terminal: Terminal) -> None:
@@ -227,6 +257,8 @@ def fit(
             "budget": budget,
             "lr": lr,
             "batch_size": batch_size,
+            "accumulate": accumulate,
+            "recompute": recompute or None,
             "augment": augment,
             "freeze": tuple(freeze) if freeze else None,
             "ema": ema,
@@ -240,7 +272,12 @@ def fit(
             "device": device,
             "track": tuple(track) if track else None,
         }
-        with stoppable() as stop:
+        with stoppable() as stop, together(processes) as group:
+            if not group.leads:
+                values = read_recipe(find_recipe(recipe)) if recipe and resume is None else {}
+                code = named_code(model or values.get("model"), arch or values.get("arch"))
+                following(group, lambda: workflow.follow(group, stop_requested=stop, arch=code))
+                return
             if resume is not None:
                 run = RunFolder(resume)
                 given = {
@@ -266,6 +303,7 @@ def fit(
                     stop_requested=stop,
                     command=typed_command(),
                     arch=arch,
+                    processes=group,
                 )
             else:
                 values = read_recipe(find_recipe(recipe)) if recipe else {}
@@ -292,6 +330,7 @@ def fit(
                     narrator=terminal,
                     stop_requested=stop,
                     command=typed_command(),
+                    processes=group,
                 )
         if result.run is not None and result.report is not None:
             show_report(terminal, result.report, as_json=as_json, where=result.run.path)
@@ -302,6 +341,13 @@ def fit(
             print(json.dumps({**asdict(result.plan), "seconds": result.plan.seconds}))
 
     run_command(body, quiet=quiet or as_json)
+
+
+def named_code(model: str | None, arch: str | None) -> str | None:
+    """Return what the user named to build the network, if anything."""
+    from harden.models.factory import is_reference
+
+    return arch or (model if model is not None and is_reference(model) else None)
 
 
 def show_report(terminal: Terminal, report: Any, *, as_json: bool, where: Path) -> None:

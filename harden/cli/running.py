@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +15,9 @@ import typer
 
 if TYPE_CHECKING:
     from harden.cli.console import Terminal
+
+ECHO_SECONDS = 1.0
+"""Signals that come so soon after one another are one, where torchrun started the program."""
 
 
 def run_command(body: Callable[[Terminal], None], *, quiet: bool = False) -> None:
@@ -28,6 +32,8 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False) -> Non
     terminal = Terminal(quiet=quiet)
     try:
         body(terminal)
+    except typer.Exit:
+        raise
     except HardenError as error:
         if os.environ.get("HARDEN_DEBUG"):
             raise
@@ -59,22 +65,29 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False) -> Non
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C or SIGTERM finish the current training step; a second one ends at once."""
-    asked = False
+    """Let the first Ctrl-C or SIGTERM finish the current training step; a second one ends at once.
+
+    torchrun passes on to its processes what a terminal has sent to each of them already: that is one signal.
+    """
+    asked: float | None = None
     previous: dict[int, Any] = {}
+    among_others = "WORLD_SIZE" in os.environ
+    leads = os.environ.get("RANK", "0") == "0"
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        now = time.monotonic()
+        if asked is not None and not (among_others and now - asked < ECHO_SECONDS):
             raise KeyboardInterrupt
-        asked = True
-        # Not through rich: a handler may run in the middle of its printing.
-        os.write(2, b"\nstopping after this step; again to end at once\n")
+        if asked is None and leads:
+            # Not through rich: a handler may run in the middle of its printing.
+            os.write(2, b"\nstopping after this step; again to end at once\n")
+        asked = now if asked is None else asked
 
     for number in map(int, (signal.SIGINT, signal.SIGTERM)):
         previous[number] = signal.signal(number, on_signal)
     try:
-        yield lambda: asked
+        yield lambda: asked is not None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -64,6 +64,9 @@ STATIC_DEFENCES = frozenset({"eat"})
 UNLABELLED_DEFENCES = frozenset({"atda"})
 """Defences that craft from the model's predictions instead of the labels."""
 
+WHOLE_BATCH_DEFENCES = frozenset({"atda"})
+"""Defences whose loss is of the whole batch at once, and no mean over its samples."""
+
 SOURCES = {"nt": (), "pat": ("pgd",)}
 """Source attacks where nobody names any, for the defences that have their own."""
 
@@ -73,6 +76,7 @@ __all__ = [
     "SOURCES",
     "STATIC_DEFENCES",
     "UNLABELLED_DEFENCES",
+    "WHOLE_BATCH_DEFENCES",
     "Craft",
     "Defence",
     "DefenceContext",

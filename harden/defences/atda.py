@@ -34,7 +34,8 @@ class ATDA(Defence):
         passed = clean_and_adversarial(tapped, clean, None, craft)
         logits = passed.logits
         ce_clean, ce_adv, scalars = cross_entropies(logits, labels)
-        of_clean, *of_adversarial = logits.chunk(1 + passed.sources)
+        # Moments of the whole batch, whatever this process has of it.
+        of_clean, *of_adversarial = self.gather(torch.stack(logits.chunk(1 + passed.sources), dim=1)).unbind(dim=1)
         terms = {
             "coral": torch.stack([coral(of_clean, values) for values in of_adversarial]).mean(),
             "mmd": torch.stack([mmd(of_clean, values) for values in of_adversarial]).mean(),
@@ -42,6 +43,6 @@ class ATDA(Defence):
         everyone = labels.repeat(1 + passed.sources)
         terms["margin"] = self.centres.loss(logits, everyone)
         if self.training:
-            self.centres.follow(logits, everyone)
+            self.centres.follow(torch.cat([of_clean, *of_adversarial]), self.gather(labels).repeat(1 + passed.sources))
         loss = ce_clean + ce_adv + WEIGHT * (terms["coral"] + terms["mmd"] + terms["margin"])
         return StepLoss(loss, {**scalars, **{name: value.detach() for name, value in terms.items()}}, passed.backwards)

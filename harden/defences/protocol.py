@@ -19,6 +19,12 @@ Make = Callable[[nn.Module, Tensor, Tensor | None], tuple[Tensor, ...]]
 Without labels (N,) they are the network's own predictions.
 """
 
+Gather = Callable[[Tensor], Tensor]
+"""From values (n, ...) of the clean images that this process has, those (N, ...) of the whole batch, in its order.
+
+Gradients flow back to every process's own.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Craft:
@@ -29,10 +35,13 @@ class Craft:
         finish: makes the same examples of the network in training from the gradient (N, C, H, W) of the cross-entropy
             at the clean images, which the pass that trains on them can give as well. None where it cannot: the attack
             begins elsewhere or takes more steps, or the network is another function in training than in eval mode.
+        share: of the step's images that are in this batch, by which the caller weighs the loss. Gradients that a
+            defence takes earlier it weighs itself.
     """
 
     make: Make
     finish: Callable[[Tensor, Tensor], tuple[Tensor, ...]] | None = None
+    share: float = 1.0
 
     def __call__(self, model: nn.Module, clean: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
         """Craft, with passes of its own."""
@@ -75,11 +84,19 @@ class StepLoss:
     backwards: int = 0
 
 
+def _as_they_are(values: Tensor) -> Tensor:
+    return values
+
+
 class Defence(nn.Module, ABC):
     """One way to train: owns its discriminators and centres as modules and buffers, so that checkpoints keep them."""
 
     uses_features: bool = False
     """Whether `step_loss` needs the features at the split."""
+
+    gather: Gather = staticmethod(_as_they_are)
+    """Brings the samples of all processes that share the batch together. A loss that is a mean over samples needs it
+    not: the loop weighs it by the share of the batch."""
 
     def set_progress(self, progress: float, strength: float = 1.0) -> None:
         """Tell the defence's own schedules how far training is.

@@ -28,7 +28,7 @@ class SAT(Defence):
             images = clean.detach().requires_grad_(True)
             with quick_input_gradients(tapped.classifier):
                 _, of_clean = tapped(images)
-            F.cross_entropy(of_clean, labels).backward()  # type: ignore[no-untyped-call]
+            (craft.share * F.cross_entropy(of_clean, labels)).backward()  # type: ignore[no-untyped-call]
             assert images.grad is not None
             _, of_adversarial = tapped(torch.cat(craft.finish(clean, images.grad)))
             logits = torch.cat([of_clean.detach(), of_adversarial])

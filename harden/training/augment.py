@@ -39,27 +39,32 @@ class Placement:
         return torch.cat([values.flatten(2), outside], dim=2), origin
 
 
-Augmentation = Callable[[tuple[int, int, int], torch.Generator], Placement | None]
-"""Draws the placement of (N, H, W) images; None where all stay as they are."""
+Augmentation = Callable[[tuple[int, int, int], torch.Generator, slice], Placement | None]
+"""Draws for a batch of (N, H, W) images and returns the placement of a part of them; None where all stay as they are.
+
+It draws for the whole batch, so that an image's draws do not depend on how many processes share the batch.
+"""
 
 
-def flip(shape: tuple[int, int, int], generator: torch.Generator) -> Placement:
+def flip(shape: tuple[int, int, int], generator: torch.Generator, part: slice) -> Placement:
     """Mirror each image left to right with probability one half."""
-    return _placed(shape, flipped=_coins(shape[0], generator))
+    return _placed(shape, flipped=_coins(shape[0], generator)[part])
 
 
-def shift(shape: tuple[int, int, int], generator: torch.Generator) -> Placement:
+def shift(shape: tuple[int, int, int], generator: torch.Generator, part: slice) -> Placement:
     """Move each image by up to an eighth of its height and width, as zero padding and a random crop would."""
-    return _placed(shape, moves=_moves(shape, generator))
+    move_y, move_x = _moves(shape, generator)
+    return _placed(shape, moves=(move_y[part], move_x[part]))
 
 
-def flip_and_shift(shape: tuple[int, int, int], generator: torch.Generator) -> Placement:
+def flip_and_shift(shape: tuple[int, int, int], generator: torch.Generator, part: slice) -> Placement:
     """Mirror, then move."""
-    return _placed(shape, flipped=_coins(shape[0], generator), moves=_moves(shape, generator))
+    flipped, (move_y, move_x) = _coins(shape[0], generator), _moves(shape, generator)
+    return _placed(shape, flipped=flipped[part], moves=(move_y[part], move_x[part]))
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
-    "none": lambda shape, generator: None,
+    "none": lambda shape, generator, part: None,
     "flip": flip,
     "shift": shift,
     "flip+shift": flip_and_shift,
@@ -82,8 +87,8 @@ def _moves(shape: tuple[int, int, int], generator: torch.Generator) -> tuple[Ten
 def _placed(
     shape: tuple[int, int, int], *, flipped: Tensor | None = None, moves: tuple[Tensor, Tensor] | None = None
 ) -> Placement:
-    count, height, width = shape
-    rows, columns = torch.arange(height).expand(count, -1), torch.arange(width).expand(count, -1)
+    _, height, width = shape
+    rows, columns = torch.arange(height)[None], torch.arange(width)[None]
     if moves is not None:
         rows, columns = rows + moves[0], columns + moves[1]
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
+from harden.errors import UsageError
 from harden.randomness import stream
 
 FEWEST_IMAGES = 2
@@ -19,13 +22,23 @@ class Batches:
         size: images of a step; all of them where there are no more.
         parts: of a pass over the images that are an epoch each.
         seed: of the order.
+        processes: that share the images of a step; each gets `FEWEST_IMAGES` at least.
 
     Attributes:
         size: images of a step.
+
+    Raises:
+        UsageError: there are too few for so many processes.
     """
 
-    def __init__(self, images: int, size: int, parts: int, seed: int) -> None:
+    def __init__(self, images: int, size: int, parts: int, seed: int, processes: int = 1) -> None:
         self.size = min(size, images)
+        self._fewest = FEWEST_IMAGES * processes
+        if processes > 1 and self.size < self._fewest:
+            raise UsageError(
+                f"{processes} processes cannot share a step of {self.size} images: each needs {FEWEST_IMAGES}",
+                hint=f"--batch-size {self._fewest} or more, or fewer processes",
+            )
         self._images, self._parts, self._seed = images, parts, seed
         self._per_epoch = max(1, images // self.size // parts) * self.size
 
@@ -42,7 +55,15 @@ class Batches:
 
     def halve(self) -> bool:
         """Make the steps half as large; false where they are too small for that."""
-        if self.size < 2 * FEWEST_IMAGES:
+        if self.size < 2 * self._fewest:
             return False
         self.size //= 2
         return True
+
+
+def parts_of(own: slice, count: int) -> tuple[slice, ...]:
+    """Return `own` images of a batch in at most `count` parts that differ by one, each of `FEWEST_IMAGES` at least."""
+    images = own.stop - own.start
+    count = max(1, min(count, images // FEWEST_IMAGES))
+    ends = [own.start + images * n // count for n in range(count + 1)]
+    return tuple(slice(start, stop) for start, stop in itertools.pairwise(ends))

@@ -12,6 +12,7 @@ from harden.attacks import CRAFTERS, GradientAttack, craft, finish, sees_one_gra
 from harden.defences import Craft
 from harden.models.classifier import Classifier
 from harden.training.augment import Placement
+from harden.training.distributed import Processes
 from harden.training.memory import Perturbations
 from harden.training.sources import Sources
 
@@ -24,11 +25,15 @@ class Batch:
         rows: (n,) which of the training images they are.
         placement: how they were moved; None where they were not.
         noise: generator of the step.
+        part: of the `size` images of a step, which several processes may share, these.
+        size: see `part`.
     """
 
     rows: Tensor
     placement: Placement | None
     noise: torch.Generator
+    part: slice
+    size: int
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Crafting:
 
     Attributes:
         memory: the last perturbations; None where no source attack goes on from them.
-        passes: images passed through networks so far, forward and backward counted each; the owner may set it.
+        passes: images passed through networks so far, forward and backward counted each.
     """
 
     def __init__(
@@ -111,12 +116,18 @@ class Crafting:
             return tuple(finish(attack, clean, gradient) for attack in sources)
 
         shared = self._same_function and all(sees_one_gradient(attack) for attack in sources)
-        return Craft(make, from_gradient if shared else None)
+        return Craft(make, from_gradient if shared else None, len(batch.rows) / batch.size)
 
     def forget(self) -> None:
         """The network is another one: what was found on it before is gone."""
         if self.memory is not None:
             self.memory.forget()
+
+    def exchange(self, rows: Tensor, processes: Processes) -> None:
+        """Remember, besides its own, what the other processes found for their parts of `rows` (n,)."""
+        if self.memory is not None and processes.size > 1:
+            levels, rows = self.memory.levels, rows.to(self.memory.levels.device)
+            levels[rows] = processes.whole(levels[rows[processes.part(len(rows))]], len(rows))
 
     def state(self) -> Tensor | None:
         """Return what a checkpoint keeps; `load` takes it back."""
@@ -131,7 +142,7 @@ class Crafting:
         self, attack: GradientAttack, model: nn.Module, clean: Tensor, labels: Tensor | None, batch: Batch
     ) -> Tensor:
         if not attack.remembers or self.memory is None:
-            return craft(attack, model, clean, labels, generator=batch.noise)
+            return craft(attack, model, clean, labels, generator=batch.noise, part=batch.part, size=batch.size)
         last = self.memory.recall(batch.rows, attack.eps, batch.placement)
         examples = craft(attack, model, clean, labels, generator=batch.noise, last=last)
         self.memory.keep(batch.rows, examples - clean, attack.eps, batch.placement)

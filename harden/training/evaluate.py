@@ -11,26 +11,33 @@ from harden.memory import by_parts
 from harden.models.classifier import Classifier
 from harden.randomness import stream
 from harden.training.canary import Vitals
+from harden.training.distributed import ALONE, Processes
 
 CANARY_ATTACK = "pgd-10"
 BATCH = 250
 """Images per batch of a measurement."""
 
 
-def predictions(classifier: Classifier, images: ImageSet) -> Tensor:
-    """Return the predicted classes (N,) int64 on the CPU; eval mode, restored."""
+def predictions(classifier: Classifier, images: ImageSet, processes: Processes = ALONE) -> Tensor:
+    """Return the predicted classes (N,) int64 on the CPU; eval mode, restored. Each process predicts its part."""
     found = torch.zeros(len(images), dtype=torch.int64)
 
     def look(_: int, rows: Tensor) -> None:
         found[rows] = classifier(images.batch(rows)[0].to(classifier.device)).argmax(dim=1).cpu()
 
     with frozen(classifier), torch.no_grad():
-        by_parts(torch.arange(len(images)), BATCH, look)
-    return found
+        by_parts(torch.arange(len(images))[processes.part(len(images))], BATCH, look)
+    return processes.sum(found)
 
 
 def standing_after(
-    classifier: Classifier, images: ImageSet, attack: GradientAttack, *, standing: Tensor, seed: int
+    classifier: Classifier,
+    images: ImageSet,
+    attack: GradientAttack,
+    *,
+    standing: Tensor,
+    seed: int,
+    processes: Processes = ALONE,
 ) -> Tensor:
     """Return (N,) bool: which of the `standing` images the model still classifies correctly under `attack`.
 
@@ -39,9 +46,10 @@ def standing_after(
         images: N images.
         attack: stays in its ball.
         standing: (N,) bool, correctly classified so far; the others are not attacked.
-        seed: of the random starts.
+        seed: of the random starts, which are others where other processes attack.
+        processes: each attacks its part.
     """
-    after = standing.clone()
+    after = torch.zeros(len(standing), dtype=torch.int32)
 
     def look(number: int, rows: Tensor) -> None:
         batch, labels = images.batch(rows)
@@ -50,30 +58,49 @@ def standing_after(
             classifier,
             batch.to(classifier.device),
             labels.to(classifier.device),
-            generator=stream(seed, attack.name, number),
+            generator=stream(seed, attack.name, *numbered(number, processes)),
         )
-        after[rows] = (examples.margins >= 0).cpu()
+        after[rows] = (examples.margins >= 0).int().cpu()
 
-    by_parts(torch.nonzero(standing).squeeze(1), BATCH, look)
-    return after
+    rows = torch.nonzero(standing).squeeze(1)
+    by_parts(rows[processes.part(len(rows))], BATCH, look)
+    return processes.sum(after).bool()
 
 
-def source_accuracy(classifier: Classifier, images: ImageSet, attack: GradientAttack, *, seed: int) -> float:
+def source_accuracy(
+    classifier: Classifier, images: ImageSet, attack: GradientAttack, *, seed: int, processes: Processes = ALONE
+) -> float:
     """Accuracy in [0, 1] on the examples that a crafter makes, as training sees them (N-FGSM leaves the ball)."""
-    right = torch.zeros(len(images), dtype=torch.bool)
+    right = torch.zeros(len(images), dtype=torch.int32)
 
     def look(number: int, rows: Tensor) -> None:
         batch, labels = images.batch(rows)
         batch, labels = batch.to(classifier.device), labels.to(classifier.device)
-        examples = craft(attack, classifier, batch, labels, generator=stream(seed, "source", number))
+        examples = craft(
+            attack, classifier, batch, labels, generator=stream(seed, "source", *numbered(number, processes))
+        )
         with frozen(classifier), torch.no_grad():
-            right[rows] = (classifier(examples).argmax(dim=1) == labels).cpu()
+            right[rows] = (classifier(examples).argmax(dim=1) == labels).int().cpu()
 
-    by_parts(torch.arange(len(images)), BATCH, look)
-    return share(right)
+    by_parts(torch.arange(len(images))[processes.part(len(images))], BATCH, look)
+    return share(processes.sum(right))
 
 
-def vitals_of(classifier: Classifier, images: ImageSet, *, first: str, eps: float, loss: float, seed: int) -> Vitals:
+def numbered(number: int, processes: Processes) -> tuple[int, ...]:
+    """Return the name of the random stream of a process's batch with this number."""
+    return (number,) if processes.rank == 0 else (number, processes.rank)
+
+
+def vitals_of(
+    classifier: Classifier,
+    images: ImageSet,
+    *,
+    first: str,
+    eps: float,
+    loss: float,
+    seed: int,
+    processes: Processes = ALONE,
+) -> Vitals:
     """Measure what the canary hears.
 
     Args:
@@ -85,15 +112,17 @@ def vitals_of(classifier: Classifier, images: ImageSet, *, first: str, eps: floa
         eps: l_inf radius on the [0, 1] scale.
         loss: mean training loss of the epoch.
         seed: of the random starts.
+        processes: each measures its part.
     """
-    clean = predictions(classifier, images) == images.labels
+    clean = predictions(classifier, images, processes) == images.labels
     source = CRAFTERS[first](eps)
     if source.remembers or not source.stays_in_ball:
         source = CRAFTERS["fgsm"](eps)
-    canary = standing_after(classifier, images, GRADIENT_ATTACKS[CANARY_ATTACK](eps), standing=clean, seed=seed)
+    attack = GRADIENT_ATTACKS[CANARY_ATTACK](eps)
+    canary = standing_after(classifier, images, attack, standing=clean, seed=seed, processes=processes)
     return Vitals(
         clean=share(clean),
-        source=source_accuracy(classifier, images, source, seed=seed),
+        source=source_accuracy(classifier, images, source, seed=seed, processes=processes),
         canary=share(canary),
         loss=loss,
     )

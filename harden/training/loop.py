@@ -6,9 +6,9 @@ is kept in the checkpoint, so that a resumed run takes exactly the steps an unin
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,21 +23,25 @@ from harden.memory import is_out_of_memory, release
 from harden.models.classifier import Classifier
 from harden.models.layout import laid_out, lay_out
 from harden.models.modes import try_both_modes
+from harden.models.recompute import recomputing
 from harden.models.tap import Tap
 from harden.randomness import capture_global_rng, derive_seed, restore_global_rng, stream
 from harden.training.augment import AUGMENTATIONS
 from harden.training.averaging import WeightAverage
-from harden.training.batches import Batches
+from harden.training.batches import Batches, parts_of
 from harden.training.canary import Collapse, Vitals, Watch, diagnose
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
 from harden.training.crafting import Batch, Crafting
+from harden.training.distributed import ALONE, Processes
 from harden.training.evaluate import vitals_of
 from harden.training.freezing import frozen_names, resting_modules
 from harden.training.history import EpochRecord, History
 from harden.training.optimizer import build_optimizer
+from harden.training.reduction import Reduction
 from harden.training.schedule import Schedule
 from harden.training.selection import Selection
 from harden.training.settings import Observer, Replan, Trained, TrainingSettings
+from harden.training.snapshot import Snapshots
 from harden.training.sources import Sources
 
 SMALL_SELECTION = 200
@@ -62,11 +66,12 @@ class Trainer:
         checkpoint: where to keep the state; None keeps none.
         observer: hears what happens.
         stop_requested: asked after every step; true writes a checkpoint and raises `Interrupted`.
+        processes: that train together; each has the same arguments, and the leader alone writes the checkpoint.
         replan: asked for the number of epochs after the first one and at the shares `REPLAN_AT` of them, when their
             time is known; None keeps `settings.epochs`. From then on the number is part of the checkpoint.
 
     Raises:
-        UsageError: a freeze pattern matches nothing, or there is less than one batch of images.
+        UsageError: a freeze pattern matches nothing, or a step has too few images for so many processes.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Trainer:
         observer: Observer,
         stop_requested: Callable[[], bool] = lambda: False,
         replan: Replan | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.classifier = classifier
         self.defence = defence.to(classifier.device)
@@ -94,13 +100,15 @@ class Trainer:
         self.observer = observer
         self.stop_requested = stop_requested
         self.replan = replan
+        self.processes = processes
         self.epochs = settings.epochs
         self.schedule = Schedule(settings.lr, settings.lr_warmup, settings.eps, settings.eps_ramp)
-        self.batches = Batches(len(train), settings.batch_size, settings.epoch_parts, settings.seed)
+        self.batches = Batches(len(train), settings.batch_size, settings.epoch_parts, settings.seed, processes.size)
         for name in frozen_names(classifier.module, settings.freeze):
             classifier.module.get_parameter(name).requires_grad_(False)
         self._resting = resting_modules(classifier.module)
         lay_out(classifier)
+        processes.make_alike(classifier, self.defence)
         self.average = WeightAverage(classifier, settings.ema)
         self.optimizer = build_optimizer(classifier, self.defence, lr=settings.lr, weight_decay=settings.weight_decay)
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
@@ -117,8 +125,12 @@ class Trainer:
             eps=settings.eps if settings.source_attacks else None,
             max_clean_drop=settings.max_clean_drop,
             seed=settings.seed,
+            processes=processes,
         )
-        self.good = self._snapshot()
+        self.reduction = Reduction(processes, classifier, self.defence)
+        self.defence.gather = self.reduction.gather
+        self.state = Snapshots(classifier, self.average, self.optimizer, self.defence)
+        self.good = self.state.take()
         self.watch = Watch()
         self.sums: dict[str, Tensor] = {}
         self.stopped, self.spent, self.passes = False, 0.0, 0
@@ -137,14 +149,15 @@ class Trainer:
             TrainingError: not one epoch could be kept.
             RunFolderError: the checkpoint cannot be read or written.
         """
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(self.settings.seed, "global"))
             if resume and self.checkpoint is not None and self.checkpoint.exists():
                 self._load(read_checkpoint(self.checkpoint))
+                self.processes.any(False)  # the leader may replace the file once all have read it
             else:
                 self.selection.begin(self.classifier)
                 self._save()
-            with Tap(self.classifier, self.layer) as tapped:
+            with Tap(self.classifier, self.layer) as tapped, self._recomputing():
                 while self.epoch < self.epochs and not self.stopped:
                     self._train_epoch(tapped)
                     self._finish_epoch()
@@ -158,14 +171,15 @@ class Trainer:
         For the plan of a run, on a trainer of its own: the weights change.
         """
         order, spent = self.batches.order(0), list[float]()
-        with Tap(self.classifier, self.layer) as tapped, torch.random.fork_rng():
+        devices = range(torch.cuda.device_count())
+        with Tap(self.classifier, self.layer) as tapped, torch.random.fork_rng(devices), self._recomputing():
             while len(spent) < 2 or (len(spent) <= count and sum(spent) < seconds):
                 began = time.perf_counter()
                 self._train_step(tapped, order, len(spent) % self.batches.steps)
                 if self.classifier.device.type == "cuda":
                     torch.cuda.synchronize(self.classifier.device)
                 spent.append(time.perf_counter() - began)
-        passes = (self.passes + self.crafting.passes) / (len(spent) * self.batches.size)
+        passes = self.passes / (len(spent) * self.batches.size)
         return sum(spent[1:]) / len(spent[1:]), round(passes)
 
     def _train_epoch(self, tapped: Tap) -> None:
@@ -176,7 +190,7 @@ class Trainer:
                 self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
             self.step += 1
             self.observer.step(self.epoch * self.batches.steps + self.step, self.epochs * self.batches.steps)
-            if self.stop_requested():
+            if self.processes.any(self.stop_requested()):
                 self.spent += time.monotonic() - began
                 self._save()
                 raise Interrupted("stopped; everything up to this step is kept")
@@ -211,29 +225,47 @@ class Trainer:
             self.observer.note(f"memory ran out; training goes on with {self.batches.size} images a step")
 
     def _train_step(self, tapped: Tap, order: Tensor, i: int) -> dict[str, Tensor]:
-        settings, classifier = self.settings, self.classifier
         progress = (self.epoch + (i + 0.5) / self.batches.steps) / self.epochs  # no step is lost to a rate of 0
-        noise = stream(settings.seed, "step", self.epoch, i)
+        if not self.processes.leads:  # dropout: others than the leader's, whose generator goes into the checkpoint
+            torch.manual_seed(derive_seed(self.settings.seed, "global", self.processes.rank, self.epoch, i))
         self._train_mode()
-        rows = order[i * self.batches.size : (i + 1) * self.batches.size]
-        images, labels = self.train.batch(rows)
-        images, labels = images.to(classifier.device), labels.to(classifier.device)
-        placement = AUGMENTATIONS[settings.augment]((len(rows), *images.shape[2:]), noise)
-        images = images if placement is None else placement.moved(images)
-        images = laid_out(images, classifier)
-
-        craft_now = self.crafting.of(Batch(rows, placement, noise), self.schedule.eps_at(progress))
         self.defence.set_progress(progress, self.strength)
         for group in self.optimizer.param_groups:
             group["lr"] = self.strength * self.schedule.lr_at(progress)
-        before = tapped.seen
-        self.optimizer.zero_grad(set_to_none=True)
-        result = self.defence.step_loss(tapped, images, labels, craft_now, noise)
-        self.passes += 2 * (tapped.seen - before) + result.backwards
-        result.loss.backward(inputs=self._trained)  # type: ignore[no-untyped-call]
+        batch = order[i * self.batches.size : (i + 1) * self.batches.size]
+        own = self.processes.part(len(batch))
+        share, counted, scalars = (own.stop - own.start) / len(batch), 0, dict[str, Tensor]()
+        self.reduction.begin(len(batch))
+        with self.processes.fitting():
+            self.optimizer.zero_grad(set_to_none=True)
+            for part in parts_of(own, self.settings.accumulate):
+                found, passes = self._pass(tapped, batch, part, i, self.schedule.eps_at(progress))
+                weight, counted = (part.stop - part.start) / (own.stop - own.start), counted + passes
+                scalars = {name: scalars.get(name, 0) + weight * value for name, value in found.items()}
+        self.passes += round(counted / share)
+        scalars = self.reduction.add_up(scalars, share)
+        self.crafting.exchange(batch, self.processes)
         self.optimizer.step()
-        self.average.update(classifier)
-        return {"loss": result.loss.detach(), **result.scalars}
+        self.average.update(self.classifier)
+        return scalars
+
+    def _pass(self, tapped: Tap, batch: Tensor, part: slice, i: int, eps: float) -> tuple[dict[str, Tensor], int]:
+        """Pass a part of step i's batch through and add to the gradients; return scalars and passes of images.
+
+        What is drawn at random is drawn for the whole batch, so that an image's draws do not depend on the parts.
+        """
+        rows, noise = batch[part], stream(self.settings.seed, "step", self.epoch, i)
+        images, labels = self.train.batch(rows)
+        images, labels = images.to(self.classifier.device), labels.to(self.classifier.device)
+        placement = AUGMENTATIONS[self.settings.augment]((len(batch), *images.shape[2:]), noise, part)
+        images = images if placement is None else placement.moved(images)
+        images = laid_out(images, self.classifier)
+        seen, crafted = tapped.seen, self.crafting.passes
+        craft_now = self.crafting.of(Batch(rows, placement, noise, part, len(batch)), eps)
+        result = self.defence.step_loss(tapped, images, labels, craft_now, noise)
+        (result.loss * (len(rows) / len(batch))).backward(inputs=self._trained)  # type: ignore[no-untyped-call]
+        passes = 2 * (tapped.seen - seen) + result.backwards + self.crafting.passes - crafted
+        return {"loss": result.loss.detach(), **result.scalars}, passes
 
     def _is_same_function(self) -> bool:
         """Whether the network in training is the function that it is in eval mode: no BatchNorm, no dropout."""
@@ -243,6 +275,9 @@ class Trainer:
             return try_both_modes(self.classifier, images, self._train_mode).same
         except Exception:  # whatever the user's forward raises, a step will raise as well
             return False
+
+    def _recomputing(self) -> AbstractContextManager[object]:
+        return recomputing(self.classifier.module) if self.settings.recompute else nullcontext()
 
     def _train_mode(self) -> None:
         self.classifier.train()
@@ -276,7 +311,7 @@ class Trainer:
             scalars |= self.selection.consider(self.epoch + 1, self.average.module)  # type: ignore[arg-type]
             watch = self.watch.after(vitals, full_eps=full_eps) if vitals is not None else self.watch
             if vitals is None or watch.best is vitals:
-                self.good = self._snapshot()
+                self.good = self.state.take()
             self.watch = watch
         record = EpochRecord(
             epoch=self.epoch + 1,
@@ -285,11 +320,11 @@ class Trainer:
             scalars=scalars,
             rolled_back=undone,
             event=event,
-            passes=self.passes + self.crafting.passes,
+            passes=self.passes,
         )
         self.records.append(record)
         self.epoch, self.step, self.sums, self.spent = self.epoch + 1, 0, {}, 0.0
-        self.passes = self.crafting.passes = 0
+        self.passes = 0
         if self.sources.returned(self.epoch):
             self.observer.note(
                 f"after epoch {record.epoch} training goes on from {' + '.join(self.sources.now)} examples again"
@@ -307,7 +342,9 @@ class Trainer:
 
     def _vitals(self, loss: float) -> Vitals:
         first, eps, seed = self.sources.used[0], self.settings.eps, self.settings.seed
-        return vitals_of(self.classifier, self.canary, first=first, eps=eps, loss=loss, seed=seed)
+        return vitals_of(
+            self.classifier, self.canary, first=first, eps=eps, loss=loss, seed=seed, processes=self.processes
+        )
 
     def _handle(self, collapse: Collapse) -> str:
         """Act on a collapse and say in words what was done."""
@@ -317,7 +354,7 @@ class Trainer:
             self.stopped = True
             return f"{collapse.value} on held-out images; stopped, with the best epoch so far"
         self.rollbacks += 1
-        self._restore(self.good)
+        self.state.restore(self.good)
         self.crafting.forget()
         if collapse is Collapse.CATASTROPHIC_OVERFITTING and self.sources.curable:
             long = self.sources.overfitted(self.epoch, self.epochs)
@@ -347,32 +384,13 @@ class Trainer:
 
     # -- state --------------------------------------------------------------------------------------------------------
 
-    def _snapshot(self) -> dict[str, Any]:
-        return copy.deepcopy(
-            {
-                "model": self.classifier.state_dict(),
-                "average": self.average.module.state_dict(),
-                "average_steps": self.average.steps,
-                "optimizer": self.optimizer.state_dict(),
-                "defence": self.defence.state_dict(),
-            }
-        )
-
-    def _restore(self, snapshot: dict[str, Any]) -> None:
-        snapshot = copy.deepcopy(snapshot)
-        self.classifier.load_state_dict(snapshot["model"])
-        self.average.module.load_state_dict(snapshot["average"])
-        self.average.steps = snapshot["average_steps"]
-        self.optimizer.load_state_dict(snapshot["optimizer"])
-        self.defence.load_state_dict(snapshot["defence"])
-
     def _save(self) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.processes.leads:
             return
         best = self.watch.best
         write_checkpoint(
             {
-                "now": self._snapshot(),
+                "now": self.state.take(),
                 "good": self.good,
                 "good_vitals": [best.clean, best.source, best.canary, best.loss] if best else None,
                 "narrowest": self.watch.narrowest,
@@ -389,7 +407,7 @@ class Trainer:
                 "memory": self.crafting.state(),
                 "stopped": self.stopped,
                 "spent": self.spent,
-                "passes": self.passes + self.crafting.passes,
+                "passes": self.passes,
                 "rng": capture_global_rng(),
             },
             self.checkpoint,
@@ -397,7 +415,7 @@ class Trainer:
         self._written = time.monotonic()
 
     def _load(self, state: dict[str, Any]) -> None:
-        self._restore(state["now"])
+        self.state.restore(state["now"])
         self.good = state["good"]
         self.watch = Watch(Vitals(*state["good_vitals"]) if state["good_vitals"] else None, state["narrowest"])
         self.selection.load_state_dict(state["selection"])

@@ -11,6 +11,7 @@ from torch import Tensor
 from harden.attacks import GRADIENT_ATTACKS, PGD, GradientAttack
 from harden.data.dataset import ImageSet
 from harden.models.classifier import Classifier
+from harden.training.distributed import ALONE, Processes
 from harden.training.evaluate import predictions, share, standing_after
 
 SELECTION_ATTACK = "pgd-20"
@@ -46,23 +47,33 @@ class Selection:
         eps: radius of the attacks; None selects on clean accuracy.
         max_clean_drop: largest loss of clean accuracy, against the start, that is accepted; None: any.
         seed: of random starts.
+        processes: each measures its part of the images.
     """
 
-    def __init__(self, val: ImageSet, *, eps: float | None, max_clean_drop: float | None, seed: int) -> None:
+    def __init__(
+        self,
+        val: ImageSet,
+        *,
+        eps: float | None,
+        max_clean_drop: float | None,
+        seed: int,
+        processes: Processes = ALONE,
+    ) -> None:
         self.val = val
         self.eps = eps
         self.max_clean_drop = max_clean_drop
         self.seed = seed
+        self.processes = processes
         self.clean_at_start = 0.0
         self.candidates: list[dict[str, Any]] = []
 
     def begin(self, classifier: Classifier) -> None:
         """Remember the clean accuracy that training starts from."""
-        self.clean_at_start = share(predictions(classifier, self.val) == self.val.labels)
+        self.clean_at_start = share(predictions(classifier, self.val, self.processes) == self.val.labels)
 
     def consider(self, epoch: int, averaged: Classifier) -> dict[str, float]:
         """Measure an epoch's averaged weights, keep them if they are among the best, and return the measurements."""
-        standing = predictions(averaged, self.val) == self.val.labels
+        standing = predictions(averaged, self.val, self.processes) == self.val.labels
         score = share(standing)
         measured = {"val_clean": score}
         if self.eps is not None:
@@ -106,7 +117,7 @@ class Selection:
         self.clean_at_start, self.candidates = state["clean_at_start"], state["candidates"]
 
     def _standing(self, classifier: Classifier, attack: GradientAttack, standing: Tensor) -> Tensor:
-        return standing_after(classifier, self.val, attack, standing=standing, seed=self.seed)
+        return standing_after(classifier, self.val, attack, standing=standing, seed=self.seed, processes=self.processes)
 
 
 def confirmation_attack(eps: float) -> GradientAttack:

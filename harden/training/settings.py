@@ -28,6 +28,8 @@ class TrainingSettings:
         max_clean_drop: largest loss of clean validation accuracy, against the start, that selection accepts; None: any.
         epoch_parts: parts that a pass is cut into; each is an epoch of its own, with its canary and selection.
         freeze: patterns of parameter names (as in file names) that keep their values.
+        accumulate: parts in which a process passes its images of a step through the network, one after the other.
+        recompute: whether blocks of the network run again in backward passes (see `recomputing`).
         seed: of everything random.
     """
 
@@ -45,6 +47,8 @@ class TrainingSettings:
     max_clean_drop: float | None = None
     epoch_parts: int = 1
     freeze: tuple[str, ...] = ()
+    accumulate: int = 1
+    recompute: bool = False
     seed: int = 0
 
 

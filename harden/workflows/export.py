@@ -287,7 +287,8 @@ def _from_run(run: RunFolder, settings: ExportSettings) -> _Subject:
     training = run.read_config().get("training", {})
     reading = reading_for(run, settings.reading, other_data=settings.data is not None)
     source = open_data(settings.data or training["data"], reading)
-    entries = run.splits_under(source.classes).val if settings.data is None else _some(source.listings)
+    splits = run.splits_under(source.classes) if settings.data is None else None
+    entries = splits.val if splits is not None else _some(source.listings)
     return _Subject(classifier, run, images_for(classifier, source), tuple(entries), float(training["eps"]))
 
 

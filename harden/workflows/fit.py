@@ -13,7 +13,7 @@ import torch
 from harden.attacks import ATTACKS
 from harden.data import SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES
-from harden.errors import HardenError, Interrupted, RunFolderError, UsageError, WriteError
+from harden.errors import HardenError, Interrupted, ProcessLostError, RunFolderError, UsageError, WriteError
 from harden.export.to_safetensors import load_weights
 from harden.files import clear_temporaries, write_whole
 from harden.models.factory import is_reference, origin_of
@@ -22,6 +22,7 @@ from harden.models.state_dict import load_into
 from harden.models.trust import require_trust
 from harden.randomness import derive_seed
 from harden.report.report import Report
+from harden.training.distributed import ALONE, Processes
 from harden.training.evaluate import CANARY_ATTACK
 from harden.training.freezing import frozen_names
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
@@ -30,7 +31,7 @@ from harden.workflows.audit import audit_subjects, run_facts, write_reports, wri
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
-from harden.workflows.hardening import build_defence, plan_run, tell_plan, train
+from harden.workflows.hardening import build_defence, join_training, plan_run, tell_plan, train
 from harden.workflows.job import (
     Job,
     StopRequested,
@@ -40,7 +41,7 @@ from harden.workflows.job import (
     selection_entries,
     with_statics,
 )
-from harden.workflows.narrator import Narrator
+from harden.workflows.narrator import Narrator, Silent
 from harden.workflows.plan import Plan
 from harden.workflows.prepare import choose_device, images_for
 from harden.workflows.run_folder import RunFolder, describe, keep_architecture, new_run
@@ -72,6 +73,7 @@ def fit(
     command: str,
     audit: bool = True,
     splits: SplitPlan | None = None,
+    processes: Processes = ALONE,
 ) -> FitResult:
     """Harden a model.
 
@@ -84,6 +86,7 @@ def fit(
         command: what the user typed, for the record.
         audit: whether to end with an audit; without it, test images are not read.
         splits: what is trained, selected and tested on; None: drawn by the seed, or those of an earlier run.
+        processes: that train together; this one leads, and the others `follow`.
 
     Raises:
         HardenError: anything the user can repair.
@@ -94,7 +97,8 @@ def fit(
     narrator.heading("Data")
     narrator.note(f"{len(source.classes)} classes in {source.location}")
     splits = splits or choose_splits(settings, source, narrator)
-    job = prepare_job(settings, splits, narrator, stop_requested, began, command)
+    job = replace(prepare_job(settings, splits, narrator, stop_requested, began, command), processes=processes)
+    processes.require(job.classifier.device)
     settings = job.settings
     frozen_names(job.classifier.module, settings.freeze)
     job = with_statics(job)  # before there is a folder: a stop here leaves nothing to go on with
@@ -135,6 +139,7 @@ def resume(
     command: str,
     arch: str | None = None,
     audit: bool = True,
+    processes: Processes = ALONE,
 ) -> FitResult:
     """Continue a run from its last checkpoint; it ends in the weights that an uninterrupted run would have had.
 
@@ -144,7 +149,7 @@ def resume(
         narrator, stop_requested: as for `fit`.
         command: for the record, where config.json has none.
         arch: code that builds the network, where the run's own may not be run.
-        audit: as for `fit`.
+        audit, processes: as for `fit`; there may be more or fewer processes than before.
 
     Raises:
         RunFolderError: the run is finished, or damaged.
@@ -159,37 +164,15 @@ def resume(
         began = budget.began
         if not run.checkpoint.exists():
             settings = replace(settings, epochs=None, budget=budget.seconds)
-    config = run.read_config()
-    splits = run.read_splits()
     clear_temporaries(run.path)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(settings.seed, "weights"))
-        kept = (path for path in (run.initial_weights, run.starting_weights) if path.exists())
-        classifier = run.build_classifier(next(kept, None), arch=arch)
-    images = images_for(classifier, open_data(settings.data, settings.reading))
     narrator.heading(f"Resuming {run.path}")
-    training_images = images.decode(splits.train, narrator, "training images")
-    val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
-    classifier.to(choose_device(settings.device))
-    job = Job(
-        settings=settings,
-        images=images,
-        splits=splits,
-        train=training_images,
-        val=val,
-        classifier=classifier,
-        narrator=narrator,
-        stop_requested=stop_requested,
-        began=began,
-        command=config.get("command", command),
-        earlier=Encounters.from_json(config.get("earlier")),
-        budget=budget,
-        audits=audit,
-    )
+    job = _reopened(run, settings, narrator, stop_requested, arch=arch)
+    job = replace(job, began=began, command=job.command or command, budget=budget, audits=audit, processes=processes)
+    processes.require(job.classifier.device)
     if settings.method in STATIC_DEFENCES:
         _require_trust_in_statics(run, settings, arch)
     job = with_statics(job)
-    if [fingerprint(network) for network in job.statics] != config.get("statics", []):
+    if [fingerprint(network) for network in job.statics] != run.read_config().get("statics", []):
         narrator.warn(
             "the static networks are not those that the run began with, so it does not end as it would have if nobody "
             "had stopped it"
@@ -202,6 +185,56 @@ def resume(
         raise UsageError(
             error.message, hint=f'write more "seconds" into {run.budget}, or start the run again in another folder'
         ) from error
+
+
+def follow(processes: Processes, *, stop_requested: StopRequested, arch: str | None = None) -> None:
+    """Train together with a leader that runs `fit` or `resume`, in its run folder, until it needs nobody.
+
+    Args:
+        processes: that train together.
+        stop_requested: asked after every training step; one process that says so stops all.
+        arch: code that builds the network, if the user named it.
+
+    Raises:
+        HardenError: as `resume`.
+        ProcessLostError: another process is gone.
+    """
+    word = processes.hear(stop_requested)
+    if word is None:
+        return
+    where, described = word.split("\n", 1)
+    run, settings = RunFolder(Path(where)), FitSettings.from_json(described)
+    job = _reopened(run, settings, Silent(), stop_requested, arch=arch)
+    join_training(run, with_statics(replace(job, processes=processes)))
+
+
+def _reopened(
+    run: RunFolder, settings: FitSettings, narrator: Narrator, stop_requested: StopRequested, *, arch: str | None
+) -> Job:
+    """Return the job of a run folder, as it was when its training began."""
+    config = run.read_config()
+    splits = run.read_splits()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(derive_seed(settings.seed, "weights"))
+        kept = (path for path in (run.initial_weights, run.starting_weights) if path.exists())
+        classifier = run.build_classifier(next(kept, None), arch=arch)
+    images = images_for(classifier, open_data(settings.data, settings.reading))
+    training_images = images.decode(splits.train, narrator, "training images")
+    val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
+    classifier.to(choose_device(settings.device))
+    return Job(
+        settings=settings,
+        images=images,
+        splits=splits,
+        train=training_images,
+        val=val,
+        classifier=classifier,
+        narrator=narrator,
+        stop_requested=stop_requested,
+        began=time.monotonic(),
+        command=config.get("command", ""),
+        earlier=Encounters.from_json(config.get("earlier")),
+    )
 
 
 def _require_trust_in_statics(run: RunFolder, settings: FitSettings, arch: str | None) -> None:
@@ -225,8 +258,10 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
     """Train, keep the weights, and, if the run ends with one, audit and report."""
     if job.budget is not None:
         job.budget.keep()
+    job.processes.tell(f"{run.path.absolute()}\n{job.settings.to_json()}")
     try:
         job, trained = train(run, job)
+        job.processes.dismiss()
         _keep(run, job, trained)
         return FitResult(run, _audit(run, job, trained) if job.audits else None)
     except WriteError as error:
@@ -236,6 +271,8 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
         if job.budget is not None:
             job.budget.keep()
         raise Interrupted(stop.message, hint=f"continue with: harden fit --resume {run.path}") from None
+    except ProcessLostError as lost:
+        raise ProcessLostError(lost.message, hint=f"continue with: harden fit --resume {run.path}") from lost
 
 
 def _keep(run: RunFolder, job: Job, trained: Trained) -> None:

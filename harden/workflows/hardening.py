@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import asdict, replace
 
@@ -24,7 +25,6 @@ from harden.models.head import all_but
 from harden.models.tap import Tap, as_representation
 from harden.randomness import stream
 from harden.training.crafting import cost_of
-from harden.training.history import EpochRecord, History
 from harden.training.loop import Trainer
 from harden.training.settings import Replan, Trained, TrainingSettings
 from harden.workflows.budget import Budget
@@ -40,8 +40,9 @@ from harden.workflows.plan import (
     time_step,
 )
 from harden.workflows.run_folder import RunFolder
-from harden.workflows.settings import DEFAULT_EPOCHS, as_recipe
+from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings, as_recipe
 from harden.workflows.tracking import Tracking
+from harden.workflows.watch import Watch
 
 MOST_WEIGHTS = 2**27
 """Of separate discriminators that somebody asks for: half a GiB, and three times that to train them."""
@@ -102,6 +103,8 @@ def training_settings(job: Job, epochs: int, batch_size: int | None = None) -> T
         on_collapse=s.on_collapse,
         max_clean_drop=s.max_clean_drop,
         freeze=s.freeze,
+        accumulate=s.accumulate,
+        recompute=s.recompute,
         seed=s.seed,
     )
 
@@ -142,13 +145,13 @@ def _plan(
 ) -> Plan:
     settings = job.settings
     training = training_settings(job, epochs or 1000, batch_size)
-    step, passes = time_step(job.classifier, defence, layer, job.train, training)
+    step, passes = time_step(job.classifier, defence, layer, job.train, _shared(training, job))
     timing = Timing(step, time_attack_pass(job.classifier, job.train, job.eps), passes)
     withstood = share_withstood(job.classifier, job.train, job.eps)
     pretraining = 0.0
     if settings.pretrain and not pretrained:
         clean_defence, clean_settings = clean_training(job)
-        step, _ = time_step(job.classifier, clean_defence, None, job.train, clean_settings)
+        step, _ = time_step(job.classifier, clean_defence, None, job.train, _shared(clean_settings, job))
         pretraining = step * settings.pretrain * max(1, len(job.train) // clean_settings.batch_size)
     budget = None
     if settings.budget is not None and settings.epochs is None:
@@ -176,6 +179,11 @@ def _plan(
     return best_parts(plan, steps=len(job.train) // training.batch_size)
 
 
+def _shared(settings: TrainingSettings, job: Job) -> TrainingSettings:
+    """Return settings whose step is what one of several processes does in a step."""
+    return replace(settings, batch_size=math.ceil(settings.batch_size / job.processes.size))
+
+
 def tell_plan(job: Job, plan: Plan) -> None:
     """Say what will be done, at what cost."""
     settings = job.settings
@@ -185,8 +193,13 @@ def tell_plan(job: Job, plan: Plan) -> None:
         ("what", "value"),
         [
             ("method", f"{settings.method}, source attack {sources}, eps {eps_text(job.eps)}"),
-            ("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}"),
+            *(
+                [("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}")]
+                if settings.method in FEATURE_DEFENCES
+                else []
+            ),
             ("epochs", f"{plan.epochs} of {plan.steps_per_epoch} steps of {plan.batch_size} images{_share(plan)}"),
+            *([("processes", f"{job.processes.size}, which share every step")] if job.processes.size > 1 else []),
             ("passes per step", _passes(job, plan.timing.passes) + " (F forward, B backward, b backward to the input)"),
             *([("clean pre-training", _duration(plan.pretraining))] if plan.pretraining else []),
             ("time per step", f"{plan.timing.step * 1000:.1f} ms"),
@@ -225,54 +238,6 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-LEAK = 0.01
-"""Accuracy on adversarial examples above that on clean images by more than this is called label leaking."""
-
-
-class _Watch:
-    """Hears the training loop: keeps metrics.jsonl and the budget, and passes progress on to the narrator."""
-
-    def __init__(self, run: RunFolder | None, job: Job, task: str, tracking: Tracking | None = None) -> None:
-        self.run = run
-        self.tracking = tracking
-        self.narrator = job.narrator
-        self.budget = job.budget
-        self.task = task
-        self.detail = ""
-        self.leaking = False
-
-    def step(self, done: int, total: int) -> None:
-        self.narrator.progress(self.task, done, total, self.detail)
-        if self.budget is not None:
-            self.budget.tick()
-
-    def epoch(self, record: EpochRecord, history: History) -> None:
-        scalars = record.scalars
-        parts = [f"epoch {record.epoch}", f"loss {scalars['loss']:.3f}"]
-        names = (("val_clean", "clean"), ("val_source", "source"), ("val_canary", "PGD-10"), ("val_robust", "PGD-20"))
-        parts += [f"{label} {scalars[name]:.1%}" for name, label in names if name in scalars]
-        parts += [f"domain {scalars[n]:.0%}" for n in scalars if n.startswith("domain_accuracy")]
-        self.detail = ", ".join(parts)
-        self.narrator.note(f"{self.detail}, {record.seconds:.0f} s")
-        clean, adversarial = (scalars.get(f"train_accuracy_{domain}", 0.0) for domain in ("clean", "adv"))
-        if adversarial > clean + LEAK and not self.leaking:
-            self.leaking = True
-            self.narrator.warn(
-                f"training examples are easier than clean images ({adversarial:.1%} against {clean:.1%} right): labels "
-                "leak through the source attack, and robustness under it means little; try --source-attack nfgsm"
-            )
-        if self.run is not None:
-            lines = "".join(json.dumps(epoch.to_json()) + "\n" for epoch in history.epochs)
-            write_whole(self.run.metrics, lines)
-        if self.tracking is not None:
-            self.tracking.epoch(record.epoch, scalars)
-        if self.budget is not None:
-            self.budget.tick()
-
-    def note(self, text: str) -> None:
-        self.narrator.warn(text)
-
-
 def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
     """Pre-train if asked, plan, and train to the chosen weights; or go on from the run's checkpoint.
 
@@ -292,7 +257,45 @@ def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
         raise RunFolderError(f"{run.recipe} does not say how many epochs", hint="start the run again in another folder")
     job.narrator.heading("Hardening" if job.source_attacks else "Training")
     tracking = _tracking(run, job)
-    trainer = Trainer(
+    replan = _replan(run, job, job.budget) if job.budget is not None else None
+    job.processes.tell(f"{job.settings.to_json()}\n{json.dumps({'resume': not fresh, 'replans': replan is not None})}")
+    watch = Watch(run, job, "hardening", tracking)
+    try:
+        trained = _trainer(run, job, defence, layer, watch, replan).run(resume=not fresh)
+    finally:
+        tracking.close()
+    return replace(job, settings=replace(job.settings, epochs=len(trained.history.epochs))), trained
+
+
+def join_training(run: RunFolder, job: Job) -> None:
+    """Take part in what the leader does in `train`; plans are its business, and so are files.
+
+    Raises:
+        ProcessLostError: the leader is gone.
+    """
+    defence, layer = build_defence(job)
+    pretrain(run, job)
+    word = job.processes.hear(job.stop_requested)
+    if word is None:
+        return
+    described, manner = word.split("\n")
+    settings, manner = FitSettings.from_json(described), json.loads(manner)
+    val = job.images.decode(selection_entries(job.images, job.splits, settings), job.narrator, "validation images")
+    job = replace(job, settings=settings, val=val)
+
+    def replan(done: int, seconds: float) -> int:
+        return int(job.processes.hear() or done)
+
+    watch = Watch(None, job, "hardening")
+    trainer = _trainer(run, job, defence, layer, watch, replan if manner["replans"] else None)
+    trainer.run(resume=manner["resume"])
+
+
+def _trainer(
+    run: RunFolder, job: Job, defence: Defence, layer: str | None, watch: Watch, replan: Replan | None
+) -> Trainer:
+    assert job.settings.epochs is not None
+    return Trainer(
         classifier=job.classifier,
         defence=defence,
         layer=layer,
@@ -300,15 +303,11 @@ def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
         val=job.val,
         settings=training_settings(job, job.settings.epochs),
         checkpoint=run.checkpoint,
-        observer=_Watch(run, job, "hardening", tracking),
+        observer=watch,
         stop_requested=job.stop_requested,
-        replan=_replan(run, job, job.budget) if job.budget is not None else None,
+        replan=replan,
+        processes=job.processes,
     )
-    try:
-        trained = trainer.run(resume=not fresh)
-    finally:
-        tracking.close()
-    return replace(job, settings=replace(job.settings, epochs=len(trained.history.epochs))), trained
 
 
 def _tracking(run: RunFolder, job: Job) -> Tracking:
@@ -352,6 +351,7 @@ def _replan(run: RunFolder, job: Job, budget: Budget) -> Replan:
         job.narrator.note(f"{epochs} epochs fit into the budget, at {seconds:.1f} s each")
         settled = replace(job.settings, epochs=max(done, epochs))
         write_whole(run.recipe, as_recipe(settled, comment=_chosen_by(budget)))
+        job.processes.tell(str(epochs))
         return epochs
 
     return replan
@@ -373,11 +373,14 @@ def pretrain(run: RunFolder, job: Job) -> None:
             val=job.val,
             settings=settings,
             checkpoint=run.pretraining,
-            observer=_Watch(None, job, "pre-training"),
+            observer=Watch(None, job, "pre-training"),
             stop_requested=job.stop_requested,
+            processes=job.processes,
         ).run(resume=True)
         for parameter in trainable:  # what was frozen for a new last layer is hardened
             parameter.requires_grad_(True)
+    if not job.processes.leads:
+        return
     run.save_classifier(job.classifier, run.initial_weights)
     run.pretraining.unlink(missing_ok=True)
     run.starting_weights.unlink(missing_ok=True)

@@ -20,12 +20,13 @@ from harden.data import (
     open_data,
     plan_splits,
 )
-from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES
+from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES, WHOLE_BATCH_DEFENCES
 from harden.errors import ModelError, UsageError
 from harden.models.classifier import Classifier
 from harden.models.split import default_split
 from harden.models.tap import Tap
 from harden.randomness import derive_seed
+from harden.training.distributed import ALONE, Processes
 from harden.training.memory import LARGEST, memory_needed
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
@@ -61,6 +62,7 @@ class Job:
         budget: what is kept of the time budget; None without one, and before there is a run folder.
         statics: networks besides the classifier that examples are crafted on.
         audits: whether the run ends with an audit.
+        processes: that train together; the followers have the same job.
     """
 
     settings: FitSettings
@@ -77,6 +79,7 @@ class Job:
     budget: Budget | None = None
     statics: tuple[nn.Module, ...] = ()
     audits: bool = True
+    processes: Processes = ALONE
 
     @property
     def eps(self) -> float:
@@ -100,6 +103,11 @@ def prepare_job(
 ) -> Job:
     """Load the model and the images, run the preflight, and settle what the user left open."""
     require_packages(settings.track)
+    if settings.accumulate > 1 and settings.method in WHOLE_BATCH_DEFENCES:
+        raise UsageError(
+            f"{settings.method} compares moments of the whole batch, and --accumulate shows it parts only",
+            hint="take --recompute or a smaller --batch-size instead",
+        )
     device = choose_device(settings.device)
     source = open_source(settings)
     earlier = as_run(settings.model)
@@ -120,7 +128,7 @@ def prepare_job(
         narrator.note(f"hardening further from the run {earlier.path}")
     else:
         met = Encounters()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(settings.seed, "weights"))
             candidate = load_candidate(spec, source, splits.train, narrator)
         images = candidate.images

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from harden.data import Reading
 
@@ -38,6 +40,8 @@ class FitSettings:
             network.
         split: the layer whose output the feature discriminators see; None: see `default_split`.
         grl_warmup, lr_warmup, eps_ramp: shares of training over which beta and gamma, the learning rate and eps rise.
+        accumulate: parts in which a step's images pass through the network, one after the other, to save memory.
+        recompute: whether blocks of the network run again in backward passes instead of keeping what is inside them.
         epochs: passes over the training images, or parts of one; None: 20, or what fits into `budget`.
         epoch_parts: parts that a pass is cut into, each an epoch of its own; None: one, or more where a budget holds so
             few passes that whole ones would leave much of it unused.
@@ -86,6 +90,8 @@ class FitSettings:
     epoch_parts: int | None = None
     budget: float | None = None
     batch_size: int | None = None
+    accumulate: int = 1
+    recompute: bool = False
     lr: float | None = None
     weight_decay: float = 0.0
     ema: float = 0.998
@@ -104,6 +110,18 @@ class FitSettings:
     def reading(self) -> Reading:
         """What is said of how the data are read."""
         return Reading(class_order=self.class_order, gray_bits=self.gray_bits)
+
+    def to_json(self) -> str:
+        """Return them for another process of the same run; `from_json` reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> FitSettings:
+        """Read what `to_json` wrote."""
+        values: dict[str, Any] = json.loads(text)
+        for key, value in values.items():
+            values[key] = tuple(value) if isinstance(value, list) else value
+        return cls(**values)
 
 
 DEFAULT_SOURCE = ("fgsm-ep",)

@@ -174,7 +174,7 @@ def _key(architecture: Architecture, images: Images, chosen: Sequence[Entry], se
 
 
 def _untrained(normalisation: Normalisation, architecture: Architecture, subject: Audited, seed: int) -> Classifier:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(seed, "surrogate"))
         network = architecture.build(len(subject.classes), subject.input_size)
     return Classifier(

@@ -55,6 +55,7 @@ def harden(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
         (errors.RunFolderError, 1),
         (errors.WriteError, 1),
         (errors.TrainingError, 1),
+        (errors.ProcessLostError, 1),
         (errors.UsageError, 2),
         (errors.GateError, 3),
         (errors.UnsafeInputError, 4),

@@ -13,7 +13,7 @@ def gen(seed: int) -> torch.Generator:
 
 
 def applied(augmentation: Augmentation, batch: Tensor, seed: int) -> Tensor:
-    placement = augmentation((len(batch), *batch.shape[2:]), gen(seed))
+    placement = augmentation((len(batch), *batch.shape[2:]), gen(seed), slice(None))
     return batch if placement is None else placement.moved(batch)
 
 
@@ -67,7 +67,7 @@ def test_every_augmentation_repeats_and_stays_in_range(name: str) -> None:
 def test_what_is_put_back_comes_to_where_it_was(name: str) -> None:
     """Pixels that the moved images show come back to their places; the others keep what they had."""
     batch = images()
-    placement = AUGMENTATIONS[name]((len(batch), *batch.shape[2:]), gen(2))
+    placement = AUGMENTATIONS[name]((len(batch), *batch.shape[2:]), gen(2), slice(None))
     assert placement is not None
     assert torch.equal(placement.put_back(placement.moved(batch), batch), batch)
     ones = torch.ones_like(batch)

@@ -21,6 +21,7 @@ from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
 from harden.models.tap import Tap
 from harden.training import evaluate, loop, selection
+from harden.training.batches import parts_of
 from harden.training.canary import Vitals
 from harden.training.evaluate import predictions, source_accuracy, standing_after
 from harden.training.freezing import resting_modules
@@ -316,6 +317,60 @@ def test_examples_come_from_the_clean_pass_where_training_sees_the_same_function
     assert trained.history.epochs[0].passes == passes * 400
 
 
+def deep(blocks: int = 3) -> Classifier:
+    """Residual blocks without BatchNorm or dropout."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = nn.Sequential(nn.Linear(64, 64), nn.Tanh())
+
+        def forward(self, values: Tensor) -> Tensor:
+            inside: Tensor = self.inside(values)
+            return values + inside
+
+    made = net()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made.module = nn.Sequential(
+            nn.Flatten(), nn.Sequential(*(Block() for _ in range(blocks))), nn.Linear(64, 32), nn.Linear(32, 10)
+        )
+    return made
+
+
+@pytest.mark.parametrize("sources", [("fgsm",), ("nfgsm",), ("fgsm-ep",)])
+@pytest.mark.parametrize("method", ["sat", "adv4adv"])
+@pytest.mark.parametrize("changes", [{"accumulate": 3}, {"recompute": True}, {"accumulate": 2, "recompute": True}])
+def test_steps_that_save_memory_are_the_same_steps(
+    changes: dict[str, Any], method: str, sources: tuple[str, ...]
+) -> None:
+    """One step of forty images, in parts of 13, 13 and 14: each draws as in the whole batch, and weighs as much."""
+    found = []
+    for more in ({}, changes):
+        context = DefenceContext(10, 32, torch.Generator().manual_seed(7))
+        defence = DEFENCES[method](context, DefenceSettings(beta=1.0, gamma=0.5))
+        options = {"epochs": 1, "source_attacks": sources, "augment": "shift", "eps_ramp": 0.0, **more}
+        run = trainer("sat", defence=defence, classifier=deep(), train=digits(0, 40), **options)
+        run.layer = "2" if method == "adv4adv" else None
+        found.append((run, run.run()))
+    (plain, expected), (saving, trained) = found
+    for ours, theirs in zip(gradients_of(saving), gradients_of(plain), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    (one,), (other,) = trained.history.epochs, expected.history.epochs
+    assert one.passes == other.passes > 0
+    assert one.scalars["loss"] == pytest.approx(other.scalars["loss"], rel=1e-5)
+
+
+def gradients_of(run: Trainer) -> list[Tensor]:
+    return [p.grad for module in (run.classifier, run.defence) for p in module.parameters() if p.grad is not None]
+
+
+def test_no_part_of_a_batch_is_smaller_than_batchnorm_can_bear() -> None:
+    assert parts_of(slice(3, 10), 3) == (slice(3, 5), slice(5, 7), slice(7, 10))
+    assert parts_of(slice(0, 5), 100) == (slice(0, 2), slice(2, 5))
+    assert parts_of(slice(0, 1), 4) == (slice(0, 1),)
+
+
 def two_domains() -> Defence:
     context = DefenceContext(10, 32, torch.Generator().manual_seed(7), sources=2)
     return DEFENCES["adv4adv"](context, DefenceSettings(beta=1.0, gamma=0.5))
@@ -456,9 +511,9 @@ def test_the_gap_is_of_the_same_source_attack_while_another_one_crafts(monkeypat
     crafted: list[str] = []
     honest = evaluate.source_accuracy
 
-    def heard(classifier: Classifier, images: ImageSet, attack: GradientAttack, *, seed: int) -> float:
+    def heard(classifier: Classifier, images: ImageSet, attack: GradientAttack, **options: Any) -> float:
         crafted.append(attack.name)
-        return honest(classifier, images, attack, seed=seed)
+        return honest(classifier, images, attack, **options)
 
     monkeypatch.setattr(evaluate, "source_accuracy", heard)
     records = trainer("sat", epochs=4).run().history.epochs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_what_is_kept_comes_back_to_its_place(seed: int, eps: float, name: str) 
     kept = Perturbations((9, 3, 8, 10))
     rows = torch.randperm(9, generator=draws)[:5]
     whole = (torch.rand(5, 3, 8, 10, generator=draws) * 2 - 1) * eps
-    placement = AUGMENTATIONS[name]((5, 8, 10), draws)
+    placement = AUGMENTATIONS[name]((5, 8, 10), draws, slice(None))
     moved = whole if placement is None else placement.moved(whole)
     kept.keep(rows, moved, eps, placement)
     seen = torch.ones_like(whole) if placement is None else placement.put_back(torch.ones_like(whole), 0 * whole)
@@ -105,11 +106,11 @@ def test_the_second_epoch_starts_where_the_first_one_ended_and_the_canary_hears_
 
     accuracy = evaluate.source_accuracy
 
-    def hear(classifier: Classifier, images: object, attack: FGSM, *, seed: int) -> float:
+    def hear(classifier: Classifier, images: object, attack: FGSM, **options: Any) -> float:
         epoch["now"] += 1
         heard.append(attack.name)
         assert images is run.canary
-        return accuracy(classifier, run.canary, attack, seed=seed)
+        return accuracy(classifier, run.canary, attack, **options)
 
     monkeypatch.setattr(crafting, "craft", watch)
     monkeypatch.setattr(evaluate, "source_accuracy", hear)

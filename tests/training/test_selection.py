@@ -12,6 +12,7 @@ from harden.attacks import ATTACKS
 from harden.data import ImageSet
 from harden.models.classifier import Classifier
 from harden.training import selection as module
+from harden.training.distributed import Processes
 from harden.training.evaluate import predictions, standing_after
 from harden.training.selection import SELECTION_ATTACK, Selection, confirmation_attack
 
@@ -28,11 +29,11 @@ def graded(
     def number(classifier: Classifier) -> int:
         return round(float(next(classifier.parameters()).detach().flatten()[0]))
 
-    def fake_predictions(classifier: Classifier, images: ImageSet) -> Tensor:
+    def fake_predictions(classifier: Classifier, images: ImageSet, processes: Processes) -> Tensor:
         right = torch.arange(len(images)) < round(clean[number(classifier)] * len(images))
         return torch.where(right, images.labels, (images.labels + 1) % 10)
 
-    def fake_standing(classifier: Classifier, images: ImageSet, attack: Any, *, standing: Tensor, seed: int) -> Tensor:
+    def fake_standing(classifier: Classifier, images: ImageSet, attack: Any, *, standing: Tensor, **_: Any) -> Tensor:
         figures = robust if stronger is None or attack == ATTACKS[SELECTION_ATTACK](EPS) else stronger
         return standing & (torch.arange(len(standing)) < round(figures[number(classifier)] * len(standing)))
 

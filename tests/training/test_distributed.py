@@ -1,0 +1,405 @@
+"""Processes that train together, as forks of this one: what they find is what one process finds."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed import TCPStore
+
+from harden.attacks import CRAFTERS, craft
+from harden.defences import DEFENCES, DefenceContext, DefenceSettings
+from harden.errors import Interrupted, ProcessLostError, UsageError
+from harden.models.classifier import Classifier, Normalisation
+from harden.models.origin import Origin
+from harden.training.augment import AUGMENTATIONS
+from harden.training.distributed import ALONE, Processes, Seat, join, seat_in
+from harden.training.loop import Trainer
+from harden.training.reduction import Reduction
+from harden.training.settings import TrainingSettings
+from tests.training.test_loop import Ears, digits
+
+TRAIN, VAL = digits(0, 160), digits(1000, 1030)
+
+Work = Callable[[Processes], Any]
+
+
+def in_processes(size: int, work: Work) -> list[Any]:
+    """Return what `work` returns in each of `size` processes; raise what it raises there, in words."""
+    context = multiprocessing.get_context("fork")
+    server = TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
+    pipes = [context.Pipe(duplex=False) for _ in range(size)]
+    children = [
+        context.Process(target=_seated, args=(rank, size, server.port, work, pipe[1]))
+        for rank, pipe in enumerate(pipes)
+    ]
+    for child, pipe in zip(children, pipes, strict=True):
+        child.start()
+        pipe[1].close()
+    answers: list[Any] = []
+    for pipe in pipes:
+        try:
+            answers.append(torch.load(io.BytesIO(pipe[0].recv_bytes()), weights_only=False))
+        except EOFError:
+            answers.append("gone")
+    for child in children:
+        child.join()
+    failed = [answer["failed"] for answer in answers if isinstance(answer, dict) and "failed" in answer]
+    assert not failed, "\n".join(failed)
+    return answers
+
+
+def _seated(rank: int, size: int, port: int, work: Work, pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    try:
+        processes = join(Seat(rank, size, rank, size), store=TCPStore("127.0.0.1", port, size, is_master=False))
+        answer = work(processes)
+        processes.dismiss()
+    except Exception:
+        answer = {"failed": traceback.format_exc()}
+    buffer = io.BytesIO()
+    torch.save(answer, buffer)
+    pipe.send_bytes(buffer.getvalue())
+    pipe.close()
+    os._exit(0)
+
+
+def net(*, normalised: bool = False) -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.BatchNorm2d(8) if normalised else nn.Identity(),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(128, 24),
+            nn.ReLU(),
+            nn.Linear(24, 10),
+        )
+    return Classifier(
+        module,
+        normalisation=Normalisation("own", (0.3,), (0.38,)),
+        classes=tuple("0123456789"),
+        input_size=(1, 8, 8),
+        origin=Origin("factory", "tests:net"),
+    )
+
+
+class Failing(nn.Module):
+    """Lets `trouble` happen in a training pass of one process, the `at`-th from 0."""
+
+    def __init__(self, trouble: Callable[[], None], at: int) -> None:
+        super().__init__()
+        self.trouble, self.left = trouble, at
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            self.left -= 1
+            if self.left == -1:
+                self.trouble()
+        return images
+
+
+def trainer(processes: Processes, method: str, classifier: Classifier | None = None, **changes: Any) -> Trainer:
+    classifier = classifier or net()
+    uses = method.startswith("adv4adv")
+    options = {name: changes.pop(name) for name in ("checkpoint", "stop_requested") if name in changes}
+    values = {"epochs": 2, "batch_size": 40, "lr": 3e-3, "eps": 0.1, "source_attacks": ("fgsm",), "ema": 0.9, **changes}
+    context = DefenceContext(
+        10, 24 if uses else 0, torch.Generator().manual_seed(7), sources=len(values["source_attacks"]), statics=(net(),)
+    )
+    return Trainer(
+        classifier=classifier,
+        defence=DEFENCES[method](context, DefenceSettings(beta=1.0, gamma=0.5)),
+        layer="6" if uses else None,
+        train=TRAIN,
+        val=VAL,
+        settings=TrainingSettings(**values),
+        observer=Ears(),
+        processes=processes,
+        **{"checkpoint": None, **options},
+    )
+
+
+def trained(processes: Processes, method: str, **changes: Any) -> dict[str, Any]:
+    """Return what training found, in tensors and plain values."""
+    resume = changes.pop("resume", False)
+    training = trainer(processes, method, **changes)
+    result = training.run(resume=resume)
+    return {
+        "weights": {**training.classifier.state_dict()},
+        "defence": {**training.defence.state_dict()},
+        "scalars": [record.scalars for record in training.records],
+        "passes": [record.passes for record in training.records],
+        "memory": training.crafting.state(),
+        "confirmed": result.confirmation,
+        "notes": training.observer.notes,
+        "size": training.batches.size,
+    }
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Within rounding: a sum over processes adds up in another order."""
+    assert found["passes"] == expected["passes"]
+    for mine, theirs in zip(found["scalars"], expected["scalars"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    for part in ("weights", "defence"):
+        for name, values in expected[part].items():
+            torch.testing.assert_close(found[part][name], values, rtol=1e-3, atol=1e-4)
+
+
+def assert_alike(answers: list[dict[str, Any]]) -> None:
+    """To the last bit, or the processes would drift apart."""
+    first, *others = answers
+    for other in others:
+        assert other["scalars"] == first["scalars"]
+        assert other["confirmed"] == first["confirmed"]
+        for part in ("weights", "defence"):
+            assert all(torch.equal(values, other[part][name]) for name, values in first[part].items())
+        assert (first["memory"] is None) or torch.equal(first["memory"], other["memory"])
+
+
+# -- equal to one process ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "method", "changes"),
+    [
+        (3, "nt", {"source_attacks": ()}),
+        (2, "sat", {"source_attacks": ("nfgsm",), "augment": "flip+shift"}),
+        (3, "eat", {"source_attacks": ("rfgsm",)}),
+        (2, "atda", {}),
+        (3, "atda", {"source_attacks": ("fgsm", "rfgsm")}),
+        (2, "adv4adv", {}),
+        (3, "adv4adv", {"source_attacks": ("fgsm-ep", "mim"), "augment": "shift"}),
+        (2, "adv4adv-star", {"weight_decay": 1e-3, "freeze": ("0.*",)}),
+    ],
+)
+def test_losses_and_weights_are_those_of_one_process(size: int, method: str, changes: dict[str, Any]) -> None:
+    """Batches of 40 fall into equal parts for two processes and unequal ones for three; classes always do."""
+    answers = in_processes(size, lambda processes: trained(processes, method, **changes))
+    assert_alike(answers)
+    assert_same(answers[0], trained(ALONE, method, **changes))
+
+
+def test_running_statistics_move_by_the_mean_of_what_each_process_saw() -> None:
+    """Each normalises by its own part, so weights are not those of one process; what no step moves keeps its bits."""
+
+    def work(processes: Processes) -> dict[str, Any]:
+        classifier = net(normalised=True)
+        return {**trained(processes, "adv4adv", classifier=classifier), "buffers": dict(classifier.named_buffers())}
+
+    answers = in_processes(3, work)
+    assert_alike(answers)
+    for name, values in net(normalised=True).named_buffers():
+        moved = name.startswith("module.1.")
+        assert torch.equal(answers[0]["buffers"][name], values) is not moved, name
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_running_mean_is_that_of_the_whole_batch(size: int) -> None:
+    images = torch.rand(7, 4, 5, 5, generator=torch.Generator().manual_seed(1))
+    expected = nn.BatchNorm2d(4)
+    expected(images)
+
+    def work(processes: Processes) -> tuple[Tensor, Tensor]:
+        layer, part = nn.BatchNorm2d(4), processes.part(7)
+        reduction = Reduction(processes, layer, nn.Identity())
+        reduction.begin(7)
+        layer(images[part])
+        reduction.add_up({}, len(images[part]) / 7)
+        return layer.running_mean, layer.running_var
+
+    for mean, variance in in_processes(size, work):
+        torch.testing.assert_close(mean, expected.running_mean)
+        torch.testing.assert_close(variance, expected.running_var, rtol=0.05, atol=0)
+
+
+def test_a_parameter_without_a_gradient_anywhere_has_none() -> None:
+    """Adam leaves it alone then, weight decay included; one that a single process used has that one's gradient."""
+
+    def work(processes: Processes) -> list[Tensor | None]:
+        layers = nn.ModuleList([nn.Linear(1, 1, bias=False) for _ in range(3)])
+        used = layers[:2] if processes.leads else layers[:1]
+        sum(layer(torch.ones(1, 1)).sum() for layer in used).backward()  # type: ignore[union-attr]
+        Reduction(processes, layers, nn.Identity()).add_up({}, 0.5)
+        return [layer.weight.grad for layer in layers]
+
+    for everywhere, once, nowhere in in_processes(2, work):
+        assert (everywhere.item(), once.item(), nowhere) == (2.0, 1.0, None)
+
+
+# -- draws that do not depend on the number of processes ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(CRAFTERS))
+def test_an_example_does_not_depend_on_how_its_batch_is_cut(name: str) -> None:
+    model, (images, labels) = net(), TRAIN.batch(slice(0, 9))
+    attack = CRAFTERS[name](0.1)
+
+    def crafted(part: slice, generator: torch.Generator) -> Tensor:
+        return craft(attack, model, images[part], labels[part], generator=generator, part=part, size=9)
+
+    whole, state = crafted(slice(0, 9), torch.Generator().manual_seed(3)), None
+    for part in (slice(0, 4), slice(4, 9)):
+        generator = torch.Generator().manual_seed(3)
+        torch.testing.assert_close(crafted(part, generator), whole[part], rtol=0, atol=1e-6)
+        assert state is None or torch.equal(generator.get_state(), state), "the next draws would differ"
+        state = generator.get_state()
+
+
+@pytest.mark.parametrize("name", ["flip", "shift", "flip+shift"])
+def test_a_placement_does_not_depend_on_how_its_batch_is_cut(name: str) -> None:
+    def placed(part: slice) -> Tensor:
+        placement = AUGMENTATIONS[name]((9, 8, 8), torch.Generator().manual_seed(3), part)
+        assert placement is not None
+        return placement.origin
+
+    assert torch.equal(torch.cat([placed(slice(0, 4)), placed(slice(4, 9))]), placed(slice(None)))
+
+
+# -- trouble in one of them --------------------------------------------------------------------------------------------
+
+
+def ran_out() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("method", ["adv4adv", "atda"])
+def test_memory_that_runs_out_in_one_process_halves_the_batches_of_all(method: str) -> None:
+    """ATDA's processes exchange in the middle of a step, where the one that failed never comes."""
+
+    def work(processes: Processes, unlucky: int = 1) -> dict[str, Any]:
+        classifier = net()
+        if processes.rank == unlucky:
+            classifier.module[1] = Failing(ran_out, at=2)
+        return trained(processes, method, classifier=classifier)
+
+    answers = in_processes(3, work)
+    assert_alike(answers)
+    assert [answer["size"] for answer in answers] == [20, 20, 20]
+    assert answers[0]["notes"] == ["memory ran out; training goes on with 20 images a step"]
+    assert_same(answers[0], work(ALONE, unlucky=0))
+
+
+def test_a_stop_that_one_process_hears_stops_all_and_any_number_goes_on(tmp_path: Path) -> None:
+    kept = tmp_path / "checkpoint.pt"
+
+    def stopped(processes: Processes) -> int:
+        asked = 0
+
+        def stop() -> bool:
+            nonlocal asked
+            asked += 1
+            return processes.rank == 1 and asked == 6
+
+        training = trainer(processes, "adv4adv", source_attacks=("fgsm-ep",), checkpoint=kept, stop_requested=stop)
+        with pytest.raises(Interrupted):
+            training.run()
+        return training.epoch * training.batches.steps + training.step
+
+    assert in_processes(2, stopped) == [6, 6]
+    before = kept.read_bytes()
+    expected = trained(ALONE, "adv4adv", source_attacks=("fgsm-ep",))
+    for size in (1, 3):
+        kept.write_bytes(before)
+
+        def resumed(processes: Processes) -> dict[str, Any]:
+            return trained(processes, "adv4adv", source_attacks=("fgsm-ep",), checkpoint=kept, resume=True)
+
+        answers = in_processes(size, resumed) if size > 1 else [resumed(ALONE)]
+        assert_alike(answers)
+        assert_same(answers[0], expected)
+
+
+def test_the_draws_of_dropout_differ_from_process_to_process_and_repeat() -> None:
+    def work(processes: Processes) -> tuple[dict[str, Any], list[Tensor]]:
+        seen: list[Tensor] = []
+        classifier = net()
+        classifier.module[1] = nn.Dropout(0.5)
+        classifier.module[1].register_forward_hook(
+            lambda module, inputs, output: seen.append(output[:4].detach() == 0) if module.training else None
+        )
+        return trained(processes, "nt", classifier=classifier, source_attacks=()), seen
+
+    once, again = in_processes(2, work), in_processes(2, work)
+    assert_alike([answer[0] for answer in once])
+    assert_alike([once[0][0], again[0][0]])
+    assert not torch.equal(once[0][1][-1], once[1][1][-1])
+
+
+def test_a_process_that_is_gone_is_told_with_its_last_words() -> None:
+    def work(processes: Processes) -> str:
+        if processes.rank == 1:
+            processes.last_words("its disk is full")
+            os._exit(1)
+        with pytest.raises(ProcessLostError) as lost:
+            processes.sum(torch.ones(3))
+        return lost.value.message
+
+    assert in_processes(2, work) == ["process 1 of 0 to 1 ended: its disk is full", "gone"]
+
+
+def test_one_that_is_killed_leaves_no_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harden.training.distributed.FAREWELL_SECONDS", 0.2)
+
+    def work(processes: Processes) -> str:
+        if processes.leads:
+            os._exit(1)
+        with pytest.raises(ProcessLostError) as lost:
+            processes.any(False)
+        return lost.value.message
+
+    assert in_processes(2, work) == ["gone", "another process of this run is gone (killed, or out of memory?)"]
+
+
+def test_followers_hear_every_word_in_order_until_they_are_dismissed() -> None:
+    def work(processes: Processes) -> list[str]:
+        if processes.leads:
+            processes.tell("first")
+            processes.tell("second\nline")
+            return []
+        heard = []
+        while (word := processes.hear()) is not None:
+            heard.append(word)
+        return heard
+
+    assert in_processes(3, work) == [[], ["first", "second\nline"], ["first", "second\nline"]]
+
+
+# -- who they are ------------------------------------------------------------------------------------------------------
+
+
+def test_parts_are_the_whole_once_and_nearly_equal() -> None:
+    for size in (1, 2, 3, 7):
+        parts = [Processes(rank, size).part(23) for rank in range(size)]
+        assert [row for part in parts for row in range(23)[part]] == list(range(23))
+        counts = [part.stop - part.start for part in parts]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_the_seat_is_what_torchrun_says() -> None:
+    assert seat_in({}) is None
+    assert seat_in({"RANK": "0", "WORLD_SIZE": "1"}) is None
+    several = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    assert seat_in(several) == Seat(5, 8, 1, 4)
+    for wrong in ({"RANK": "8"}, {"LOCAL_RANK": "4"}, {"WORLD_SIZE": "many"}):
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            seat_in({**several, **wrong})
+
+
+def test_a_step_with_too_few_images_for_all_is_an_error_with_the_repair() -> None:
+    with pytest.raises(UsageError, match="3 processes cannot share a step of 5 images") as error:
+        trainer(Processes(0, 3), "nt", source_attacks=(), batch_size=5)
+    assert error.value.hint is not None
+    assert "--batch-size 6" in error.value.hint
