@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,7 @@ def predictions(classifier: Classifier, images: ImageSet, processes: Processes =
         found[rows] = classifier(images.batch(rows)[0].to(classifier.device)).argmax(dim=1).cpu()
 
     with frozen(classifier), torch.no_grad():
-        by_parts(torch.arange(len(images))[processes.part(len(images))], BATCH, look)
+        _by_parts(torch.arange(len(images)), look, processes)
     return processes.sum(found)
 
 
@@ -46,7 +48,7 @@ def standing_after(
         images: N images.
         attack: stays in its ball.
         standing: (N,) bool, correctly classified so far; the others are not attacked.
-        seed: of the random starts, which are others where other processes attack.
+        seed: of the random starts.
         processes: each attacks its part.
     """
     after = torch.zeros(len(standing), dtype=torch.int32)
@@ -58,12 +60,12 @@ def standing_after(
             classifier,
             batch.to(classifier.device),
             labels.to(classifier.device),
-            generator=stream(seed, attack.name, *numbered(number, processes)),
+            generator=stream(seed, attack.name, number),
         )
         after[rows] = (examples.margins >= 0).int().cpu()
 
     rows = torch.nonzero(standing).squeeze(1)
-    by_parts(rows[processes.part(len(rows))], BATCH, look)
+    _by_parts(rows, look, processes, draws=not attack.starts_clean)
     return processes.sum(after).bool()
 
 
@@ -76,19 +78,26 @@ def source_accuracy(
     def look(number: int, rows: Tensor) -> None:
         batch, labels = images.batch(rows)
         batch, labels = batch.to(classifier.device), labels.to(classifier.device)
-        examples = craft(
-            attack, classifier, batch, labels, generator=stream(seed, "source", *numbered(number, processes))
-        )
+        examples = craft(attack, classifier, batch, labels, generator=stream(seed, "source", number))
         with frozen(classifier), torch.no_grad():
             right[rows] = (classifier(examples).argmax(dim=1) == labels).int().cpu()
 
-    by_parts(torch.arange(len(images))[processes.part(len(images))], BATCH, look)
+    _by_parts(torch.arange(len(images)), look, processes, draws=not attack.starts_clean)
     return share(processes.sum(right))
 
 
-def numbered(number: int, processes: Processes) -> tuple[int, ...]:
-    """Return the name of the random stream of a process's batch with this number."""
-    return (number,) if processes.rank == 0 else (number, processes.rank)
+def _by_parts(rows: Tensor, work: Callable[[int, Tensor], None], processes: Processes, *, draws: bool = False) -> None:
+    """Work on this process's rows in batches.
+
+    Where `work` draws by the number of the batch, processes take turns at the batches that one process would have, so
+    that the draws do not depend on how many there are; else each has as many rows as the others.
+    """
+    if processes.size == 1 or not draws:
+        by_parts(rows[processes.part(len(rows))], BATCH, work)
+        return
+    for number, batch in enumerate(torch.split(rows, BATCH)):
+        if number % processes.size == processes.rank:
+            by_parts(batch, BATCH, lambda _, part, number=number: work(number, part))  # type: ignore[misc]
 
 
 def vitals_of(
