@@ -61,22 +61,26 @@ def recomputing(module: nn.Module) -> Iterator[int]:
 
 def _again(block: nn.Module, *inputs: Any, **named: Any) -> Any:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _statistics_kept(block)
+        return nullcontext(), _StatisticsKept(block)
 
     run = type(block).forward
     return checkpoint(run, block, *inputs, use_reentrant=False, context_fn=contexts, **named)
 
 
-@contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Keep running statistics as they are, while batches are still normalised by their own."""
-    layers = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    momenta = [layer.momentum for layer in layers]
-    counts = [layer.num_batches_tracked for layer in layers]
-    for layer in layers:
-        layer.momentum, layer.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for layer, momentum, count in zip(layers, momenta, counts, strict=True):
+class _StatisticsKept(AbstractContextManager[None]):
+    """Keeps running statistics as they are, while batches are still normalised by their own.
+
+    Entered once for every backward pass through the block: crafting may take one before the step's own.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self._layers = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+    def __enter__(self) -> None:
+        self._kept = [(layer, layer.momentum, layer.num_batches_tracked) for layer in self._layers if layer.training]
+        for layer, _, _ in self._kept:
+            layer.momentum, layer.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *failure: object) -> None:
+        for layer, momentum, count in self._kept:
             layer.momentum, layer.num_batches_tracked = momentum, count

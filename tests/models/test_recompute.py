@@ -62,6 +62,19 @@ def test_values_gradients_and_statistics_are_the_same_and_less_is_kept() -> None
         assert torch.equal(ours, theirs), name  # running statistics and their count among them
 
 
+def test_two_backward_passes_through_the_same_forward_one() -> None:
+    """As crafting out of the clean pass takes them."""
+    net = network().eval()
+    images = torch.rand(3, 3, 8, 8).requires_grad_(True)
+    (expected,) = torch.autograd.grad(net(images).sum(), images)
+    with recomputing(net):
+        total = net(images).sum()
+        (gradient,) = torch.autograd.grad(total, images, retain_graph=True)
+        torch.testing.assert_close(gradient, expected)
+        total.backward(inputs=list(net.parameters()))
+    assert all(p.grad is not None for p in net.parameters())
+
+
 def test_afterwards_nothing_is_left_and_a_copy_made_meanwhile_is_its_own() -> None:
     net = network()
     with recomputing(net):
