@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from harden.cli.app import app
-from harden.workflows import compare, doctor, export, fit, inspect, report
+from harden.training.distributed import ALONE
+from harden.workflows import compare, doctor, export, fit, inspect, push, report, verify
 from tests.conftest import REPOSITORY
 
 PAGES = ("README.md", "examples/README.md", "examples/table-1a/README.md", "recipes/README.md")
@@ -77,7 +79,9 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_there_are_commands_of_every_kind() -> None:
     named = {words[0] for parameter in SHOWN for words in parameter.values}
-    assert named >= {"fit", "report", "compare", "export", "inspect", "demo", "doctor", "--install-completion"}
+    assert named >= {"fit", "report", "compare", "export", "inspect", "demo", "doctor", "verify", "push"} | {
+        "--install-completion"
+    }
     assert len(SHOWN) > 40
 
 
@@ -89,10 +93,11 @@ def test_every_command_is_understood(words: list[str], desk: Path, monkeypatch: 
         return
     for module, name in (
         (fit, "fit"), (fit, "resume"), (report, "report"), (compare, "compare"), (export, "export"),
-        (inspect, "inspect"), (doctor, "examine"),
+        (inspect, "inspect"), (doctor, "examine"), (verify, "verify"), (push, "push"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, begin)
     monkeypatch.setattr("harden.workflows.demo.demo", begin)
+    monkeypatch.setattr("harden.cli.fit.together", lambda count: nullcontext(ALONE))  # starts no other processes
     given = list(words)
     if words[0] == "compare" and "--data" not in words:  # the dots stood for these
         given += ["--data", "imgs", "--model", "m.pt"]
