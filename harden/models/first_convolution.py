@@ -46,7 +46,7 @@ def _convolve(m: nn.Conv2d, images: Tensor) -> Tensor:
         return nn.Conv2d.forward(m, images)
     weight, bias = m.weight.detach(), m.bias.detach() if m.bias is not None else None
     result: Tensor = _ByColumns.apply(images, weight, bias, m)  # type: ignore[no-untyped-call]
-    if m.weight.requires_grad:
+    if m.weight.requires_grad or (m.bias is not None and m.bias.requires_grad):
         result = result + _OfWeights.apply(m.weight, m.bias, images.detach(), result.detach(), m)  # type: ignore[no-untyped-call]
     return result
 
@@ -79,14 +79,14 @@ class _OfWeights(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor | None, images: Tensor, result: Tensor, m: nn.Conv2d) -> Tensor:
         ctx.save_for_backward(weight, images)
-        ctx.layer, ctx.biased = m, bias is not None
+        ctx.layer = m
         return result.new_zeros(()).expand_as(result)
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         weight, images = ctx.saved_tensors
         m: nn.Conv2d = ctx.layer
-        sizes, wanted = [m.out_channels] if ctx.biased else None, [False, True, ctx.biased]
+        sizes, wanted = [m.out_channels], [False, *ctx.needs_input_grad[:2]]
         _, of_weight, of_bias = torch.ops.aten.convolution_backward(
             slope, images, weight, sizes, m.stride, m.padding, m.dilation, False, [0, 0], m.groups, wanted
         )

@@ -38,7 +38,8 @@ def _is_block(member: nn.Module) -> bool:
 def recomputing(module: nn.Module) -> Iterator[int]:
     """Let the blocks of a network run again in backward passes meanwhile; yield how many there are.
 
-    Values and gradients are the same. BatchNorm sees a batch once: when it runs again its statistics stay.
+    Values and gradients are the same. BatchNorm sees a batch once: when it runs again its statistics stay. Other layers
+    that change with every forward pass in training (spectral norm's power iteration) change twice.
 
     Raises:
         UsageError: the network has no blocks.
@@ -61,26 +62,34 @@ def recomputing(module: nn.Module) -> Iterator[int]:
 
 def _again(block: nn.Module, *inputs: Any, **named: Any) -> Any:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _StatisticsKept(block)
+        return nullcontext(), _AsBefore(block)
 
     run = type(block).forward
     return checkpoint(run, block, *inputs, use_reentrant=False, context_fn=contexts, **named)
 
 
-class _StatisticsKept(AbstractContextManager[None]):
-    """Keeps running statistics as they are, while batches are still normalised by their own.
+class _AsBefore(AbstractContextManager[None]):
+    """Lets a block run again as it ran at first, and keeps its running statistics as they are.
 
-    Entered once for every backward pass through the block: crafting may take one before the step's own.
+    Batches are still normalised by their own. A way of its own that a layer had to compute its result (`by_columns`) it
+    has again. Entered once for every backward pass through the block: crafting may take one before the step's own.
     """
 
     def __init__(self, block: nn.Module) -> None:
-        self._layers = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        inside = [m for m in block.modules() if m is not block]
+        self._norms = [m for m in inside if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self._ways = {m: m.__dict__["forward"] for m in inside if "forward" in m.__dict__}
 
     def __enter__(self) -> None:
-        self._kept = [(layer, layer.momentum, layer.num_batches_tracked) for layer in self._layers if layer.training]
-        for layer, _, _ in self._kept:
-            layer.momentum, layer.num_batches_tracked = 0.0, None
+        self._kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in self._norms if norm.training]
+        for norm, _, _ in self._kept:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        self._lent = [m for m in self._ways if "forward" not in m.__dict__]
+        for m in self._lent:
+            m.forward = self._ways[m]  # type: ignore[method-assign]
 
     def __exit__(self, *failure: object) -> None:
-        for layer, momentum, count in self._kept:
-            layer.momentum, layer.num_batches_tracked = momentum, count
+        for norm, momentum, count in self._kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count
+        for m in self._lent:
+            del m.__dict__["forward"]

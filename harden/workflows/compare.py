@@ -180,6 +180,11 @@ def caveats_of(settings: CompareSettings) -> list[str]:
         )
     if not settings.common.epochs and settings.common.budget is None and settings.passes is None:
         found.append(f"Nobody said how long to train: {DEFAULT_EPOCHS} epochs each.")
+    if settings.passes is not None and any("fgsm" in (default_sources(each) or ()) for each in settings.settings):
+        found.append(
+            "Passes are planned with crafting apart. From FGSM a network without BatchNorm and dropout gives its "
+            "examples in the pass that trains it, and takes fewer: the row of passes counts what there was."
+        )
     if any(v.method in STATIC_DEFENCES for v in settings.variants) and not settings.common.static:
         found.append("The passes of EAT leave out those that trained its static networks.")
     return found

@@ -69,12 +69,14 @@ def build_defence(job: Job) -> tuple[Defence, str | None]:
         sources=len(job.source_attacks),
         statics=job.statics,
     )
-    if settings.shared_trunk is False and separate_weights(width, context.classes) > MOST_WEIGHTS:
-        raise UsageError(
-            f"separate discriminators for {context.classes:,} classes on {width:,} features would have "
-            f"{separate_weights(width, context.classes):,} weights",
-            hint="leave shared_trunk out, or choose a --split with fewer features",
-        )
+    if settings.shared_trunk is False and settings.classwise:
+        widest = max(width, context.classes if settings.gamma > 0 else 0)
+        if separate_weights(widest, context.classes) > MOST_WEIGHTS:
+            raise UsageError(
+                f"separate discriminators for {context.classes:,} classes on {widest:,} features would have "
+                f"{separate_weights(widest, context.classes):,} weights",
+                hint="leave shared_trunk out, or choose a --split with fewer features",
+            )
     knobs = DefenceSettings(
         beta=settings.beta,
         gamma=settings.gamma,

@@ -73,6 +73,19 @@ def test_weights_that_are_trained_meanwhile_get_their_gradients(layout, bias):
     assert asked.grad is not None
 
 
+@pytest.mark.parametrize(("frozen", "trained"), [("weight", "bias"), ("bias", "weight")])
+def test_what_is_frozen_of_a_layer_leaves_the_rest_its_gradient(frozen, trained):
+    layer = nn.Conv2d(1, 6, 3)
+    getattr(layer, frozen).requires_grad_(False)
+    images = torch.rand(2, 1, 8, 8, generator=SEED, requires_grad=True)
+    changed = by_columns(layer)
+    result = layer(images).square().sum()
+    by_library(changed)
+    result.backward(inputs=[getattr(layer, trained)])
+    expected = torch.autograd.grad(layer(images).square().sum(), getattr(layer, trained))
+    torch.testing.assert_close(getattr(layer, trained).grad, expected[0])
+
+
 def test_only_the_gradients_that_are_asked_for_are_computed(monkeypatch):
     layer = nn.Conv2d(1, 6, 3)
     changed = by_columns(layer)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from examples.resnet_cifar import resnet20
+from harden.attacks import FGSM, finish
+from harden.defences import DEFENCES, Craft, DefenceContext, DefenceSettings
 from harden.errors import UsageError
 from harden.models.recompute import blocks_of, recomputing
+from harden.models.tap import Tap
 from harden.vision import import_timm
+from tests.attacks.nets import as_classifier, gen
 
 
 class Block(nn.Module):
@@ -73,6 +78,28 @@ def test_two_backward_passes_through_the_same_forward_one() -> None:
         torch.testing.assert_close(gradient, expected)
         total.backward(inputs=list(net.parameters()))
     assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("method", ["sat", "adv4adv"])
+def test_a_first_convolution_inside_a_block_runs_again_as_it_ran(method: str) -> None:
+    """Crafting lets it take another way while it passes the images through, and the backward pass comes later."""
+    blocks = nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()), nn.Flatten()
+    )
+    model = as_classifier(nn.Sequential(blocks, nn.Linear(64, 4)), classes=tuple("abcd"), size=(1, 8, 8))
+    images, labels = torch.rand(5, 1, 8, 8, generator=gen(1)), torch.arange(5) % 4
+    attack, found = FGSM(eps=0.1), []
+    for context in (nullcontext(), recomputing(model.module)):
+        defence = DEFENCES[method](DefenceContext(4, 64, gen()), DefenceSettings(grl_warmup=0.0))
+        making = Craft(lambda *rest: (), lambda clean, gradient: (finish(attack, clean, gradient),))
+        trained = [*model.parameters(), *defence.parameters()]
+        for parameter in trained:
+            parameter.grad = None
+        with context, Tap(model, "0") as tapped:
+            defence.step_loss(tapped, images, labels, making, gen()).loss.backward(inputs=trained)  # type: ignore[no-untyped-call]
+        found.append([parameter.grad for parameter in trained])
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_afterwards_nothing_is_left_and_a_copy_made_meanwhile_is_its_own() -> None:

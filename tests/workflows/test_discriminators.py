@@ -32,6 +32,7 @@ def job(classes: int, **changes: Any) -> Any:
         (100, {}, (1, 4096, 256)),
         (17, {"shared_trunk": False}, (17, 4096, 256)),
         (100, {"classwise": False}, (1, 4096, 256)),
+        (1000, {"classwise": False, "shared_trunk": False}, (1, 4096, 256)),
     ],
 )
 def test_many_classes_share_a_trunk(classes: int, changes: dict[str, Any], first: tuple[int, int, int]) -> None:
