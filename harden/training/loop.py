@@ -220,6 +220,7 @@ class Trainer:
                 )
             self.optimizer.zero_grad(set_to_none=True)
             release()
+            self.reduction.undo()
             self.step = done // self.batches.size
             self.sums = {name: value * (self.step / steps) for name, value in self.sums.items()}
             self.observer.note(f"memory ran out; training goes on with {self.batches.size} images a step")
@@ -235,8 +236,8 @@ class Trainer:
         batch = order[i * self.batches.size : (i + 1) * self.batches.size]
         own = self.processes.part(len(batch))
         share, counted, scalars = (own.stop - own.start) / len(batch), 0, dict[str, Tensor]()
-        self.reduction.begin(len(batch))
         with self.processes.fitting():
+            self.reduction.begin(len(batch))
             self.optimizer.zero_grad(set_to_none=True)
             for part in parts_of(own, self.settings.accumulate):
                 found, passes = self._pass(tapped, batch, part, i, self.schedule.eps_at(progress))
