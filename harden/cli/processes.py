@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from harden.cli.errors import EXIT_FAILURE, exit_code
+from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, exit_code
 from harden.errors import HardenError, ProcessLostError, UsageError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _require(children: Sequence[subprocess.Popen[bytes]]) -> None:
 def _watch(child: subprocess.Popen[bytes], processes: Processes) -> None:
     """End this program where a follower ends badly and the leader, waiting for it on a GPU, does not notice."""
     code = child.wait()
-    if code == 0:
+    if code in (EXIT_OK, EXIT_INTERRUPTED):  # a stop that all have agreed on: the leader may still be writing
         return
     time.sleep(GRACE_SECONDS)
     if processes.size > 1:
