@@ -148,6 +148,7 @@ class Trainer:
             Interrupted: a stop was requested; the checkpoint holds everything.
             TrainingError: not one epoch could be kept.
             RunFolderError: the checkpoint cannot be read or written.
+            UsageError: the steps of a resumed run have too few images for so many processes.
         """
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(self.settings.seed, "global"))
@@ -416,13 +417,13 @@ class Trainer:
         self._written = time.monotonic()
 
     def _load(self, state: dict[str, Any]) -> None:
+        self.batches.go_on_with(state.get("batch_size", self.batches.size))
         self.state.restore(state["now"])
         self.good = state["good"]
         self.watch = Watch(Vitals(*state["good_vitals"]) if state["good_vitals"] else None, state["narrowest"])
         self.selection.load_state_dict(state["selection"])
         self.records = [EpochRecord.from_json(record) for record in state["records"]]
         self.sums = state["sums"]
-        self.batches.size = state.get("batch_size", self.batches.size)
         self.epochs, self.epoch, self.step = state["epochs"], state["epoch"], state["step"]
         self.strength, self.rollbacks = state["strength"], state["rollbacks"]
         self.sources.load_state_dict(state["sources"])

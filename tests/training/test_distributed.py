@@ -453,3 +453,24 @@ def test_a_step_with_too_few_images_for_all_is_an_error_with_the_repair() -> Non
         trainer(Processes(0, 3), "nt", source_attacks=(), batch_size=5)
     assert error.value.hint is not None
     assert "--batch-size 6" in error.value.hint
+
+
+def test_steps_that_were_halved_are_not_shared_by_more_processes_than_they_have_images_for(tmp_path: Path) -> None:
+    kept = tmp_path / "checkpoint.pt"
+    first = trainer(ALONE, "nt", source_attacks=(), batch_size=8, checkpoint=kept)
+    first.batches.size = 4
+    first._save()
+
+    def resumed(processes: Processes) -> int:
+        training = trainer(processes, "nt", source_attacks=(), batch_size=8, checkpoint=kept)
+        training._load(torch.load(kept, weights_only=True))
+        return training.batches.size
+
+    assert in_processes(2, resumed) == [4, 4]
+
+    def refused(processes: Processes) -> str:
+        with pytest.raises(UsageError, match="3 processes cannot share a step of 4 images") as error:
+            trainer(processes, "nt", source_attacks=(), batch_size=8, checkpoint=kept).run(resume=True)
+        return str(error.value.hint)
+
+    assert in_processes(3, refused) == ["--processes 2 or fewer"] * 3
