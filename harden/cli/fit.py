@@ -340,7 +340,7 @@ def fit(
 
             print(json.dumps({**asdict(result.plan), "seconds": result.plan.seconds}))
 
-    run_command(body, quiet=quiet or as_json)
+    run_command(body, quiet=quiet or as_json, shared=True)
 
 
 def named_code(model: str | None, arch: str | None) -> str | None:

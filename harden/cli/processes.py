@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from harden.cli.errors import EXIT_FAILURE, exit_code
+from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, exit_code
 from harden.errors import HardenError, ProcessLostError, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 LOCALHOST = "127.0.0.1"
 GRACE_SECONDS = 60.0
 """How long the leader may take to notice that a follower is gone, before this program ends without it."""
+
+_FOLLOWER = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from harden.cli.app import main; main()"
 
 
 @contextmanager
@@ -111,8 +114,10 @@ def _led(count: int) -> Iterator[Processes]:
 def _start(seat: Seat, port: int, threads: int) -> subprocess.Popen[bytes]:
     """Start a follower with this program's command; a session of its own keeps it from a terminal's signals."""
     variables = {"OMP_NUM_THREADS": str(threads), **os.environ, **seat.environment(port)}
+    # -P and our own sys.path: the current folder must not be searched where it is not searched now.
+    path = json.dumps([str(entry) for entry in sys.path])
     return subprocess.Popen(
-        [sys.executable, "-m", "harden", *sys.argv[1:]],
+        [sys.executable, "-P", "-c", _FOLLOWER, path, *sys.argv[1:]],
         env=variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -132,7 +137,7 @@ def _require(children: Sequence[subprocess.Popen[bytes]]) -> None:
 def _watch(child: subprocess.Popen[bytes], processes: Processes) -> None:
     """End this program where a follower ends badly and the leader, waiting for it on a GPU, does not notice."""
     code = child.wait()
-    if code == 0:
+    if code in (EXIT_OK, EXIT_INTERRUPTED):  # a stop that all have agreed on: the leader may still be writing
         return
     time.sleep(GRACE_SECONDS)
     if processes.size > 1:

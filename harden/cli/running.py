@@ -20,10 +20,16 @@ ECHO_SECONDS = 1.0
 """Signals that come so soon after one another are one, where torchrun started the program."""
 
 
-def run_command(body: Callable[[Terminal], None], *, quiet: bool = False) -> None:
+def run_command(body: Callable[[Terminal], None], *, quiet: bool = False, shared: bool = False) -> None:
     """Run `body` with a terminal; exit with the documented code on failure.
 
     With HARDEN_DEBUG=1 (the flag --debug) errors keep their traceback.
+
+    Args:
+        body: what the command does.
+        quiet: print results only.
+        shared: whether several processes, as torchrun starts them, do this together. Others are refused: each would do
+            all of it, and write over the same files.
     """
     from harden.cli.console import Terminal
     from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, exit_code
@@ -31,6 +37,8 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False) -> Non
 
     terminal = Terminal(quiet=quiet)
     try:
+        if not shared:
+            _require_one_process()
         body(terminal)
     except typer.Exit:
         raise
@@ -61,6 +69,23 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False) -> Non
             "run the same command with --debug for the traceback, and report it",
         )
         raise typer.Exit(EXIT_FAILURE) from None
+
+
+def _require_one_process() -> None:
+    """Return if this process is not one of several that were started with the same command.
+
+    Raises:
+        UsageError: torchrun's variables say that it is.
+    """
+    from harden.errors import UsageError
+
+    size = os.environ.get("WORLD_SIZE", "")
+    if "RANK" in os.environ and size.isdecimal() and int(size) > 1:
+        raise UsageError(
+            f"{size} processes were started with this command (RANK and WORLD_SIZE are set), and only harden fit "
+            "shares its work among several",
+            hint="start it without torchrun, or unset RANK and WORLD_SIZE",
+        )
 
 
 @contextmanager

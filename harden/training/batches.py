@@ -39,8 +39,23 @@ class Batches:
                 f"{processes} processes cannot share a step of {self.size} images: each needs {FEWEST_IMAGES}",
                 hint=f"--batch-size {self._fewest} or more, or fewer processes",
             )
+        self._processes = processes
         self._images, self._parts, self._seed = images, parts, seed
         self._per_epoch = max(1, images // self.size // parts) * self.size
+
+    def go_on_with(self, size: int) -> None:
+        """Take steps of `size` images, as a run that is resumed took them at the end.
+
+        Raises:
+            UsageError: there are more processes now than these can be shared by.
+        """
+        if self._processes > 1 and size < self._fewest:
+            raise UsageError(
+                f"{self._processes} processes cannot share a step of {size} images, as few as this run takes since "
+                f"memory ran out: each needs {FEWEST_IMAGES}",
+                hint=f"--processes {max(1, size // FEWEST_IMAGES)} or fewer",
+            )
+        self.size = size
 
     @property
     def steps(self) -> int:

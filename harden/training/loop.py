@@ -148,6 +148,7 @@ class Trainer:
             Interrupted: a stop was requested; the checkpoint holds everything.
             TrainingError: not one epoch could be kept.
             RunFolderError: the checkpoint cannot be read or written.
+            UsageError: the steps of a resumed run have too few images for so many processes.
         """
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(self.settings.seed, "global"))
@@ -220,6 +221,7 @@ class Trainer:
                 )
             self.optimizer.zero_grad(set_to_none=True)
             release()
+            self.reduction.undo()
             self.step = done // self.batches.size
             self.sums = {name: value * (self.step / steps) for name, value in self.sums.items()}
             self.observer.note(f"memory ran out; training goes on with {self.batches.size} images a step")
@@ -235,8 +237,8 @@ class Trainer:
         batch = order[i * self.batches.size : (i + 1) * self.batches.size]
         own = self.processes.part(len(batch))
         share, counted, scalars = (own.stop - own.start) / len(batch), 0, dict[str, Tensor]()
-        self.reduction.begin(len(batch))
         with self.processes.fitting():
+            self.reduction.begin(len(batch))
             self.optimizer.zero_grad(set_to_none=True)
             for part in parts_of(own, self.settings.accumulate):
                 found, passes = self._pass(tapped, batch, part, i, self.schedule.eps_at(progress))
@@ -415,13 +417,13 @@ class Trainer:
         self._written = time.monotonic()
 
     def _load(self, state: dict[str, Any]) -> None:
+        self.batches.go_on_with(state.get("batch_size", self.batches.size))
         self.state.restore(state["now"])
         self.good = state["good"]
         self.watch = Watch(Vitals(*state["good_vitals"]) if state["good_vitals"] else None, state["narrowest"])
         self.selection.load_state_dict(state["selection"])
         self.records = [EpochRecord.from_json(record) for record in state["records"]]
         self.sums = state["sums"]
-        self.batches.size = state.get("batch_size", self.batches.size)
         self.epochs, self.epoch, self.step = state["epochs"], state["epoch"], state["step"]
         self.strength, self.rollbacks = state["strength"], state["rollbacks"]
         self.sources.load_state_dict(state["sources"])

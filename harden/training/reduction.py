@@ -42,7 +42,8 @@ class Reduction:
     def __init__(self, processes: Processes, network: nn.Module, defence: nn.Module) -> None:
         self._processes = processes
         self._parameters = [p for module in (network, defence) for p in module.parameters() if p.requires_grad]
-        self._statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+        self._buffers = [*network.buffers(), *defence.buffers()]
+        self._statistics = [place for place, b in enumerate(network.buffers()) if b.is_floating_point()]
         self._before: list[Tensor] = []
         self._count = 0
 
@@ -59,8 +60,18 @@ class Reduction:
     def begin(self, count: int) -> None:
         """Remember the buffers, before the forward pass of a batch of `count` images."""
         self._count = count
-        if self._processes.size > 1:
-            self._before = [buffer.clone() for buffer in self._statistics]
+        self._before = []  # where memory runs out in the next line there is nothing to undo
+        self._before = [buffer.clone() for buffer in self._buffers]
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Give the buffers of network and defence the values that they had at `begin`, where a step has failed.
+
+        Some processes may have been through more of it than others, and all of them will see its images once more.
+        """
+        for buffer, before in zip(self._buffers, self._before, strict=False):
+            if not torch.equal(buffer, before):  # what nobody moves may be a view that cannot be written to
+                buffer.copy_(before)
 
     @torch.no_grad()
     def add_up(self, scalars: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
@@ -73,13 +84,12 @@ class Reduction:
         if self._processes.size == 1:
             return dict(scalars)
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        moves = [(buffer - before) * weight for buffer, before in zip(self._statistics, self._before, strict=True)]
+        moves = [(self._buffers[place] - self._before[place]) * weight for place in self._statistics]
         sums = {name: (value * weight).float() for name, value in scalars.items()}
         has = torch.tensor([float(p.grad is not None) for p in self._parameters], device=gradients[0].device)
         self._processes.sum_all([*gradients, *moves, *sums.values(), has])
-        for buffer, before, move in zip(self._statistics, self._before, moves, strict=True):
-            buffer.copy_(before + move)
-        self._before = []
+        for place, move in zip(self._statistics, moves, strict=True):
+            self._buffers[place].copy_(self._before[place] + move)
         for index, parameter in enumerate(self._parameters):
             if parameter.grad is None and has[index] > 0:
                 parameter.grad = gradients[index]

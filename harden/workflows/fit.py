@@ -117,7 +117,7 @@ def fit(
         run.write_splits(splits, source.classes)
         described = {**describe(job.classifier), "command": command, "earlier": job.earlier.to_json()}
         described["gray_bits"] = settings.gray_bits
-        described["statics"] = [fingerprint(network) for network in job.statics]
+        described["statics"] = _fingerprints(job)
         run.write_json(run.config, described)
         if settings.budget is not None and settings.epochs is None:
             job = replace(job, budget=Budget(run.budget, settings.budget, began=job.began))
@@ -172,7 +172,7 @@ def resume(
     if settings.method in STATIC_DEFENCES:
         _require_trust_in_statics(run, settings, arch)
     job = with_statics(job)
-    if [fingerprint(network) for network in job.statics] != run.read_config().get("statics", []):
+    if _fingerprints(job) != run.read_config().get("statics", []):
         narrator.warn(
             "the static networks are not those that the run began with, so it does not end as it would have if nobody "
             "had stopped it"
@@ -197,15 +197,27 @@ def follow(processes: Processes, *, stop_requested: StopRequested, arch: str | N
 
     Raises:
         HardenError: as `resume`.
+        UsageError: the static networks are not the leader's.
         ProcessLostError: another process is gone.
     """
     word = processes.hear(stop_requested)
     if word is None:
         return
-    where, described = word.split("\n", 1)
+    where, statics, described = word.split("\n", 2)
     run, settings = RunFolder(Path(where)), FitSettings.from_json(described)
     job = _reopened(run, settings, Silent(), stop_requested, arch=arch)
-    join_training(run, with_statics(replace(job, processes=processes)))
+    job = with_statics(replace(job, processes=processes))
+    # Not config.json's: a resumed run may go on with others, if all of its processes do.
+    if _fingerprints(job) != statics.split():
+        raise UsageError(
+            "its static networks are not those of process 0, and each would train on other examples",
+            hint="--static with files that are the same for all processes",
+        )
+    join_training(run, job)
+
+
+def _fingerprints(job: Job) -> list[str]:
+    return [fingerprint(network) for network in job.statics]
 
 
 def _reopened(
@@ -258,7 +270,7 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
     """Train, keep the weights, and, if the run ends with one, audit and report."""
     if job.budget is not None:
         job.budget.keep()
-    job.processes.tell(f"{run.path.absolute()}\n{job.settings.to_json()}")
+    job.processes.tell(f"{run.path.absolute()}\n{' '.join(_fingerprints(job))}\n{job.settings.to_json()}")
     try:
         job, trained = train(run, job)
         job.processes.dismiss()

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from harden.cli import processes
 from harden.cli.processes import together
 from harden.errors import UsageError
+from harden.training.distributed import Processes, Seat
 from tests.cli.test_end_to_end import command, decent, environment
 
 NET = """
@@ -165,6 +168,31 @@ def test_what_cannot_be_is_said_at_once(
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=words), together(count):
         pass
+
+
+def test_a_follower_runs_no_code_of_the_current_folder_that_the_leader_would_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("typer", "queue", "json"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    monkeypatch.setattr(sys, "argv", ["harden", "--version"])
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # as in a checkout that was never installed
+    assert processes._start(Seat(1, 2, 1, 2), 1, 1).wait(60) == 0
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, False), (130, False), (1, True), (-9, True)])
+def test_only_a_follower_that_fails_ends_a_leader_that_takes_long(
+    code: int, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = MagicMock()
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(processes.os, "_exit", ended)
+    monkeypatch.setattr(processes.os, "write", MagicMock())
+    processes._watch(MagicMock(wait=lambda: code), Processes(0, 2))
+    assert ended.called is ends
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -197,3 +198,17 @@ def test_help_shows_every_word_of_every_flag(name: str, harden: object, monkeypa
     for parameter in COMMANDS[name].params:
         text = getattr(parameter, "help", None) or ""
         assert " ".join(text.replace("\\[", "[").split()) in shown, parameter.name
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"fit"}))
+def test_torchrun_starts_no_copies_of_a_command_that_shares_nothing(
+    name: str, harden: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = ["." for parameter in COMMANDS[name].params if parameter.required]
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    refused = harden(name, *needed)
+    assert refused.code == 2
+    assert "3 processes were started with this command" in refused.err
+    assert "without torchrun" in refused.err
+    assert list(Path.cwd().iterdir()) == []

@@ -285,7 +285,7 @@ def test_memory_that_runs_out_in_one_process_halves_the_batches_of_all(method: s
     def work(processes: Processes, unlucky: int = 1) -> dict[str, Any]:
         classifier = net()
         if processes.rank == unlucky:
-            classifier.module[1] = Failing(ran_out, at=2)
+            classifier.module[1] = Failing(ran_out, at=3)  # layouts and modes were tried in three passes before
         return trained(processes, method, classifier=classifier)
 
     answers = in_processes(3, work)
@@ -293,6 +293,53 @@ def test_memory_that_runs_out_in_one_process_halves_the_batches_of_all(method: s
     assert [answer["size"] for answer in answers] == [20, 20, 20]
     assert answers[0]["notes"] == ["memory ran out; training goes on with 20 images a step"]
     assert_same(answers[0], work(ALONE, unlucky=0))
+
+
+class Full(nn.Module):
+    """Runs out of memory for more images than fit in a training pass."""
+
+    def __init__(self, fit: int) -> None:
+        super().__init__()
+        self.fit = fit
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and len(images) > self.fit:
+            raise MemoryError
+        return images
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_step_for_which_memory_ran_out_leaves_no_trace_in_running_statistics(size: int) -> None:
+    """BatchNorm has moved before memory runs out in the last process, and the others have finished their passes."""
+
+    def work(processes: Processes, batch_size: int = 40) -> dict[str, Any]:
+        classifier = net(normalised=True)
+        classifier.module[2] = Full((40 if size == 1 else 20) if processes.rank == size - 1 else 1000)
+        return trained(processes, "sat", classifier=classifier, batch_size=batch_size)
+
+    def smaller(processes: Processes) -> dict[str, Any]:
+        return work(processes, batch_size=20)
+
+    halved = in_processes(size, work) if size > 1 else [work(ALONE)]
+    small = in_processes(size, smaller) if size > 1 else [smaller(ALONE)]
+    assert halved[0]["notes"] == ["memory ran out; training goes on with 20 images a step"]
+    assert small[0]["notes"] == []
+    assert_alike([*halved, *small])
+
+
+def test_what_a_failed_step_moved_is_put_back_in_network_and_defence() -> None:
+    layer, defence = nn.BatchNorm2d(4), DEFENCES["atda"](DefenceContext(4, 0, torch.Generator()), DefenceSettings())
+    layer.register_buffer("fixed", torch.ones(1).expand(3))  # cannot be written to
+    before = {name: values.clone() for module in (layer, defence) for name, values in module.named_buffers()}
+    reduction = Reduction(ALONE, layer, defence)
+    for _ in range(2):
+        reduction.begin(3)
+        layer(torch.rand(3, 4, 5, 5))
+        defence.centres.follow(torch.rand(3, 4), torch.tensor([0, 1, 1]))  # type: ignore[operator, union-attr]
+        reduction.undo()
+        for module in (layer, defence):
+            for name, values in module.named_buffers():
+                assert torch.equal(values, before[name]), name
 
 
 def test_a_stop_that_one_process_hears_stops_all_and_any_number_goes_on(tmp_path: Path) -> None:
@@ -406,3 +453,24 @@ def test_a_step_with_too_few_images_for_all_is_an_error_with_the_repair() -> Non
         trainer(Processes(0, 3), "nt", source_attacks=(), batch_size=5)
     assert error.value.hint is not None
     assert "--batch-size 6" in error.value.hint
+
+
+def test_steps_that_were_halved_are_not_shared_by_more_processes_than_they_have_images_for(tmp_path: Path) -> None:
+    kept = tmp_path / "checkpoint.pt"
+    first = trainer(ALONE, "nt", source_attacks=(), batch_size=8, checkpoint=kept)
+    first.batches.size = 4
+    first._save()
+
+    def resumed(processes: Processes) -> int:
+        training = trainer(processes, "nt", source_attacks=(), batch_size=8, checkpoint=kept)
+        training._load(torch.load(kept, weights_only=True))
+        return training.batches.size
+
+    assert in_processes(2, resumed) == [4, 4]
+
+    def refused(processes: Processes) -> str:
+        with pytest.raises(UsageError, match="3 processes cannot share a step of 4 images") as error:
+            trainer(processes, "nt", source_attacks=(), batch_size=8, checkpoint=kept).run(resume=True)
+        return str(error.value.hint)
+
+    assert in_processes(3, refused) == ["--processes 2 or fewer"] * 3

@@ -20,7 +20,7 @@ from harden.errors import DataError, HardenError, Interrupted, ModelError, Prefl
 from harden.recipe import read_recipe, resolve
 from harden.training.history import EpochRecord, History
 from harden.workflows.audit import overfitted
-from harden.workflows.fit import FitResult, fit, resume
+from harden.workflows.fit import FitResult, _execute, fit, follow, resume
 from harden.workflows.job import default_batch_size
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.report import ReportSettings, report
@@ -482,6 +482,34 @@ def test_a_tracker_that_is_not_installed_stops_before_anything_is_made(
     with pytest.raises(UsageError, match="wandb"):
         run(settings(workshop, track=("wandb",)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_follower_trains_with_the_static_networks_of_its_leader_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    job: Any = SimpleNamespace(
+        statics=(build(),),
+        settings=FitSettings(model="m", data="d", method="eat"),
+        budget=None,
+        processes=SimpleNamespace(tell=told.append, hear=lambda stop: told[0]),
+    )
+    joined = MagicMock()
+    monkeypatch.setattr("harden.workflows.fit.train", MagicMock(side_effect=Interrupted("stopped")))
+    monkeypatch.setattr("harden.workflows.fit.join_training", joined)
+    monkeypatch.setattr("harden.workflows.fit.with_statics", lambda job: job)
+    monkeypatch.setattr("harden.workflows.fit.replace", lambda job, **changes: job)
+    monkeypatch.setattr("harden.workflows.fit._reopened", lambda run, settings, *others, **more: job)
+    with pytest.raises(Interrupted):
+        _execute(RunFolder(tmp_path / "run"), job)
+    follow(job.processes, stop_requested=lambda: False)
+    assert joined.call_args.args[0].path == tmp_path / "run"
+    joined.reset_mock()
+    with torch.no_grad():
+        next(job.statics[0].parameters()).view(-1)[0] += 1e-3
+    with pytest.raises(UsageError, match="static networks are not those of process 0"):
+        follow(job.processes, stop_requested=lambda: False)
+    joined.assert_not_called()
 
 
 def test_moved_data_is_an_error_with_a_hint(workshop: Workshop, make_images: MakeImages, tmp_path: Path) -> None:
