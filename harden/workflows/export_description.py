@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -163,7 +164,22 @@ def _portable(origin: Origin) -> Origin:
     if origin.kind == "factory" and ".py:" in reference:
         file, _, function = reference.rpartition(":")
         reference = f"{ARCHITECTURE}/{Path(file).name}:{function}"
-    weights = origin.weights
-    if weights is not None and ":" not in weights:
-        weights = Path(weights).name
+    weights = without_folders(origin.weights) if origin.weights is not None else None
     return replace(origin, reference=reference, weights=weights)
+
+
+def without_folders(word: str) -> str:
+    """Return an argument of a command with its paths reduced to their last part: they tell of somebody's machine.
+
+    What names a model or data set of a library or a hub (`timm:NAME`, `hf-hub:ORG/NAME`), and a fraction, stay.
+    """
+    flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    typed = re.match(r"[A-Za-z][A-Za-z0-9_+-]+:", value)  # two letters at least: C:\images is a path
+    scheme = typed[0] if typed is not None else ""
+    path, mark, columns = value[len(scheme) :].partition("?")
+    if scheme == "torchvision:":
+        path = path.partition("@")[0]  # the folder that it is downloaded to
+    of_hub = scheme == "hf-hub:" or (scheme == "hf:" and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path))
+    if not of_hub and not re.fullmatch(r"[\d.]+/[\d.]+", path):
+        path = re.split(r"[/\\]", path.rstrip("/\\"))[-1] if path else path
+    return flag + equals + scheme + path + mark + re.sub(r"[^=&]*[/\\]", "", columns)

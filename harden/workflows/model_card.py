@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from harden.models.classifier import Classifier
 from harden.report.beliefs import failures
 from harden.report.figures import threat, with_interval
 from harden.report.report import Report
+from harden.workflows.export_description import without_folders
 from harden.workflows.job import eps_text
 from harden.workflows.prove import SQUARE, WHITE_BOX
 from harden.workflows.run_folder import RunFolder
@@ -75,13 +77,23 @@ def write_card(
         loading=_loading(models, for_timm),
         reproduce=(
             f"# harden {metadata['harden']}; recipe.toml of the run has SHA-256 {metadata['recipe_sha256']}",
-            str(config["command"]),
+            *_command(config),
             "harden verify .     # in this folder",
         )
         if run is not None
         else ("harden verify .     # in this folder",),
     )
     return write_whole(folder / CARD, card.markdown())
+
+
+def _command(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the line that trained the run, without the folders of this machine; none where it is not known."""
+    typed = str(config.get("command", ""))
+    try:
+        words = shlex.split(typed)
+    except ValueError:  # nobody's shell took this line
+        words = typed.split()
+    return (shlex.join(map(without_folders, words)),) if words else ()
 
 
 def _most_pessimistic(run: RunFolder) -> Report | None:

@@ -26,6 +26,7 @@ from harden.models import load_model
 from harden.vision import import_timm
 from harden.workflows.examine import Scope
 from harden.workflows.export import Exported, ExportSettings, export
+from harden.workflows.export_description import without_folders
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.prove import effort_for
 from harden.workflows.push import PushSettings, push
@@ -329,6 +330,50 @@ def test_the_card_is_what_the_hub_reads_and_begins_with_the_worst_case(
         assert words in body
     headings = [line for line in body.splitlines() if line.startswith("## ")]
     assert headings.index("## Accuracy under attack") < headings.index("## Training")
+
+
+def retold(run: Path, tmp_path: Path, **config: Any) -> tuple[Path, Path]:
+    """A copy of a run whose config.json says something else besides; and where its export goes."""
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    said = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**said, **config}))
+    return copy, tmp_path / "out"
+
+
+def test_the_export_of_a_run_names_no_folder_of_this_machine(run: Path, tmp_path: Path) -> None:
+    origin = json.loads((run / "config.json").read_text())["origin"]
+    command = "harden fit '/home/me/my model.pt' --data=/home/me/imgs/ --arch /home/me/net.py:net --eps 8/255"
+    copy, out = retold(run, tmp_path, command=command, origin={**origin, "weights": "/home/me:you/w.pt"})
+    exported_from(copy, out, formats=("safetensors",), precisions=(), samples=6)
+    card = (out / "README.md").read_text()
+    assert "harden fit 'my model.pt' --data=imgs --arch net.py:net --eps 8/255\n" in card
+    for path in (path for path in out.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        assert b"/home/me" not in content, path.name
+        assert str(tmp_path).encode() not in content, path.name
+    assert json.loads((out / "config.json").read_text())["origin"]["weights"] == "w.pt"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("../a/imgs", "imgs"),
+        ("C:\\Users\\me\\w.pt", "w.pt"),
+        ("local-dir:/home/me/files", "local-dir:files"),
+        ("webdataset:/data/me/{0..9}.tar", "webdataset:{0..9}.tar"),
+        ("/data/me/t.csv?image=file&root=/data/me/x", "t.csv?image=file&root=x"),
+        ("torchvision:CIFAR10@/data/me", "torchvision:CIFAR10"),
+        ("timm:resnet18@a1_in1k", "timm:resnet18@a1_in1k"),
+        ("hf-hub:org/name@main", "hf-hub:org/name@main"),
+        ("hf:org/name?image=img", "hf:org/name?image=img"),
+        ("hf:/data/me/set", "hf:set"),
+        ("--eps=8/255", "--eps=8/255"),
+        ("--pretrain", "--pretrain"),
+        ("sat@nfgsm", "sat@nfgsm"),
+    ],
+)
+def test_of_a_path_its_last_part_is_told(typed: str, said: str) -> None:
+    assert without_folders(typed) == said
 
 
 # -- a network beside its own export -----------------------------------------------------------------------------------
