@@ -98,12 +98,13 @@ class Exported:
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """What is exported, and the images for it: those it is proven on, and others to calibrate with."""
+    """What is exported, and the images of `data` for it: those it is proven on, others to calibrate with."""
 
     classifier: Classifier
     run: RunFolder | None
     images: Images
     entries: tuple[Entry, ...]
+    data: str
     eps: float
 
 
@@ -184,7 +185,9 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
     config = write_config(folder, classifier, metadata, layout)
     code = keep_code(folder, classifier, run)
     models = sorted({*kept.files, *new})
-    card = write_card(folder, classifier, run, metadata, models, standing, evidence.sample, layout is not None)
+    card = write_card(
+        folder, classifier, run, metadata, models, standing, evidence.sample, subject.data, layout is not None
+    )
     others = (SAMPLE, *(path.relative_to(folder).as_posix() for path in (config, card, *code)))
     Manifest(
         weights=weights,
@@ -286,10 +289,11 @@ def _from_run(run: RunFolder, settings: ExportSettings) -> _Subject:
     classifier = run.load_classifier(arch=settings.spec.arch)
     training = run.read_config().get("training", {})
     reading = reading_for(run, settings.reading, other_data=settings.data is not None)
-    source = open_data(settings.data or training["data"], reading)
+    data = settings.data or training["data"]
+    source = open_data(data, reading)
     splits = run.splits_under(source.classes) if settings.data is None else None
     entries = splits.val if splits is not None else _some(source.listings)
-    return _Subject(classifier, run, images_for(classifier, source), tuple(entries), float(training["eps"]))
+    return _Subject(classifier, run, images_for(classifier, source), tuple(entries), data, float(training["eps"]))
 
 
 def _from_model(settings: ExportSettings, narrator: Narrator) -> _Subject:
@@ -301,7 +305,7 @@ def _from_model(settings: ExportSettings, narrator: Narrator) -> _Subject:
     source = open_data(settings.data, settings.reading)
     entries = _some(source.listings)
     classifier, images = open_model(settings.spec, source, entries, narrator)
-    return _Subject(classifier, None, images, tuple(entries), default_eps(classifier.input_size))
+    return _Subject(classifier, None, images, tuple(entries), settings.data, default_eps(classifier.input_size))
 
 
 def _some(listings: Any) -> Any:

@@ -23,6 +23,7 @@ from harden.errors import ExportError, RunFolderError, UsageError
 from harden.export.manifest import MANIFEST, read_manifest
 from harden.export.sample import SAMPLE, load_sample, save_sample
 from harden.models import load_model
+from harden.report.report import Report
 from harden.vision import import_timm
 from harden.workflows.examine import Scope
 from harden.workflows.export import Exported, ExportSettings, export
@@ -352,6 +353,59 @@ def test_the_export_of_a_run_names_no_folder_of_this_machine(run: Path, tmp_path
         assert b"/home/me" not in content, path.name
         assert str(tmp_path).encode() not in content, path.name
     assert json.loads((out / "config.json").read_text())["origin"]["weights"] == "w.pt"
+
+
+def audited(run: Path, name: str, *, images: int, standing: int, data: str) -> None:
+    """Write an audit of the run into a folder of it: the run's own, of so many of its images."""
+    found = Report.from_json(json.loads((run / "report.json").read_text())).subject
+    rows = np.arange(images) % len(found)
+    predictions = np.where(np.arange(images) < standing, found.labels[rows], (found.labels[rows] + 1) % 3)
+    outcome = replace(
+        found.outcomes[0],
+        **{
+            key: value[rows]
+            for key, value in vars(found.outcomes[0]).items()
+            if isinstance(value, np.ndarray) and len(value) == len(found)
+        },
+    )
+    subject = replace(
+        found,
+        dataset=f"{data}, {images} of 30 test images of the run",
+        labels=found.labels[rows],
+        files=(),
+        clean_predictions=found.labels[rows],
+        clean_margins=found.clean_margins[rows],
+        outcomes=(replace(outcome, predictions=predictions),),
+        gallery=(),
+        representation=None,
+    )
+    (run / name).mkdir()
+    (run / name / "report.json").write_text(json.dumps(Report("Audit", (subject,)).to_json()))
+
+
+def test_the_card_quotes_the_largest_audit_of_the_runs_own_data(run: Path, tmp_path: Path) -> None:
+    """Not the lowest figure of any images: others' data, or a handful of its own, look as bad as one likes."""
+    copy, out = retold(run, tmp_path)
+    own = json.loads((copy / "config.json").read_text())["training"]["data"]
+    audited(copy, "audit", images=24, standing=12, data=own)
+    audited(copy, "audit-2", images=24, standing=18, data=own)
+    audited(copy, "audit-3", images=6, standing=0, data=own)
+    audited(copy, "audit-4", images=30, standing=3, data=f"{own}-of-others")
+    exported_from(copy, out, formats=("safetensors",), precisions=(), samples=6)
+    card = (out / "README.md").read_text()
+    assert "of 24 images (imgs, 24 of 30 test images of the run)" in card.replace(Path(own).name, "imgs")
+    assert "**50.0 %" in card
+    assert "| held out for the figures above | 24 of 30 test images of the run |" in card
+
+
+def test_figures_of_a_run_that_was_not_audited_are_not_said_to_be_of_its_test_images(run: Path, tmp_path: Path) -> None:
+    copy, out = retold(run, tmp_path)
+    (copy / "report.json").unlink()
+    exported_from(copy, out, formats=("safetensors",), precisions=(), samples=6)
+    card = (out / "README.md").read_text()
+    assert "It was not audited; these figures are of the 6 images of " in card
+    assert "test images, which were not audited" in card
+    assert "held out for the figures above" not in card
 
 
 @pytest.mark.parametrize(
