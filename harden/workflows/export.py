@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -125,6 +126,10 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         raise UsageError("--precision is of ONNX files, and none is asked for", hint="add --to onnx")
     if not 0 <= settings.max_drop < 1:
         raise UsageError(f"--max-drop {settings.max_drop} is no share of images", hint="give a number such as 0.02")
+    if not (settings.tolerance >= 0 and math.isfinite(settings.tolerance)):
+        raise UsageError(
+            f"--tolerance {settings.tolerance} is no difference of scores", hint="give a number such as 0.0001"
+        )
     run = as_run(settings.spec.model)
     subject = _from_run(run, settings) if run else _from_model(settings, narrator)
     classifier = subject.classifier.eval()

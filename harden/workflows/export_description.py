@@ -79,7 +79,7 @@ def refuse_foreign(folder: Path, names: Sequence[str]) -> None:
     if CONFIG in there and is_run(folder):
         raise RunFolderError(f"{folder} is a run folder", hint="name a folder of its own with --out")
     if CONFIG in there:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
             if "harden" in json.loads((folder / CONFIG).read_text(encoding="utf-8")):
                 there.remove(CONFIG)  # of an export by a version that wrote no manifest
     if there:
@@ -111,7 +111,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         Origin.from_json(config["origin"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ExportError(f"{path} is missing or damaged", hint="export the model again") from error
     return dict(config)
 

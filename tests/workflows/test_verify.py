@@ -27,7 +27,7 @@ from harden.report.report import Report
 from harden.vision import import_timm
 from harden.workflows.examine import Scope
 from harden.workflows.export import Exported, ExportSettings, export
-from harden.workflows.export_description import without_folders
+from harden.workflows.export_description import read_config, without_folders
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.prove import effort_for
 from harden.workflows.push import PushSettings, push
@@ -231,6 +231,41 @@ def test_what_a_stranger_may_have_written_is_refused_or_reported(file: str, cont
     with pytest.raises(ExportError) as caught:
         require_findings(verify(folder, arch=None, narrator=Notebook()), folder)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"max_drop": 0.02', '"max_drop": NaN'),
+        ('"max_drop": 0.02', '"max_drop": 1e308'),
+        ('"tolerance": 0.0001', '"tolerance": Infinity'),
+        ('"queries": 200', '"queries": 1000000000000'),
+        ('"queries": 200', '"queries": 0'),
+        ('"seed": 0', '"seed": Infinity'),
+        ('"standing": {', '"standing": ' + "[" * 100_000 + '"": {'),
+    ],
+)
+def test_a_manifest_with_numbers_that_none_has_is_damaged(old: str, new: str, folder: Path) -> None:
+    text = (folder / MANIFEST).read_text()
+    assert old in text
+    (folder / MANIFEST).write_text(text.replace(old, new))
+    with pytest.raises(ExportError, match="is damaged"):
+        verify(folder, arch=None, narrator=Notebook())
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_a_file_that_is_not_as_it_was(name: str, folder: Path) -> None:
+    document = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**document, "files": {name: "0"}, "standing": {}}))
+    assert [found for found, _ in read_manifest(folder).changed(folder)] == [name]
+
+
+def test_a_config_that_is_nested_without_end_is_damaged(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ExportError, match="damaged"):
+        read_config(folder)
+    with pytest.raises(RunFolderError, match="damaged"):
+        RunFolder(folder).read_config()
 
 
 def test_the_images_of_another_model_are_reported(folder: Path) -> None:
@@ -462,12 +497,16 @@ class Hub:
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.refuses = False
+        self.private = True
 
     def create_repo(self, name: str, **arguments: Any) -> str:
         if self.refuses:
             raise RuntimeError("401 Client Error")
         self.calls.append(("create", {"name": name, **arguments}))
         return f"https://hub.example/{name}"
+
+    def repo_info(self, name: str) -> types.SimpleNamespace:
+        return types.SimpleNamespace(id=name, private=self.private)
 
     def upload_folder(self, **arguments: Any) -> None:
         self.calls.append(("upload", arguments))
@@ -491,6 +530,30 @@ def test_push_is_private_and_leaves_the_images_here_unless_told(folder: Path, hu
     push(replace(settings, public=True, with_images=True), narrator=Notebook())
     assert hub.calls[2][1]["private"] is False
     assert SAMPLE in hub.calls[3][1]["allow_patterns"]
+
+
+def test_a_public_repository_gets_nothing_unless_public_is_said(folder: Path, hub: Hub) -> None:
+    hub.private = False
+    settings = PushSettings(folder=folder, repository="org/name")
+    with pytest.raises(UsageError, match="public") as caught:
+        push(settings, narrator=Notebook())
+    assert "--public" in str(caught.value.hint)
+    assert [call for call, _ in hub.calls] == ["create"]
+    push(replace(settings, public=True), narrator=Notebook())
+    assert hub.calls[-1][0] == "upload"
+
+
+def test_a_folder_without_its_sample_is_uploaded_as_it_is(folder: Path, hub: Hub) -> None:
+    (folder / SAMPLE).unlink()
+    settings = PushSettings(folder=folder, repository="org/name")
+    with pytest.raises(ExportError, match=r"sample.safetensors is missing"):
+        push(replace(settings, with_images=True), narrator=Notebook())
+    push(settings, narrator=Notebook())
+    document = json.loads((folder / MANIFEST).read_text())
+    del document["files"][SAMPLE]
+    (folder / MANIFEST).write_text(json.dumps(document))
+    push(settings, narrator=Notebook())
+    assert all(SAMPLE not in sent["allow_patterns"] for call, sent in hub.calls if call == "upload")
 
 
 def test_what_has_changed_is_not_uploaded(folder: Path, hub: Hub) -> None:
