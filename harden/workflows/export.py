@@ -156,7 +156,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             narrator.heading(f"Export to {kind}" + (f", {precision}" if kind == "onnx" else ""))
             if kind == "safetensors":
                 save_weights(classifier.module.state_dict(), path, metadata)
-                proof = _prove_safetensors(classifier, path, evidence)
+                proof = _prove_safetensors(classifier, path, evidence, settings.tolerance)
             else:
                 calibration = _calibration(subject, chosen, narrator) if precision == "int8" else None
                 _write_onnx(classifier, unproven, precision, metadata, settings.opset, calibration)
@@ -184,7 +184,14 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             (unproven / item.path.name).replace(item.path)
     save_sample(evidence.sample, folder / SAMPLE)
     new = {item.path.name for item in results}
-    kept = _kept(folder, weights, new, narrator)
+    stated = Manifest(
+        weights=weights,
+        files={},
+        audit={"eps": subject.eps, "queries": effort.queries, "seed": 0},
+        tolerance=settings.tolerance,
+        max_drop=settings.max_drop,
+    )
+    kept = _kept(folder, stated, new, narrator)
     standing = {**kept.standing, **counts, "model": evidence.standing}
     layout = timm_keys(classifier)
     config = write_config(folder, classifier, metadata, layout)
@@ -194,14 +201,8 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         folder, classifier, run, metadata, models, standing, evidence.sample, subject.data, layout is not None
     )
     others = (SAMPLE, *(path.relative_to(folder).as_posix() for path in (config, card, *code)))
-    Manifest(
-        weights=weights,
-        files={name: sha256_of(folder / name) for name in sorted({*models, *others})},
-        audit={"eps": subject.eps, "queries": effort.queries, "seed": 0},
-        standing=standing,
-        tolerance=settings.tolerance,
-        max_drop=settings.max_drop,
-    ).write(folder)
+    files = {name: sha256_of(folder / name) for name in sorted({*models, *others})}
+    replace(stated, files=files, standing=standing).write(folder)
     return tuple(results)
 
 
@@ -263,18 +264,27 @@ def _calibration(subject: _Subject, chosen: Sequence[Entry], narrator: Narrator)
     return images
 
 
-def _kept(folder: Path, weights: str, new: set[str], narrator: Narrator) -> Manifest:
-    """Return what still holds of an earlier export into the same folder: files of the same model and sample."""
-    nothing = Manifest(weights=weights, files={}, audit={})
+def _kept(folder: Path, stated: Manifest, new: set[str], narrator: Narrator) -> Manifest:
+    """Return what still holds of an earlier export into the same folder: files of the same model and sample.
+
+    They were held to what that export was asked for, and there is one manifest for all, so that has to be the same too.
+
+    Args:
+        folder: of the export.
+        stated: what its manifest is to say, but for files and what was found of them.
+        new: files that were just written.
+        narrator: hears of files that are left out.
+    """
     others = {*PRECISIONS.values(), *EXPORTERS.values()} - new
     there = sorted(name for name in others if (folder / name).is_file())
     if not there:
-        return nothing
+        return stated
     try:
         earlier = read_manifest(folder)
     except ExportError:
-        earlier = nothing
-    same = earlier.weights == weights and earlier.files.get(SAMPLE) == sha256_of(folder / SAMPLE)
+        earlier = stated
+    asked = replace(earlier, files={}, standing={})
+    same = asked == stated and earlier.files.get(SAMPLE) == sha256_of(folder / SAMPLE)
     files = {
         name: earlier.files[name]
         for name in there
@@ -286,7 +296,7 @@ def _kept(folder: Path, weights: str, new: set[str], narrator: Narrator) -> Mani
             f"{folder} also holds {', '.join(left)} of another export, which nothing here vouches for: export it "
             "again, or delete it"
         )
-    return replace(nothing, files=files, standing={k: v for k, v in earlier.standing.items() if k in files})
+    return replace(stated, files=files, standing={k: v for k, v in earlier.standing.items() if k in files})
 
 
 def _from_run(run: RunFolder, settings: ExportSettings) -> _Subject:
@@ -317,7 +327,7 @@ def _some(listings: Any) -> Any:
     return listings.get("val") or listings.get("train") or next(iter(listings.values()))
 
 
-def _prove_safetensors(classifier: Classifier, path: Path, evidence: Evidence) -> Proof:
+def _prove_safetensors(classifier: Classifier, path: Path, evidence: Evidence, tolerance: float) -> Proof:
     """Load the file into another copy of the network, whose own weights are wiped first, and compare the scores.
 
     Square is left out: the file holds the very weights, and the runtime is the one that the model was audited in.
@@ -328,5 +338,7 @@ def _prove_safetensors(classifier: Classifier, path: Path, evidence: Evidence) -
             value.zero_()
     load_into(other.module, load_weights(path))
     with frozen(classifier), frozen(other), torch.no_grad():
-        parities = tuple(compare(classifier, other, images, kind=kind) for kind, images in evidence.sets())
+        parities = tuple(
+            compare(classifier, other, images, kind=kind, tolerance=tolerance) for kind, images in evidence.sets()
+        )
     return Proof(parities, (), {})

@@ -131,6 +131,21 @@ def test_a_later_export_of_the_same_model_keeps_the_other_files(run: Path, tmp_p
     assert not {"model.onnx", "model_fp16.onnx"} & set(read_manifest(tmp_path).files)
 
 
+@pytest.mark.parametrize("other", [{"tolerance": 1e-3}, {"max_drop": 0.1}])
+def test_a_later_export_that_is_asked_for_another_agreement_vouches_for_its_own_files_only(
+    other: dict[str, float], folder: Path, run: Path
+) -> None:
+    notebook = Notebook()
+    settings = ExportSettings(spec=ModelSpec(model=str(run)), formats=("safetensors",), **other)  # type: ignore[arg-type]
+    (found,) = export(settings, out=folder, narrator=notebook)
+    assert {parity.tolerance for parity in found.parities} == {settings.tolerance}
+    assert "model.onnx, model_fp16.onnx, model_int8.onnx of another export" in notebook.warnings[0]
+    manifest = read_manifest(folder)
+    assert (manifest.tolerance, manifest.max_drop) == (settings.tolerance, settings.max_drop)
+    assert not {"model.onnx", "model_fp16.onnx", "model_int8.onnx"} & {*manifest.files, *manifest.standing}
+    assert wrong(folder) == set()
+
+
 def test_an_int8_file_that_loses_accuracy_is_refused_by_name_and_nothing_is_left(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
