@@ -48,6 +48,7 @@ from harden.workflows.run_folder import RunFolder, reading_for, refuse_stated
 
 CALIBRATION_IMAGES = 128
 MAX_DROP = 0.02
+_MODELS = (EXPORTERS["safetensors"], *PRECISIONS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
     subject = _from_run(run, settings) if run else _from_model(settings, narrator)
     classifier = subject.classifier.eval()
     folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
-    refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE))
+    refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE), _MODELS)
     weights = fingerprint(classifier)
     effort = effort_for(classifier, settings.samples)
     chosen = subject.images.sample(subject.entries, effort.images, 0, "parity")
@@ -275,7 +276,7 @@ def _kept(folder: Path, stated: Manifest, new: set[str], narrator: Narrator) -> 
         new: files that were just written.
         narrator: hears of files that are left out.
     """
-    others = {*PRECISIONS.values(), *EXPORTERS.values()} - new
+    others = {*_MODELS} - new
     there = sorted(name for name in others if (folder / name).is_file())
     if not there:
         return stated

@@ -62,12 +62,13 @@ def _fingerprint(splits: SplitPlan) -> dict[str, Any]:
     return {"images": {split: len(entries) for split, entries in named.items()}, "names_and_labels_sha256": digest}
 
 
-def refuse_foreign(folder: Path, names: Sequence[str]) -> None:
-    """Refuse to write over what is not of an export: the README.md of a project, the config.json of a run.
+def refuse_foreign(folder: Path, names: Sequence[str], models: Sequence[str]) -> None:
+    """Refuse to write over what is not of an export: a project's README.md, a run's config.json, somebody's weights.
 
     Args:
         folder: where the export is to go; may not be there yet.
         names: files of an export that are called as others' may be.
+        models: its model files, which may be too.
 
     Raises:
         RunFolderError: one of them is there, and nothing says that it is of an export.
@@ -75,13 +76,15 @@ def refuse_foreign(folder: Path, names: Sequence[str]) -> None:
     with contextlib.suppress(ExportError):
         read_manifest(folder)
         return
-    there = [name for name in names if (folder / name).exists()]
+    there = [name for name in (*names, *models) if (folder / name).exists()]
     if CONFIG in there and is_run(folder):
         raise RunFolderError(f"{folder} is a run folder", hint="name a folder of its own with --out")
     if CONFIG in there:
         with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
             if "harden" in json.loads((folder / CONFIG).read_text(encoding="utf-8")):
-                there.remove(CONFIG)  # of an export by a version that wrote no manifest
+                there = [
+                    name for name in there if name != CONFIG and name not in models
+                ]  # of a version without manifests
     if there:
         raise RunFolderError(
             f"{folder} holds {', '.join(there)}, which no export by this program put there",

@@ -163,12 +163,21 @@ def test_an_int8_file_that_loses_accuracy_is_refused_by_name_and_nothing_is_left
     assert [entry.name for entry in (tmp_path / "files").iterdir()] == ["model_int8.onnx.rejected"]
 
 
-@pytest.mark.parametrize("name", ["README.md", "config.json", "sample.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "config.json", "sample.safetensors", "model.safetensors", "model_int8.onnx"]
+)
 def test_files_of_others_are_not_written_over(name: str, run: Path, tmp_path: Path) -> None:
     (tmp_path / name).write_text('{"mine": 1}')
     with pytest.raises(RunFolderError, match=name):
         exported_from(run, tmp_path, formats=("safetensors",), precisions=())
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"mine": 1}')]
+
+
+def test_an_export_by_a_version_without_manifests_is_written_over(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"harden": "0.1.0"}')
+    (tmp_path / "model.safetensors").write_bytes(b"old")
+    exported_from(run, tmp_path, formats=("safetensors",), precisions=(), samples=6)
+    assert wrong(tmp_path) == set()
 
 
 def test_the_run_itself_is_no_place_for_its_export(run: Path) -> None:
