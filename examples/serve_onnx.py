@@ -24,7 +24,9 @@ class Model:
 
     def classify(self, file):
         height, width = self.size
-        image = Image.open(file).convert("L" if self.channels == 1 else "RGB")
+        # Pillow has many more readers, too many for anybody's bytes.
+        image = Image.open(file, formats=("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"))
+        image = ImageOps.exif_transpose(image).convert("L" if self.channels == 1 else "RGB")
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
         pixels = np.asarray(image, dtype=np.float32).reshape(height, width, self.channels).transpose(2, 0, 1) / 255
         (scores,) = self.session.run(None, {"images": pixels[None]})
@@ -37,7 +39,7 @@ def serve(model, port):
             try:
                 image = self.rfile.read(int(self.headers["Content-Length"]))
                 status, answer = 200, {"class": model.classify(BytesIO(image))}
-            except (OSError, TypeError, ValueError) as error:  # no image, or none that Pillow reads
+            except (OSError, TypeError, ValueError, Image.DecompressionBombError) as error:  # no image, or too large
                 status, answer = 400, {"error": str(error)}
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 def push(
     folder: Annotated[Path, typer.Argument(help="What `harden export` wrote.")],
     repository: Annotated[str, typer.Argument(help="ORG/NAME on the Hugging Face hub; made if it is not there.")],
-    public: Annotated[bool, typer.Option("--public", help="Make a new repository public; private otherwise.")] = False,
+    public: Annotated[
+        bool,
+        typer.Option("--public", help="Make a new repository public, or upload into a public one; private otherwise."),
+    ] = False,
     with_images: Annotated[
         bool,
         typer.Option("--with-images", help="Upload sample.safetensors too, which holds images of your data."),

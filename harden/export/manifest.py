@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,8 @@ from harden.files import write_whole
 
 MANIFEST = "manifest.json"
 SCHEMA = "harden-export/1"
+MOST_QUERIES = 10_000
+"""Of Square, for each image: far more than any export takes; with a stranger's number it could run for ever."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,13 @@ class Manifest:
         found = []
         for name, digest in sorted(self.files.items()):
             path = folder / name
-            if not path.is_file():
-                found.append((name, "is missing"))
-            elif sha256_of(path) != digest:
-                found.append((name, "has changed"))
+            try:
+                if not path.is_file():
+                    found.append((name, "is missing"))
+                elif sha256_of(path) != digest:
+                    found.append((name, "has changed"))
+            except (OSError, ValueError) as error:  # no file can have that name, or it may not be read
+                found.append((name, f"cannot be read ({type(error).__name__})"))
         return tuple(found)
 
 
@@ -73,7 +79,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ExportError(
             f"{folder} is no export: it has no {MANIFEST}", hint="name a folder that `harden export` wrote"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} is damaged ({type(error).__name__})", hint="export the model again") from error
     try:
         if data["schema"] != SCHEMA:
@@ -83,14 +89,18 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(
             weights=str(data["weights"]),
             files={_inside(name): str(digest) for name, digest in data["files"].items()},
-            audit={key: data["audit"][key] for key in ("eps", "queries", "seed")},
+            audit={
+                "eps": _within(data["audit"]["eps"], 0, 1),
+                "queries": int(_within(data["audit"]["queries"], 1, MOST_QUERIES)),
+                "seed": int(data["audit"]["seed"]),
+            },
             standing={
                 name: {kind: int(count) for kind, count in counts.items()} for name, counts in data["standing"].items()
             },
-            tolerance=float(data["tolerance"]),
-            max_drop=float(data["max_drop"]),
+            tolerance=_within(data["tolerance"], 0, sys.float_info.max),
+            max_drop=_within(data["max_drop"], 0, 1),
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ExportError(f"{path} is damaged ({type(error).__name__})", hint="export the model again") from error
     return manifest
 
@@ -111,6 +121,18 @@ def _inside(name: str) -> str:
     if path.is_absolute() or ".." in path.parts or not path.parts or set(name) & set("\\*?["):
         raise ValueError(f"{name!r} lies outside, or is a pattern")
     return name
+
+
+def _within(value: Any, least: float, most: float) -> float:
+    """Return `value` as a float.
+
+    Raises:
+        ValueError: it is no number from `least` to `most`.
+    """
+    number = float(value)
+    if not least <= number <= most:  # false of NaN too
+        raise ValueError(f"{number} is not within [{least}, {most}]")
+    return number
 
 
 def _plain(value: Any) -> Any:

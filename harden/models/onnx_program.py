@@ -165,5 +165,5 @@ def _written_by_harden(session: Any) -> tuple[str, ...] | None:
     try:
         described = json.loads(text)
         return tuple(map(str, described["classes"])) if described["input"]["range"] == [0, 1] else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None

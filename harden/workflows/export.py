@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,7 @@ from harden.workflows.run_folder import RunFolder, reading_for, refuse_stated
 
 CALIBRATION_IMAGES = 128
 MAX_DROP = 0.02
+_MODELS = (EXPORTERS["safetensors"], *PRECISIONS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +100,13 @@ class Exported:
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """What is exported, and the images for it: those it is proven on, and others to calibrate with."""
+    """What is exported, and the images of `data` for it: those it is proven on, others to calibrate with."""
 
     classifier: Classifier
     run: RunFolder | None
     images: Images
     entries: tuple[Entry, ...]
+    data: str
     eps: float
 
 
@@ -124,11 +127,15 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         raise UsageError("--precision is of ONNX files, and none is asked for", hint="add --to onnx")
     if not 0 <= settings.max_drop < 1:
         raise UsageError(f"--max-drop {settings.max_drop} is no share of images", hint="give a number such as 0.02")
+    if not (settings.tolerance >= 0 and math.isfinite(settings.tolerance)):
+        raise UsageError(
+            f"--tolerance {settings.tolerance} is no difference of scores", hint="give a number such as 0.0001"
+        )
     run = as_run(settings.spec.model)
     subject = _from_run(run, settings) if run else _from_model(settings, narrator)
     classifier = subject.classifier.eval()
     folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
-    refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE))
+    refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE), _MODELS)
     weights = fingerprint(classifier)
     effort = effort_for(classifier, settings.samples)
     chosen = subject.images.sample(subject.entries, effort.images, 0, "parity")
@@ -150,7 +157,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             narrator.heading(f"Export to {kind}" + (f", {precision}" if kind == "onnx" else ""))
             if kind == "safetensors":
                 save_weights(classifier.module.state_dict(), path, metadata)
-                proof = _prove_safetensors(classifier, path, evidence)
+                proof = _prove_safetensors(classifier, path, evidence, settings.tolerance)
             else:
                 calibration = _calibration(subject, chosen, narrator) if precision == "int8" else None
                 _write_onnx(classifier, unproven, precision, metadata, settings.opset, calibration)
@@ -178,22 +185,25 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             (unproven / item.path.name).replace(item.path)
     save_sample(evidence.sample, folder / SAMPLE)
     new = {item.path.name for item in results}
-    kept = _kept(folder, weights, new, narrator)
+    stated = Manifest(
+        weights=weights,
+        files={},
+        audit={"eps": subject.eps, "queries": effort.queries, "seed": 0},
+        tolerance=settings.tolerance,
+        max_drop=settings.max_drop,
+    )
+    kept = _kept(folder, stated, new, narrator)
     standing = {**kept.standing, **counts, "model": evidence.standing}
     layout = timm_keys(classifier)
     config = write_config(folder, classifier, metadata, layout)
     code = keep_code(folder, classifier, run)
     models = sorted({*kept.files, *new})
-    card = write_card(folder, classifier, run, metadata, models, standing, evidence.sample, layout is not None)
+    card = write_card(
+        folder, classifier, run, metadata, models, standing, evidence.sample, subject.data, layout is not None
+    )
     others = (SAMPLE, *(path.relative_to(folder).as_posix() for path in (config, card, *code)))
-    Manifest(
-        weights=weights,
-        files={name: sha256_of(folder / name) for name in sorted({*models, *others})},
-        audit={"eps": subject.eps, "queries": effort.queries, "seed": 0},
-        standing=standing,
-        tolerance=settings.tolerance,
-        max_drop=settings.max_drop,
-    ).write(folder)
+    files = {name: sha256_of(folder / name) for name in sorted({*models, *others})}
+    replace(stated, files=files, standing=standing).write(folder)
     return tuple(results)
 
 
@@ -255,18 +265,27 @@ def _calibration(subject: _Subject, chosen: Sequence[Entry], narrator: Narrator)
     return images
 
 
-def _kept(folder: Path, weights: str, new: set[str], narrator: Narrator) -> Manifest:
-    """Return what still holds of an earlier export into the same folder: files of the same model and sample."""
-    nothing = Manifest(weights=weights, files={}, audit={})
-    others = {*PRECISIONS.values(), *EXPORTERS.values()} - new
+def _kept(folder: Path, stated: Manifest, new: set[str], narrator: Narrator) -> Manifest:
+    """Return what still holds of an earlier export into the same folder: files of the same model and sample.
+
+    They were held to what that export was asked for, and there is one manifest for all, so that has to be the same too.
+
+    Args:
+        folder: of the export.
+        stated: what its manifest is to say, but for files and what was found of them.
+        new: files that were just written.
+        narrator: hears of files that are left out.
+    """
+    others = {*_MODELS} - new
     there = sorted(name for name in others if (folder / name).is_file())
     if not there:
-        return nothing
+        return stated
     try:
         earlier = read_manifest(folder)
     except ExportError:
-        earlier = nothing
-    same = earlier.weights == weights and earlier.files.get(SAMPLE) == sha256_of(folder / SAMPLE)
+        earlier = stated
+    asked = replace(earlier, files={}, standing={})
+    same = asked == stated and earlier.files.get(SAMPLE) == sha256_of(folder / SAMPLE)
     files = {
         name: earlier.files[name]
         for name in there
@@ -278,7 +297,7 @@ def _kept(folder: Path, weights: str, new: set[str], narrator: Narrator) -> Mani
             f"{folder} also holds {', '.join(left)} of another export, which nothing here vouches for: export it "
             "again, or delete it"
         )
-    return replace(nothing, files=files, standing={k: v for k, v in earlier.standing.items() if k in files})
+    return replace(stated, files=files, standing={k: v for k, v in earlier.standing.items() if k in files})
 
 
 def _from_run(run: RunFolder, settings: ExportSettings) -> _Subject:
@@ -286,10 +305,11 @@ def _from_run(run: RunFolder, settings: ExportSettings) -> _Subject:
     classifier = run.load_classifier(arch=settings.spec.arch)
     training = run.read_config().get("training", {})
     reading = reading_for(run, settings.reading, other_data=settings.data is not None)
-    source = open_data(settings.data or training["data"], reading)
+    data = settings.data or training["data"]
+    source = open_data(data, reading)
     splits = run.splits_under(source.classes) if settings.data is None else None
     entries = splits.val if splits is not None else _some(source.listings)
-    return _Subject(classifier, run, images_for(classifier, source), tuple(entries), float(training["eps"]))
+    return _Subject(classifier, run, images_for(classifier, source), tuple(entries), data, float(training["eps"]))
 
 
 def _from_model(settings: ExportSettings, narrator: Narrator) -> _Subject:
@@ -301,14 +321,14 @@ def _from_model(settings: ExportSettings, narrator: Narrator) -> _Subject:
     source = open_data(settings.data, settings.reading)
     entries = _some(source.listings)
     classifier, images = open_model(settings.spec, source, entries, narrator)
-    return _Subject(classifier, None, images, tuple(entries), default_eps(classifier.input_size))
+    return _Subject(classifier, None, images, tuple(entries), settings.data, default_eps(classifier.input_size))
 
 
 def _some(listings: Any) -> Any:
     return listings.get("val") or listings.get("train") or next(iter(listings.values()))
 
 
-def _prove_safetensors(classifier: Classifier, path: Path, evidence: Evidence) -> Proof:
+def _prove_safetensors(classifier: Classifier, path: Path, evidence: Evidence, tolerance: float) -> Proof:
     """Load the file into another copy of the network, whose own weights are wiped first, and compare the scores.
 
     Square is left out: the file holds the very weights, and the runtime is the one that the model was audited in.
@@ -319,5 +339,7 @@ def _prove_safetensors(classifier: Classifier, path: Path, evidence: Evidence) -
             value.zero_()
     load_into(other.module, load_weights(path))
     with frozen(classifier), frozen(other), torch.no_grad():
-        parities = tuple(compare(classifier, other, images, kind=kind) for kind, images in evidence.sets())
+        parities = tuple(
+            compare(classifier, other, images, kind=kind, tolerance=tolerance) for kind, images in evidence.sets()
+        )
     return Proof(parities, (), {})

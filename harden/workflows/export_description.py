@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -61,12 +62,13 @@ def _fingerprint(splits: SplitPlan) -> dict[str, Any]:
     return {"images": {split: len(entries) for split, entries in named.items()}, "names_and_labels_sha256": digest}
 
 
-def refuse_foreign(folder: Path, names: Sequence[str]) -> None:
-    """Refuse to write over what is not of an export: the README.md of a project, the config.json of a run.
+def refuse_foreign(folder: Path, names: Sequence[str], models: Sequence[str]) -> None:
+    """Refuse to write over what is not of an export: a project's README.md, a run's config.json, somebody's weights.
 
     Args:
         folder: where the export is to go; may not be there yet.
         names: files of an export that are called as others' may be.
+        models: its model files, which may be too.
 
     Raises:
         RunFolderError: one of them is there, and nothing says that it is of an export.
@@ -74,13 +76,15 @@ def refuse_foreign(folder: Path, names: Sequence[str]) -> None:
     with contextlib.suppress(ExportError):
         read_manifest(folder)
         return
-    there = [name for name in names if (folder / name).exists()]
+    there = [name for name in (*names, *models) if (folder / name).exists()]
     if CONFIG in there and is_run(folder):
         raise RunFolderError(f"{folder} is a run folder", hint="name a folder of its own with --out")
     if CONFIG in there:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
             if "harden" in json.loads((folder / CONFIG).read_text(encoding="utf-8")):
-                there.remove(CONFIG)  # of an export by a version that wrote no manifest
+                there = [
+                    name for name in there if name != CONFIG and name not in models
+                ]  # of a version without manifests
     if there:
         raise RunFolderError(
             f"{folder} holds {', '.join(there)}, which no export by this program put there",
@@ -110,7 +114,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         Origin.from_json(config["origin"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ExportError(f"{path} is missing or damaged", hint="export the model again") from error
     return dict(config)
 
@@ -163,7 +167,22 @@ def _portable(origin: Origin) -> Origin:
     if origin.kind == "factory" and ".py:" in reference:
         file, _, function = reference.rpartition(":")
         reference = f"{ARCHITECTURE}/{Path(file).name}:{function}"
-    weights = origin.weights
-    if weights is not None and ":" not in weights:
-        weights = Path(weights).name
+    weights = without_folders(origin.weights) if origin.weights is not None else None
     return replace(origin, reference=reference, weights=weights)
+
+
+def without_folders(word: str) -> str:
+    """Return an argument of a command with its paths reduced to their last part: they tell of somebody's machine.
+
+    What names a model or data set of a library or a hub (`timm:NAME`, `hf-hub:ORG/NAME`), and a fraction, stay.
+    """
+    flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    typed = re.match(r"[A-Za-z][A-Za-z0-9_+-]+:", value)  # two letters at least: C:\images is a path
+    scheme = typed[0] if typed is not None else ""
+    path, mark, columns = value[len(scheme) :].partition("?")
+    if scheme == "torchvision:":
+        path = path.partition("@")[0]  # the folder that it is downloaded to
+    of_hub = scheme == "hf-hub:" or (scheme == "hf:" and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path))
+    if not of_hub and not re.fullmatch(r"[\d.]+/[\d.]+", path):
+        path = re.split(r"[/\\]", path.rstrip("/\\"))[-1] if path else path
+    return flag + equals + scheme + path + mark + re.sub(r"[^=&]*[/\\]", "", columns)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from harden.models.classifier import Classifier
 from harden.report.beliefs import failures
 from harden.report.figures import threat, with_interval
 from harden.report.report import Report
+from harden.workflows.export_description import without_folders
 from harden.workflows.job import eps_text
 from harden.workflows.prove import SQUARE, WHITE_BOX
 from harden.workflows.run_folder import RunFolder
@@ -39,6 +42,7 @@ def write_card(
     models: Sequence[str],
     standing: Mapping[str, Mapping[str, int]],
     sample: Sample,
+    proven_on: str,
     for_timm: bool,
 ) -> Path:
     """Write README.md into the folder of an export.
@@ -51,31 +55,32 @@ def write_card(
         models: the files of the model.
         standing: per file, what was found of it on the sample.
         sample: the images beside it.
+        proven_on: the data that these are of.
         for_timm: whether timm loads the weights by their config.json.
 
     Raises:
         RunFolderError: it cannot be written.
     """
-    report = _most_pessimistic(run) if run is not None else None
+    report = _audit_of(run) if run is not None else None
     config = run.read_config() if run is not None else {}
     training = config.get("training", {})
     figures = _figures(report.subject) if report else _own_figures(standing["model"], sample)
     name = run.path.resolve().name if run is not None else folder.resolve().name
-    data = name_of(training["data"]) if training else "the data it was exported with"
+    data = name_of(training["data"] if training else proven_on)
     card = Card(
         name=name,
         library="timm" if for_timm else "pytorch",
-        dataset=data,
+        dataset=data if report else name_of(proven_on),
         summary=_summary(classifier, training, data),
-        training=_training(classifier, training, metadata),
-        headline=_headline(report, sample),
+        training=_training(classifier, training, metadata, report),
+        headline=_headline(report, sample, proven_on),
         figures=figures,
         limits=_limits(report, models, sample),
         files=tuple((file, _WHAT[file], _found(standing.get(file), len(sample))) for file in models),
         loading=_loading(models, for_timm),
         reproduce=(
             f"# harden {metadata['harden']}; recipe.toml of the run has SHA-256 {metadata['recipe_sha256']}",
-            str(config["command"]),
+            *_command(config),
             "harden verify .     # in this folder",
         )
         if run is not None
@@ -84,19 +89,53 @@ def write_card(
     return write_whole(folder / CARD, card.markdown())
 
 
-def _most_pessimistic(run: RunFolder) -> Report | None:
-    """Return the report on the run, at its own eps, in which the fewest images stand; None without any."""
-    eps = run.read_config().get("training", {}).get("eps")
+def _command(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the line that trained the run, without the folders of this machine; none where it is not known."""
+    typed = str(config.get("command", ""))
+    try:
+        words = shlex.split(typed)
+    except ValueError:  # nobody's shell took this line
+        words = typed.split()
+    return (shlex.join(map(without_folders, words)),) if words else ()
+
+
+def _audit_of(run: RunFolder) -> Report | None:
+    """Return the report to quote: on test images of the run's own data, at its own eps; None without any.
+
+    Of several it is the one of the most images, and of these the one in which the fewest stand.
+    """
+    training = run.read_config().get("training", {})
     found: list[Report] = []
     for path in [*sorted(run.path.glob("audit*/report.json")), run.path / "report.json"]:
         try:
             report = Report.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, HardenError):  # another version's, or none
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, HardenError):  # another version's, or none
             continue
-        outcomes = report.subject.outcomes
-        if outcomes and outcomes[0].norm == "linf" and outcomes[0].eps == eps and report.subject.differentiable:
+        subject = report.subject
+        outcomes = subject.outcomes
+        if (
+            outcomes
+            and outcomes[0].norm == "linf"
+            and outcomes[0].eps == training.get("eps")
+            and subject.differentiable
+            and _is_of(subject.dataset, training.get("data"))
+        ):
             found.append(report)
-    return min(found, key=lambda report: report.subject.worst_case().value, default=None)
+    return min(found, key=lambda report: (-len(report.subject), report.subject.worst_case().value), default=None)
+
+
+def _is_of(dataset: str, data: str | None) -> bool:
+    """Whether what a report says it audited are test images of `data`."""
+    audited, which = _parts(dataset)
+    if data is None or not re.match(r"\d+ of \d+ test images", which):
+        return False
+    return audited == data or Path(audited).resolve() == Path(data).resolve()
+
+
+def _parts(dataset: str) -> tuple[str, str]:
+    """Return DATA and `N of M images ...` of what a report says it audited; the second is empty where it says less."""
+    said = re.fullmatch(r"(.+), (\d+ of \d+ .+)", dataset, re.DOTALL)
+    return (said[1], said[2]) if said is not None else (dataset, "")
 
 
 def _figures(result: AuditResult) -> tuple[Figure, ...]:
@@ -138,7 +177,7 @@ def _summary(classifier: Classifier, training: Mapping[str, Any], data: str) -> 
 
 
 def _training(
-    classifier: Classifier, training: Mapping[str, Any], metadata: Mapping[str, Any]
+    classifier: Classifier, training: Mapping[str, Any], metadata: Mapping[str, Any], report: Report | None
 ) -> tuple[tuple[str, str], ...]:
     if not training:
         return (("training", "not known"),)
@@ -150,7 +189,9 @@ def _training(
         ("attacks that the epoch was selected by", ", ".join(training.get("selection_attacks", ())) or "none"),
         ("perturbations", f"l_inf, eps {eps_text(training['eps'])}"),
         ("data", f"{name_of(training['data'])}: {images['train']} images trained on, {images['val']} selected on"),
-        ("held out for the figures above", f"{images['test']} test images"),
+        ("held out for the figures above", _parts(report.subject.dataset)[1])
+        if report
+        else ("held out", f"{images['test']} test images, which were not audited"),
         ("started from", weights.rpartition("/")[2] if weights else "random weights"),
         ("epochs", f"{training.get('epochs', '?')}, of which number {training.get('chosen_epoch', '?')} was chosen"),
         ("names and labels of the images, SHA-256", metadata["data"]["names_and_labels_sha256"]),
@@ -158,17 +199,18 @@ def _training(
     return tuple(rows)
 
 
-def _headline(report: Report | None, sample: Sample) -> str:
+def _headline(report: Report | None, sample: Sample, proven_on: str) -> str:
     if report is None:
         return (
-            f"It was not audited; these figures are of the {len(sample)} images that the files were compared on, at "
-            f"l_inf eps {eps_text(sample.eps)}."
+            f"It was not audited; these figures are of the {len(sample)} images of {name_of(proven_on)} that the files "
+            f"were compared on, at l_inf eps {eps_text(sample.eps)}."
         )
     subject = report.subject
     alone = subject.strongest()
+    data, which = _parts(subject.dataset)
     strongest = f" The strongest single attack is {alone.name}." if alone is not None else ""
     return (
-        f"**{with_interval(subject.worst_case())} of {len(subject):,} images ({subject.dataset.rpartition('/')[2]}) "
+        f"**{with_interval(subject.worst_case())} of {len(subject):,} images ({name_of(data)}, {which}) "
         f"withstand every one of {len(subject.outcomes)} attacks at {threat(subject.outcomes)}**; clean accuracy is "
         f"{with_interval(subject.clean_accuracy())}.{strongest} An accuracy under attack is what these attacks left: "
         "a stronger one may leave less."

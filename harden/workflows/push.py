@@ -20,7 +20,7 @@ class PushSettings:
     Attributes:
         folder: what `harden export` wrote.
         repository: ORG/NAME.
-        public: make a new repository public; it is private otherwise.
+        public: make a new repository public, or upload into one that is; it is private otherwise.
         with_images: upload the sample too, which holds images of the user's data.
     """
 
@@ -34,7 +34,7 @@ def push(settings: PushSettings, *, narrator: Narrator) -> str:
     """Upload the files of an export, once their hashes are those that it was exported with; return the address.
 
     Raises:
-        UsageError: huggingface_hub is not installed, or the name is none of a repository.
+        UsageError: huggingface_hub is not installed, the name is none of a repository, or it is public unasked.
         ExportError: the folder is no export, or has changed.
         HardenError: the hub refuses.
     """
@@ -43,15 +43,19 @@ def push(settings: PushSettings, *, narrator: Narrator) -> str:
             f"{settings.repository!r} names no repository of the Hugging Face hub", hint="write it as ORG/NAME"
         )
     manifest = read_manifest(settings.folder)
-    wrong = [f"{name} {what}" for name, what in manifest.changed(settings.folder)]
+    left = set() if settings.with_images else {SAMPLE}
+    wrong = [
+        f"{name} {what}"
+        for name, what in manifest.changed(settings.folder)
+        if name not in left or (settings.folder / name).exists()  # a folder that was got from the hub has no sample
+    ]
     if wrong:
         raise ExportError(
             f"{settings.folder} is not what was exported: {'; '.join(wrong)}",
             hint=f"look at it with: harden verify {settings.folder}",
         )
-    files = [*sorted(manifest.files), MANIFEST]
-    if not settings.with_images:
-        files.remove(SAMPLE)
+    files = [*sorted(set(manifest.files) - left), MANIFEST]
+    if left & set(manifest.files):
         narrator.note(f"{SAMPLE} stays here: it holds images of your data (--with-images uploads it)")
     try:
         from huggingface_hub import HfApi
@@ -59,16 +63,24 @@ def push(settings: PushSettings, *, narrator: Narrator) -> str:
         raise UsageError(
             "uploading needs huggingface_hub", hint="pip install 'harden-classifier[hub]', or huggingface_hub alone"
         ) from error
-    narrator.note(f"uploading {', '.join(files)}")
     api = HfApi()
     try:
         made = api.create_repo(settings.repository, private=not settings.public, exist_ok=True)
+        # One that was there keeps its visibility, whatever was asked for.
+        if not settings.public and not api.repo_info(settings.repository).private:
+            raise UsageError(
+                f"{settings.repository} is there already, and is public",
+                hint="--public uploads into it all the same; otherwise make it private on the hub, or name another",
+            )
+        narrator.note(f"uploading {', '.join(files)}")
         api.upload_folder(
             repo_id=settings.repository,
             folder_path=settings.folder,
             allow_patterns=files,
             commit_message="harden export",
         )
+    except UsageError:
+        raise
     except Exception as error:  # the hub's client raises a dozen unrelated types
         raise HardenError(
             f"{settings.repository} cannot be written: {one_line(error)}",

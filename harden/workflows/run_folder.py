@@ -114,7 +114,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} is no run folder: it has no {path.name}", hint="check the path"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunFolderError(f"{path} is damaged ({type(error).__name__})", hint="start the run again") from error
 
     def read_config(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -149,6 +150,12 @@ def test_export_and_serve_without_us(fitted: subprocess.CompletedProcess[str], d
     assert all(len(line) <= 60 for line in (done.stdout + done.stderr).splitlines())
 
 
+HUGE = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0)
+"""The header of a BMP file that promises more pixels than Pillow lets in."""
+PPM = b"P6 1 1 255\n\0\0\0"
+"""A whole image, in a format that no service needs."""
+
+
 def test_the_example_answers_over_http(
     fitted: subprocess.CompletedProcess[str], desk: Path, workshop: Workshop, tmp_path: Path
 ) -> None:
@@ -161,10 +168,11 @@ def test_the_example_answers_over_http(
         picture = next((workshop.data / "test" / "b").glob("*.png")).read_bytes()
         with urllib.request.urlopen(address, data=picture, timeout=30) as answer:
             assert json.load(answer) == {"class": "b"}
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(address, data=b"no picture", timeout=30)
-        assert caught.value.code == 400
-        caught.value.close()
+        for refused in (b"no picture", PPM, HUGE):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(address, data=refused, timeout=30)
+            assert caught.value.code == 400
+            caught.value.close()
     finally:
         process.kill()
         process.communicate()

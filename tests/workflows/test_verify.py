@@ -23,9 +23,11 @@ from harden.errors import ExportError, RunFolderError, UsageError
 from harden.export.manifest import MANIFEST, read_manifest
 from harden.export.sample import SAMPLE, load_sample, save_sample
 from harden.models import load_model
+from harden.report.report import Report
 from harden.vision import import_timm
 from harden.workflows.examine import Scope
 from harden.workflows.export import Exported, ExportSettings, export
+from harden.workflows.export_description import read_config, without_folders
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.prove import effort_for
 from harden.workflows.push import PushSettings, push
@@ -129,6 +131,21 @@ def test_a_later_export_of_the_same_model_keeps_the_other_files(run: Path, tmp_p
     assert not {"model.onnx", "model_fp16.onnx"} & set(read_manifest(tmp_path).files)
 
 
+@pytest.mark.parametrize("other", [{"tolerance": 1e-3}, {"max_drop": 0.1}])
+def test_a_later_export_that_is_asked_for_another_agreement_vouches_for_its_own_files_only(
+    other: dict[str, float], folder: Path, run: Path
+) -> None:
+    notebook = Notebook()
+    settings = ExportSettings(spec=ModelSpec(model=str(run)), formats=("safetensors",), **other)  # type: ignore[arg-type]
+    (found,) = export(settings, out=folder, narrator=notebook)
+    assert {parity.tolerance for parity in found.parities} == {settings.tolerance}
+    assert "model.onnx, model_fp16.onnx, model_int8.onnx of another export" in notebook.warnings[0]
+    manifest = read_manifest(folder)
+    assert (manifest.tolerance, manifest.max_drop) == (settings.tolerance, settings.max_drop)
+    assert not {"model.onnx", "model_fp16.onnx", "model_int8.onnx"} & {*manifest.files, *manifest.standing}
+    assert wrong(folder) == set()
+
+
 def test_an_int8_file_that_loses_accuracy_is_refused_by_name_and_nothing_is_left(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,12 +163,21 @@ def test_an_int8_file_that_loses_accuracy_is_refused_by_name_and_nothing_is_left
     assert [entry.name for entry in (tmp_path / "files").iterdir()] == ["model_int8.onnx.rejected"]
 
 
-@pytest.mark.parametrize("name", ["README.md", "config.json", "sample.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "config.json", "sample.safetensors", "model.safetensors", "model_int8.onnx"]
+)
 def test_files_of_others_are_not_written_over(name: str, run: Path, tmp_path: Path) -> None:
     (tmp_path / name).write_text('{"mine": 1}')
     with pytest.raises(RunFolderError, match=name):
         exported_from(run, tmp_path, formats=("safetensors",), precisions=())
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"mine": 1}')]
+
+
+def test_an_export_by_a_version_without_manifests_is_written_over(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"harden": "0.1.0"}')
+    (tmp_path / "model.safetensors").write_bytes(b"old")
+    exported_from(run, tmp_path, formats=("safetensors",), precisions=(), samples=6)
+    assert wrong(tmp_path) == set()
 
 
 def test_the_run_itself_is_no_place_for_its_export(run: Path) -> None:
@@ -229,6 +255,41 @@ def test_what_a_stranger_may_have_written_is_refused_or_reported(file: str, cont
     with pytest.raises(ExportError) as caught:
         require_findings(verify(folder, arch=None, narrator=Notebook()), folder)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"max_drop": 0.02', '"max_drop": NaN'),
+        ('"max_drop": 0.02', '"max_drop": 1e308'),
+        ('"tolerance": 0.0001', '"tolerance": Infinity'),
+        ('"queries": 200', '"queries": 1000000000000'),
+        ('"queries": 200', '"queries": 0'),
+        ('"seed": 0', '"seed": Infinity'),
+        ('"standing": {', '"standing": ' + "[" * 100_000 + '"": {'),
+    ],
+)
+def test_a_manifest_with_numbers_that_none_has_is_damaged(old: str, new: str, folder: Path) -> None:
+    text = (folder / MANIFEST).read_text()
+    assert old in text
+    (folder / MANIFEST).write_text(text.replace(old, new))
+    with pytest.raises(ExportError, match="is damaged"):
+        verify(folder, arch=None, narrator=Notebook())
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_a_file_that_is_not_as_it_was(name: str, folder: Path) -> None:
+    document = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**document, "files": {name: "0"}, "standing": {}}))
+    assert [found for found, _ in read_manifest(folder).changed(folder)] == [name]
+
+
+def test_a_config_that_is_nested_without_end_is_damaged(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ExportError, match="damaged"):
+        read_config(folder)
+    with pytest.raises(RunFolderError, match="damaged"):
+        RunFolder(folder).read_config()
 
 
 def test_the_images_of_another_model_are_reported(folder: Path) -> None:
@@ -331,6 +392,103 @@ def test_the_card_is_what_the_hub_reads_and_begins_with_the_worst_case(
     assert headings.index("## Accuracy under attack") < headings.index("## Training")
 
 
+def retold(run: Path, tmp_path: Path, **config: Any) -> tuple[Path, Path]:
+    """A copy of a run whose config.json says something else besides; and where its export goes."""
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    said = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**said, **config}))
+    return copy, tmp_path / "out"
+
+
+def test_the_export_of_a_run_names_no_folder_of_this_machine(run: Path, tmp_path: Path) -> None:
+    origin = json.loads((run / "config.json").read_text())["origin"]
+    command = "harden fit '/home/me/my model.pt' --data=/home/me/imgs/ --arch /home/me/net.py:net --eps 8/255"
+    copy, out = retold(run, tmp_path, command=command, origin={**origin, "weights": "/home/me:you/w.pt"})
+    exported_from(copy, out, formats=("safetensors",), precisions=(), samples=6)
+    card = (out / "README.md").read_text()
+    assert "harden fit 'my model.pt' --data=imgs --arch net.py:net --eps 8/255\n" in card
+    for path in (path for path in out.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        assert b"/home/me" not in content, path.name
+        assert str(tmp_path).encode() not in content, path.name
+    assert json.loads((out / "config.json").read_text())["origin"]["weights"] == "w.pt"
+
+
+def audited(run: Path, name: str, *, images: int, standing: int, data: str) -> None:
+    """Write an audit of the run into a folder of it: the run's own, of so many of its images."""
+    found = Report.from_json(json.loads((run / "report.json").read_text())).subject
+    rows = np.arange(images) % len(found)
+    predictions = np.where(np.arange(images) < standing, found.labels[rows], (found.labels[rows] + 1) % 3)
+    outcome = replace(
+        found.outcomes[0],
+        **{
+            key: value[rows]
+            for key, value in vars(found.outcomes[0]).items()
+            if isinstance(value, np.ndarray) and len(value) == len(found)
+        },
+    )
+    subject = replace(
+        found,
+        dataset=f"{data}, {images} of 30 test images of the run",
+        labels=found.labels[rows],
+        files=(),
+        clean_predictions=found.labels[rows],
+        clean_margins=found.clean_margins[rows],
+        outcomes=(replace(outcome, predictions=predictions),),
+        gallery=(),
+        representation=None,
+    )
+    (run / name).mkdir()
+    (run / name / "report.json").write_text(json.dumps(Report("Audit", (subject,)).to_json()))
+
+
+def test_the_card_quotes_the_largest_audit_of_the_runs_own_data(run: Path, tmp_path: Path) -> None:
+    """Not the lowest figure of any images: others' data, or a handful of its own, look as bad as one likes."""
+    copy, out = retold(run, tmp_path)
+    own = json.loads((copy / "config.json").read_text())["training"]["data"]
+    audited(copy, "audit", images=24, standing=12, data=own)
+    audited(copy, "audit-2", images=24, standing=18, data=own)
+    audited(copy, "audit-3", images=6, standing=0, data=own)
+    audited(copy, "audit-4", images=30, standing=3, data=f"{own}-of-others")
+    exported_from(copy, out, formats=("safetensors",), precisions=(), samples=6)
+    card = (out / "README.md").read_text()
+    assert "of 24 images (imgs, 24 of 30 test images of the run)" in card.replace(Path(own).name, "imgs")
+    assert "**50.0 %" in card
+    assert "| held out for the figures above | 24 of 30 test images of the run |" in card
+
+
+def test_figures_of_a_run_that_was_not_audited_are_not_said_to_be_of_its_test_images(run: Path, tmp_path: Path) -> None:
+    copy, out = retold(run, tmp_path)
+    (copy / "report.json").unlink()
+    exported_from(copy, out, formats=("safetensors",), precisions=(), samples=6)
+    card = (out / "README.md").read_text()
+    assert "It was not audited; these figures are of the 6 images of " in card
+    assert "test images, which were not audited" in card
+    assert "held out for the figures above" not in card
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("../a/imgs", "imgs"),
+        ("C:\\Users\\me\\w.pt", "w.pt"),
+        ("local-dir:/home/me/files", "local-dir:files"),
+        ("webdataset:/data/me/{0..9}.tar", "webdataset:{0..9}.tar"),
+        ("/data/me/t.csv?image=file&root=/data/me/x", "t.csv?image=file&root=x"),
+        ("torchvision:CIFAR10@/data/me", "torchvision:CIFAR10"),
+        ("timm:resnet18@a1_in1k", "timm:resnet18@a1_in1k"),
+        ("hf-hub:org/name@main", "hf-hub:org/name@main"),
+        ("hf:org/name?image=img", "hf:org/name?image=img"),
+        ("hf:/data/me/set", "hf:set"),
+        ("--eps=8/255", "--eps=8/255"),
+        ("--pretrain", "--pretrain"),
+        ("sat@nfgsm", "sat@nfgsm"),
+    ],
+)
+def test_of_a_path_its_last_part_is_told(typed: str, said: str) -> None:
+    assert without_folders(typed) == said
+
+
 # -- a network beside its own export -----------------------------------------------------------------------------------
 
 
@@ -363,12 +521,16 @@ class Hub:
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.refuses = False
+        self.private = True
 
     def create_repo(self, name: str, **arguments: Any) -> str:
         if self.refuses:
             raise RuntimeError("401 Client Error")
         self.calls.append(("create", {"name": name, **arguments}))
         return f"https://hub.example/{name}"
+
+    def repo_info(self, name: str) -> types.SimpleNamespace:
+        return types.SimpleNamespace(id=name, private=self.private)
 
     def upload_folder(self, **arguments: Any) -> None:
         self.calls.append(("upload", arguments))
@@ -392,6 +554,30 @@ def test_push_is_private_and_leaves_the_images_here_unless_told(folder: Path, hu
     push(replace(settings, public=True, with_images=True), narrator=Notebook())
     assert hub.calls[2][1]["private"] is False
     assert SAMPLE in hub.calls[3][1]["allow_patterns"]
+
+
+def test_a_public_repository_gets_nothing_unless_public_is_said(folder: Path, hub: Hub) -> None:
+    hub.private = False
+    settings = PushSettings(folder=folder, repository="org/name")
+    with pytest.raises(UsageError, match="public") as caught:
+        push(settings, narrator=Notebook())
+    assert "--public" in str(caught.value.hint)
+    assert [call for call, _ in hub.calls] == ["create"]
+    push(replace(settings, public=True), narrator=Notebook())
+    assert hub.calls[-1][0] == "upload"
+
+
+def test_a_folder_without_its_sample_is_uploaded_as_it_is(folder: Path, hub: Hub) -> None:
+    (folder / SAMPLE).unlink()
+    settings = PushSettings(folder=folder, repository="org/name")
+    with pytest.raises(ExportError, match=r"sample.safetensors is missing"):
+        push(replace(settings, with_images=True), narrator=Notebook())
+    push(settings, narrator=Notebook())
+    document = json.loads((folder / MANIFEST).read_text())
+    del document["files"][SAMPLE]
+    (folder / MANIFEST).write_text(json.dumps(document))
+    push(settings, narrator=Notebook())
+    assert all(SAMPLE not in sent["allow_patterns"] for call, sent in hub.calls if call == "upload")
 
 
 def test_what_has_changed_is_not_uploaded(folder: Path, hub: Hub) -> None:
