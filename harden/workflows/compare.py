@@ -30,6 +30,7 @@ from harden.workflows.examine import Scope, Subject
 from harden.workflows.fit import fit, resume
 from harden.workflows.job import StopRequested, choose_splits, default_sources, open_source, spec_of
 from harden.workflows.narrator import Narrator
+from harden.workflows.plan import epochs_within
 from harden.workflows.prepare import choose_device, images_for
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings
@@ -41,8 +42,6 @@ ATTACKS = ("paper", "standard")
 """Where nobody names any: the paper's columns, and an ensemble as strong as AutoAttack for the worst case."""
 REPRESENTED = ("fgsm", "rfgsm", "pgd-20", "pgd-40", "mim")
 """The paper's Table 2 and Figure 3."""
-MOST_PARTS = 10
-"""Parts of the training images that an epoch may be one of, where whole ones do not come to the passes asked for."""
 ASKED = "asked.json"
 """File that says what a comparison was asked for."""
 
@@ -146,22 +145,6 @@ def compare(
     write_whole(folder / "comparison.json", document.strict(found.to_json()))
     narrator.note(f"comparison: {folder / 'comparison.html'}")
     return found, folder
-
-
-def epochs_within(passes: float, cost: int, parts: int | None = None) -> tuple[int, int]:
-    """Return epochs, and the parts of the training images that each is one of, which come to `passes` for an image.
-
-    Whole epochs where they come within a twentieth of it; else the fewest parts that do, or the ones that come nearest.
-
-    Args:
-        passes: wanted for each training image.
-        cost: passes for an image in a whole epoch.
-        parts: the parts that the user asked for; None leaves them free.
-    """
-    exact = passes / cost
-    plans = [(max(1, round(exact * n)), n) for n in ([parts] if parts else range(1, MOST_PARTS + 1))]
-    near = [(epochs, n) for epochs, n in plans if abs(epochs / n / exact - 1) <= 0.05]
-    return near[0] if near else min(plans, key=lambda plan: abs(plan[0] / plan[1] - exact))
 
 
 def passes_per_image(settings: FitSettings) -> int:

@@ -42,6 +42,8 @@ FALLING = 8
 """Gradient passes that an attack takes for an image that does not stand through it."""
 EPOCH_PASSES, CONFIRMATION_PASSES = 20 + 10 // 2, 50
 """Gradient passes per selection image: PGD-20, and PGD-10 on half of them, every epoch; PGD-50 per candidate."""
+MOST_PARTS = 10
+"""Parts of the training images that an epoch may be one of, where whole ones do not come to the passes asked for."""
 CHECK_GRADIENTS = 135
 """Gradient passes per probed image of the checks; see `harden.audit.diagnostics.believe`."""
 
@@ -242,3 +244,19 @@ def best_parts(plan: Callable[[int], Plan], *, steps: int) -> Plan:
         raise refusal
     most = max(plan.epochs / plan.epoch_parts for plan in plans)
     return next(plan for plan in plans if plan.epochs / plan.epoch_parts >= 0.9 * most)
+
+
+def epochs_within(passes: float, cost: int, parts: int | None = None) -> tuple[int, int]:
+    """Return epochs, and the parts of the training images that each is one of, which come to `passes` for an image.
+
+    Whole epochs where they come within a twentieth of it; else the fewest parts that do, or the ones that come nearest.
+
+    Args:
+        passes: wanted for each training image.
+        cost: passes for an image in a whole epoch.
+        parts: the parts that the user asked for; None leaves them free.
+    """
+    exact = passes / cost
+    plans = [(max(1, round(exact * n)), n) for n in ([parts] if parts else range(1, MOST_PARTS + 1))]
+    near = [(epochs, n) for epochs, n in plans if abs(epochs / n / exact - 1) <= 0.05]
+    return near[0] if near else min(plans, key=lambda plan: abs(plan[0] / plan[1] - exact))

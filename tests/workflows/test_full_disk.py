@@ -207,7 +207,7 @@ def test_an_export_that_cannot_be_written_leaves_the_one_before(
     wanted = ExportSettings(spec=ModelSpec(model=str(whole)), formats=("safetensors",))
     export(wanted, out=tmp_path / "e", narrator=Notebook())
     before = state(tmp_path / "e")
-    for name in ("unproven-model.safetensors", "config.json"):
+    for name in ("model.safetensors", "sample.safetensors", "config.json", "manifest.json"):
         disk(name)
         with pytest.raises(WriteError, match=NO_SPACE):
             export(wanted, out=tmp_path / "e", narrator=Notebook())
