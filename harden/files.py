@@ -70,7 +70,7 @@ def clear_temporaries(folder: Path) -> None:
 
 
 def write_torch(path: Path, value: Any) -> Path:
-    """Write `value` to `path` with torch.save.
+    """Write `value` to `path` with torch.save, in bytes that do not depend on the path.
 
     Raises:
         WriteError: the folder or the file cannot be written.
@@ -78,8 +78,12 @@ def write_torch(path: Path, value: Any) -> Path:
     """
     import torch
 
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a path, it would write that one's name into the file
+            torch.save(value, file)
+
     try:
-        return write_with(path, lambda temporary: torch.save(value, temporary))
+        return write_with(path, save)
     except RuntimeError as error:
         if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
             raise

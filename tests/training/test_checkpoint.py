@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -32,8 +33,8 @@ def test_a_failing_write_leaves_the_old_one(
     path = tmp_path / "checkpoint.pt"
     write_checkpoint({"a": 1}, path)
 
-    def half_a_file(state: object, target: Path) -> None:
-        Path(target).write_bytes(b"half")
+    def half_a_file(state: object, target: IO[bytes]) -> None:
+        target.write(b"half")
         raise failure
 
     with monkeypatch.context() as patch:
