@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from harden.training.distributed import Processes, Seat
 
 LOCALHOST = "127.0.0.1"
+FEWEST_ALLOWED = 8
+"""So many processes may be asked for on any machine."""
 GRACE_SECONDS = 60.0
 """How long the leader may take to notice that a follower is gone, before this program ends without it."""
 
@@ -40,9 +42,15 @@ def together(count: int | None) -> Iterator[Processes]:
         ProcessLostError: a process did not come.
     """
     from harden.training import distributed
+    from harden.workflows.resources import count_cores
 
     if count is not None and count < 1:
         raise UsageError(f"--processes {count} trains nothing", hint="give a number from 1 on, or leave it out")
+    if count is not None and count > (most := max(FEWEST_ALLOWED, count_cores().usable)):
+        raise UsageError(
+            f"--processes {count} is more than this machine can run at once: it has {count_cores().usable} cores",
+            hint=f"at most {most}: one for each GPU, or fewer than there are cores",
+        )
     seat = distributed.seat_in(os.environ)
     if seat is not None and count not in (None, seat.size):
         raise UsageError(
