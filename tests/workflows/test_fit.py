@@ -131,6 +131,7 @@ def test_the_recipe_is_complete(finished: Path, workshop: Workshop) -> None:
         "image_size",
         "budget",
         "max_clean_drop",
+        "shared_trunk",
     }
 
 
