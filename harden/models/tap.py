@@ -116,22 +116,22 @@ def first_tensor(output: object) -> Tensor | None:
     return None
 
 
-def as_representation(features: Tensor) -> Tensor:
-    """Return features as (N, D) with D <= `MAX_FEATURES` where pooling can do it.
+def as_representation(features: Tensor, *, limit: int = MAX_FEATURES) -> Tensor:
+    """Return features as (N, D) with D <= `limit` where pooling can do it.
 
     - (N, D) stays as it is.
-    - (N, C, H, W) is flattened if C * H * W <= MAX_FEATURES, else first average-pooled to the largest s x s
+    - (N, C, H, W) is flattened if C * H * W <= limit, else first average-pooled to the largest s x s
       (s <= H, W) that fits; C itself is never cut. Maps with their channels last (N, H, W, C), as Swin has them, are
       turned first; they are recognised by H = W and C > H.
-    - (N, T, D) tokens are flattened if T * D <= MAX_FEATURES, else averaged over T.
+    - (N, T, D) tokens are flattened if T * D <= limit, else averaged over T.
     - anything else is flattened.
     """
-    if features.ndim == 4 and features[0].numel() > MAX_FEATURES:
+    if features.ndim == 4 and features[0].numel() > limit:
         if features.shape[1] == features.shape[2] < features.shape[3]:
             features = features.permute(0, 3, 1, 2)
-        side = max(1, int((MAX_FEATURES / features.shape[1]) ** 0.5))
+        side = max(1, int((limit / features.shape[1]) ** 0.5))
         size = (min(side, features.shape[2]), min(side, features.shape[3]))
         features = F.adaptive_avg_pool2d(features, size)
-    elif features.ndim == 3 and features[0].numel() > MAX_FEATURES:
+    elif features.ndim == 3 and features[0].numel() > limit:
         features = features.mean(dim=1)
     return features.flatten(1)
