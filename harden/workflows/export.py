@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harden.attacks import frozen
 from harden.data import AS_IT_IS, Entry, Reading, open_data
-from harden.errors import ExportError, RunFolderError, UsageError
+from harden.errors import ExportError, UsageError
 from harden.export import EXPORTERS, PRECISIONS
 from harden.export.card import CARD
 from harden.export.manifest import Manifest, read_manifest, sha256_of
@@ -28,6 +28,7 @@ from harden.export.sample import SAMPLE, save_sample
 from harden.export.timm_layout import timm_keys
 from harden.export.to_onnx import OPSET, save_onnx
 from harden.export.to_safetensors import load_weights, save_weights
+from harden.files import cannot_write
 from harden.models.classifier import Classifier
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
@@ -227,7 +228,7 @@ def _unproven(folder: Path) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         path = Path(tempfile.mkdtemp(prefix=".unproven-", dir=folder))
     except OSError as error:
-        raise RunFolderError(f"cannot write {folder}: {error.strerror}", hint="choose another --out") from error
+        raise cannot_write(folder, error.strerror or type(error).__name__) from error
     try:
         yield path
     finally:

@@ -176,7 +176,7 @@ def test_the_plan_reckons_with_how_much_the_model_before_withstands(
     workshop: Workshop, unsplit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever trained it: what stands costs the audit every step of every attack. The times are made up to compare."""
-    monkeypatch.setattr(hardening, "time_step", lambda *arguments: 0.01)
+    monkeypatch.setattr(hardening, "time_step", lambda *arguments: (0.01, 6))
     monkeypatch.setattr(hardening, "time_attack_pass", lambda *arguments: 0.01)
 
     def finish(eps: float) -> float:
