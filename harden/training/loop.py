@@ -148,7 +148,8 @@ class Trainer:
             Interrupted: a stop was requested; the checkpoint holds everything.
             TrainingError: not one epoch could be kept.
             RunFolderError: the checkpoint cannot be read or written.
-            UsageError: the steps of a resumed run have too few images for so many processes.
+            UsageError: the steps of a resumed run have too few images for so many processes, or the network has no
+                blocks to recompute.
         """
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(self.settings.seed, "global"))

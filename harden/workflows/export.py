@@ -20,7 +20,7 @@ from harden.data import AS_IT_IS, Entry, Reading, open_data
 from harden.errors import ExportError, UsageError
 from harden.export import EXPORTERS, PRECISIONS
 from harden.export.card import CARD
-from harden.export.manifest import Manifest, read_manifest, sha256_of
+from harden.export.manifest import MANIFEST, Manifest, read_manifest, sha256_of
 from harden.export.parity import TOLERANCE, Parity, Standing, compare
 from harden.export.reduced import save_fp16, save_int8
 from harden.export.runtime import OnnxScorer
@@ -182,30 +182,51 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
                 raise
             narrator.note(f"{path.name} ({path.stat().st_size / 1e6:.2f} MB)")
             results.append(Exported(kind, precision, folder / path.name, proof.parities, proof.standings))
-        for item in results:
-            (unproven / item.path.name).replace(item.path)
-    save_sample(evidence.sample, folder / SAMPLE)
-    new = {item.path.name for item in results}
-    stated = Manifest(
-        weights=weights,
-        files={},
-        audit={"eps": subject.eps, "queries": effort.queries, "seed": 0},
-        tolerance=settings.tolerance,
-        max_drop=settings.max_drop,
-    )
-    kept = _kept(folder, stated, new, narrator)
-    standing = {**kept.standing, **counts, "model": evidence.standing}
-    layout = timm_keys(classifier)
-    config = write_config(folder, classifier, metadata, layout)
-    code = keep_code(folder, classifier, run)
-    models = sorted({*kept.files, *new})
-    card = write_card(
-        folder, classifier, run, metadata, models, standing, evidence.sample, subject.data, layout is not None
-    )
-    others = (SAMPLE, *(path.relative_to(folder).as_posix() for path in (config, card, *code)))
-    files = {name: sha256_of(folder / name) for name in sorted({*models, *others})}
-    replace(stated, files=files, standing=standing).write(folder)
+        save_sample(evidence.sample, unproven / SAMPLE)
+        new = {item.path.name for item in results}
+        stated = Manifest(
+            weights=weights,
+            files={},
+            audit={"eps": subject.eps, "queries": effort.queries, "seed": 0},
+            tolerance=settings.tolerance,
+            max_drop=settings.max_drop,
+        )
+        kept = _kept(folder, stated, sha256_of(unproven / SAMPLE), new, narrator)
+        standing = {**kept.standing, **counts, "model": evidence.standing}
+        layout = timm_keys(classifier)
+        config = write_config(unproven, classifier, metadata, layout)
+        code = keep_code(unproven, classifier, run)
+        card = write_card(
+            unproven,
+            classifier,
+            run,
+            metadata,
+            sorted({*kept.files, *new}),
+            standing,
+            evidence.sample,
+            subject.data,
+            name=(run.path if run else folder).resolve().name,
+            for_timm=layout is not None,
+        )
+        others = (path.relative_to(unproven).as_posix() for path in (config, card, *code))
+        made = {name: sha256_of(unproven / name) for name in (*new, SAMPLE, *others)}
+        replace(stated, files=dict(sorted({**kept.files, **made}.items())), standing=standing).write(unproven)
+        _place([*made, MANIFEST], unproven, folder)
     return tuple(results)
+
+
+def _place(names: Sequence[str], unproven: Path, folder: Path) -> None:
+    """Move what an export consists of into its folder. All of it is written by then, so no full disk cuts it in two.
+
+    Raises:
+        WriteError: `folder` cannot be written.
+    """
+    try:
+        for name in names:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (unproven / name).replace(folder / name)
+    except OSError as error:
+        raise cannot_write(folder, error.strerror or type(error).__name__) from error
 
 
 def _wanted(settings: ExportSettings) -> tuple[tuple[str, str], ...]:
@@ -219,10 +240,10 @@ def _wanted(settings: ExportSettings) -> tuple[tuple[str, str], ...]:
 
 @contextmanager
 def _unproven(folder: Path) -> Iterator[Path]:
-    """Give a folder for files that are not proven yet, and remove it in the end; what is in `folder` stays till then.
+    """Give a folder for an export that is not proven yet, and remove it in the end; till then `folder` stays as it is.
 
     Raises:
-        RunFolderError: `folder` cannot be made.
+        WriteError: `folder` cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -266,7 +287,7 @@ def _calibration(subject: _Subject, chosen: Sequence[Entry], narrator: Narrator)
     return images
 
 
-def _kept(folder: Path, stated: Manifest, new: set[str], narrator: Narrator) -> Manifest:
+def _kept(folder: Path, stated: Manifest, sample: str, new: set[str], narrator: Narrator) -> Manifest:
     """Return what still holds of an earlier export into the same folder: files of the same model and sample.
 
     They were held to what that export was asked for, and there is one manifest for all, so that has to be the same too.
@@ -274,6 +295,7 @@ def _kept(folder: Path, stated: Manifest, new: set[str], narrator: Narrator) -> 
     Args:
         folder: of the export.
         stated: what its manifest is to say, but for files and what was found of them.
+        sample: SHA-256 of the images that it is proven on.
         new: files that were just written.
         narrator: hears of files that are left out.
     """
@@ -286,7 +308,7 @@ def _kept(folder: Path, stated: Manifest, new: set[str], narrator: Narrator) -> 
     except ExportError:
         earlier = stated
     asked = replace(earlier, files={}, standing={})
-    same = asked == stated and earlier.files.get(SAMPLE) == sha256_of(folder / SAMPLE)
+    same = asked == stated and earlier.files.get(SAMPLE) == sample
     files = {
         name: earlier.files[name]
         for name in there

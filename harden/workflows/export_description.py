@@ -19,7 +19,7 @@ from harden import __version__
 from harden.data import SplitPlan
 from harden.errors import ExportError, RunFolderError
 from harden.export.manifest import read_manifest
-from harden.files import write_whole
+from harden.files import write_whole, write_with
 from harden.models.classifier import Classifier
 from harden.models.origin import Origin
 from harden.workflows.run_folder import RunFolder, classifier_from, describe, is_run, keep_architecture
@@ -157,7 +157,7 @@ def keep_code(folder: Path, classifier: Classifier, run: RunFolder | None) -> tu
     name = Path(origin.reference.rpartition(":")[0] or origin.reference).name
     copied = run.skeleton / name if run is not None else None
     if not (target / name).exists() and copied is not None and copied.is_file():
-        shutil.copyfile(copied, target / name)
+        write_with(target / name, lambda temporary: shutil.copyfile(copied, temporary))
     return (target / name,) if (target / name).is_file() else ()
 
 

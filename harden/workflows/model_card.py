@@ -43,12 +43,14 @@ def write_card(
     standing: Mapping[str, Mapping[str, int]],
     sample: Sample,
     proven_on: str,
+    *,
+    name: str,
     for_timm: bool,
 ) -> Path:
     """Write README.md into the folder of an export.
 
     Args:
-        folder: of the export.
+        folder: where the export is made.
         classifier: the model.
         run: where it was trained; None where nothing is known of that.
         metadata: of the export.
@@ -56,6 +58,7 @@ def write_card(
         standing: per file, what was found of it on the sample.
         sample: the images beside it.
         proven_on: the data that these are of.
+        name: what to call the model.
         for_timm: whether timm loads the weights by their config.json.
 
     Raises:
@@ -65,7 +68,6 @@ def write_card(
     config = run.read_config() if run is not None else {}
     training = config.get("training", {})
     figures = _figures(report.subject) if report else _own_figures(standing["model"], sample)
-    name = run.path.resolve().name if run is not None else folder.resolve().name
     data = name_of(training["data"] if training else proven_on)
     card = Card(
         name=name,

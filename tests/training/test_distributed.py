@@ -19,14 +19,13 @@ from torch.distributed import TCPStore
 from harden.attacks import CRAFTERS, craft
 from harden.defences import DEFENCES, DefenceContext, DefenceSettings
 from harden.errors import Interrupted, ProcessLostError, UsageError
-from harden.models.classifier import Classifier, Normalisation
-from harden.models.origin import Origin
+from harden.models.classifier import Classifier
 from harden.training.augment import AUGMENTATIONS
 from harden.training.distributed import ALONE, Processes, Seat, join, seat_in
 from harden.training.loop import Trainer
 from harden.training.reduction import Reduction
 from harden.training.settings import TrainingSettings
-from tests.training.test_loop import Ears, digits
+from tests.training.test_loop import Ears, digits, of_digits
 
 # Forks of a test runner that has threads; the children touch nothing of those.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -89,13 +88,7 @@ def net(*, normalised: bool = False) -> Classifier:
             nn.ReLU(),
             nn.Linear(24, 10),
         )
-    return Classifier(
-        module,
-        normalisation=Normalisation("own", (0.3,), (0.38,)),
-        classes=tuple("0123456789"),
-        input_size=(1, 8, 8),
-        origin=Origin("factory", "tests:net"),
-    )
+    return of_digits(module)
 
 
 class Failing(nn.Module):

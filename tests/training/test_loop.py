@@ -71,6 +71,11 @@ def net() -> Classifier:
             nn.ReLU(),
             nn.Linear(32, 10),
         )
+    return of_digits(module)
+
+
+def of_digits(module: nn.Module) -> Classifier:
+    """A network for gray images of 8 x 8 pixels."""
     return Classifier(
         module,
         normalisation=Normalisation("own", (0.3,), (0.38,)),
@@ -329,13 +334,10 @@ def deep(blocks: int = 3) -> Classifier:
             inside: Tensor = self.inside(values)
             return values + inside
 
-    made = net()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made.module = nn.Sequential(
-            nn.Flatten(), nn.Sequential(*(Block() for _ in range(blocks))), nn.Linear(64, 32), nn.Linear(32, 10)
-        )
-    return made
+        inside = nn.Sequential(*(Block() for _ in range(blocks)))
+        return of_digits(nn.Sequential(nn.Flatten(), inside, nn.Linear(64, 32), nn.Linear(32, 10)))
 
 
 @pytest.mark.parametrize("sources", [("fgsm",), ("nfgsm",), ("fgsm-ep",)])

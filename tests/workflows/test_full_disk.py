@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from harden.workflows.export import ExportSettings, export
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.report import ReportSettings, report
 from harden.workflows.run_folder import RunFolder
+from harden.workflows.verify import verify
 
 from .builders import Notebook, Workshop
 from .test_fit import go_on, run, same, settings
@@ -207,12 +209,16 @@ def test_an_export_that_cannot_be_written_leaves_the_one_before(
     wanted = ExportSettings(spec=ModelSpec(model=str(whole)), formats=("safetensors",))
     export(wanted, out=tmp_path / "e", narrator=Notebook())
     before = state(tmp_path / "e")
-    for name in ("model.safetensors", "sample.safetensors", "config.json", "manifest.json"):
+    other = replace(wanted, formats=("safetensors", "onnx"), samples=9, max_drop=0.5)
+    for name in ("model.safetensors", "sample.safetensors", "config.json", "README.md", "manifest.json"):
         disk(name)
         with pytest.raises(WriteError, match=NO_SPACE):
-            export(wanted, out=tmp_path / "e", narrator=Notebook())
-        assert state(tmp_path / "e") == before
+            export(other, out=tmp_path / "e", narrator=Notebook())
+        assert state(tmp_path / "e") == before, name
     monkeypatch.undo()
+    export(other, out=tmp_path / "e", narrator=Notebook())
+    assert state(tmp_path / "e").keys() - before.keys() == {"model.onnx"}
+    assert all(f.holds for f in verify(tmp_path / "e", arch=None, narrator=Notebook()))
 
 
 def test_a_run_that_was_damaged_is_no_failed_export(whole: Path, tmp_path: Path) -> None:
