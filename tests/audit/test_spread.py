@@ -53,8 +53,8 @@ def test_the_attacks_are_of_their_norm_and_radius_and_have_names_of_their_own():
 
 def few_digits():
     images, labels = digits()
-    pixels = images[1500:1530].mul(255).round().to(torch.uint8)
-    return ImageSet(pixels, labels[1500:1530], tuple(f"{k}.png" for k in range(30)))
+    pixels = images[1500:1512].mul(255).round().to(torch.uint8)
+    return ImageSet(pixels, labels[1500:1512], tuple(f"{k}.png" for k in range(12)))
 
 
 def audited(classifier, images):
@@ -94,7 +94,7 @@ def test_a_black_box_meets_square_alone():
         input_size=(1, 8, 8),
         probabilities=False,
     )
-    images = few_digits().subset(torch.arange(12))
+    images = few_digits().subset(torch.arange(4))
     found = audit_other_norms(box, images, audited(box, images), eps=0.2)
     assert [(outcome.norm, outcome.name) for outcome in found] == [("l2", "Square"), ("l1", "Square")]
     assert (found[0].predictions != images.labels.numpy()).any()

@@ -1,4 +1,4 @@
-"""The real `harden` command in processes of its own."""
+"""The real `harden` command, each at least once in a Python of its own (`spawn`)."""
 
 from __future__ import annotations
 
@@ -18,32 +18,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.cli.terminal import FAST, command, decent, environment, harden, spawn
 from tests.workflows.builders import Workshop
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FAST = ("--attacks", "fast", "--audit-samples", "30", "--batch-size", "20", "--eps", "8/255", "--ema", "0.9")
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "harden", *map(str, arguments)]
-
-
-def environment(**changes: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")}
-    return {**kept, "OMP_NUM_THREADS": "1", **changes}
-
-
-def harden(*arguments: object, cwd: Path, **changes: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=environment(**changes), capture_output=True, text=True, timeout=240
-    )
-
-
-def decent(done: subprocess.CompletedProcess[str], code: int = 0) -> None:
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
-    assert "defect" not in done.stderr
-    assert "\x1b" not in done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +34,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fitted(workshop: Workshop, desk: Path) -> subprocess.CompletedProcess[str]:
     """`harden fit model.pt --data ./imgs`, which leaves desk/run."""
     (desk / "imgs").symlink_to(workshop.data)
-    return harden(
-        "fit", workshop.pickled, "--data", "./imgs", "--source-attack", "fgsm", "--epochs", 4, *FAST, "--out", "run",
-        cwd=desk, COLUMNS="60",
+    return spawn(
+        "fit", workshop.pickled, "--data", "./imgs", "--source-attack", "fgsm", "--epochs", 4, *FAST, "--attacks",
+        "fast", "--out", "run", cwd=desk, COLUMNS="60",
     )  # fmt: skip
 
 
@@ -92,7 +70,7 @@ def test_an_existing_run_is_never_overwritten(
 
 
 def test_report_beside_the_initial_model(fitted: subprocess.CompletedProcess[str], desk: Path) -> None:
-    done = harden(
+    done = spawn(
         "report", "run", "--against", "initial", "--attacks", "fgsm", "--samples", 15, "--json", "--out", "r", cwd=desk
     )
     decent(done)
@@ -118,7 +96,7 @@ def test_report_does_not_destroy_the_before_and_after_of_the_run(
 
 
 def test_export_and_serve_without_us(fitted: subprocess.CompletedProcess[str], desk: Path, workshop: Workshop) -> None:
-    done = harden("export", "run", "--to", "safetensors", "--to", "onnx", "--json", cwd=desk)
+    done = spawn("export", "run", "--to", "safetensors", "--to", "onnx", "--json", cwd=desk)
     decent(done)
     assert done.stderr == ""
     rows = json.loads(done.stdout)
@@ -144,7 +122,7 @@ def test_export_and_serve_without_us(fitted: subprocess.CompletedProcess[str], d
         assert shown.returncode == 0, shown.stderr
         assert len(shown.stdout.splitlines()) == lines
         assert any(name in shown.stdout for name in ("a", "b", "c"))
-    done = harden("verify", "run/export", cwd=desk, COLUMNS="60")
+    done = spawn("verify", "run/export", cwd=desk, COLUMNS="60")
     decent(done)
     assert "is what was exported" in " ".join(done.stdout.split())
     assert all(len(line) <= 60 for line in (done.stdout + done.stderr).splitlines())
@@ -202,7 +180,7 @@ def test_the_example_job_passes_and_fails(
 
 
 def test_inspect(workshop: Workshop, desk: Path) -> None:
-    done = harden("inspect", workshop.weights, "--arch", workshop.arch, "--data", workshop.data, "--json", cwd=desk)
+    done = spawn("inspect", workshop.weights, "--arch", workshop.arch, "--data", workshop.data, "--json", cwd=desk)
     decent(done)
     found = json.loads(done.stdout)
     assert found["classes"] == ["a", "b", "c"]
@@ -250,7 +228,7 @@ def test_a_file_with_code_is_refused_and_not_run(workshop: Workshop, tmp_path: P
 def test_a_fresh_timm_network(workshop: Workshop, desk: Path) -> None:
     done = harden(
         "fit", "timm:test_resnet", "--data", workshop.data, "--pretrain", 1, "--epochs", 1, "--image-size", 32,
-        "--beta", 0.5, *FAST, "--out", "timm", "--json", cwd=desk,
+        "--beta", 0.5, *FAST, "--batch-size", 60, "--out", "timm", "--json", cwd=desk,
     )  # fmt: skip
     decent(done)
     assert len(json.loads(done.stdout)["models"]) == 2
@@ -311,7 +289,7 @@ def test_compare_trains_audits_and_goes_on(workshop: Workshop, desk: Path) -> No
         "compare", "--data", workshop.data, "--model", workshop.pickled, "--methods", "nt,sat@fgsm", "--epochs", 1,
         "--attacks", "fgsm", "--samples", 9, "--surrogate", "none", "--eps", "8/255", "--out", "cmp",
     )  # fmt: skip
-    done = harden(*arguments, cwd=desk, COLUMNS="60")
+    done = spawn(*arguments, cwd=desk, COLUMNS="60")
     decent(done)
     assert max(map(len, done.stdout.splitlines())) <= 60
     assert "withstands most" in done.stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_end_to_end import FAST, decent, harden
+from tests.cli.terminal import FAST, decent, harden
 from tests.workflows.builders import Workshop
 
 QUERY = "?path=photo file&label=breed"

@@ -17,7 +17,7 @@ from harden.cli import processes
 from harden.cli.processes import together
 from harden.errors import UsageError
 from harden.training.distributed import Processes, Seat
-from tests.cli.test_end_to_end import command, decent, environment
+from tests.cli.terminal import command, decent, environment
 
 NET = """
 import os

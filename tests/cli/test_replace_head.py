@@ -14,7 +14,7 @@ from harden.recipe import read_recipe, resolve
 from harden.vision import import_timm
 from harden.workflows.fit import resume
 from harden.workflows.run_folder import RunFolder
-from tests.cli.test_end_to_end import FAST, decent, harden
+from tests.cli.terminal import FAST, decent, harden
 from tests.workflows.builders import Notebook, Workshop
 
 
@@ -66,7 +66,9 @@ def test_only_the_new_layer_is_trained_first_and_then_everything(run: Path, work
     assert config["origin"]["head"] == {"layers": ["7"], "classes": 2}
 
 
-@pytest.mark.parametrize("arguments", [("report", "run", "--attacks", "fast"), ("export", "run"), ("inspect", "run")])
+@pytest.mark.parametrize(
+    "arguments", [("report", "run", "--attacks", "fgsm", "--samples", 9), ("export", "run"), ("inspect", "run")]
+)
 def test_the_run_folder_builds_the_network_again(arguments: tuple[str, ...], run: Path, desk: Path) -> None:
     decent(harden(*arguments, cwd=desk))
     if arguments[0] == "export":
@@ -107,7 +109,7 @@ def test_weights_that_are_recognised_get_a_new_head_too(desk: Path) -> None:
     torch.save(import_timm().create_model("test_resnet", num_classes=7).state_dict(), desk / "resnet.pth")
     done = harden(
         "fit", "resnet.pth", "--data", "two", "--image-size", 32, "--replace-head", "--pretrain", 1, "--epochs", 1,
-        *FAST, "--out", "t", cwd=desk,
+        *FAST, "--batch-size", 40, "--out", "t", cwd=desk,
     )  # fmt: skip
     decent(done)
     assert "recognised by names and shapes as the weights of timm:test_resnet" in " ".join(done.stderr.split())

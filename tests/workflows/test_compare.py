@@ -46,7 +46,7 @@ def asked(shop: Workshop, methods: str, *, seeds: tuple[int, ...] = (0,), **chan
         variants=variants,
         settings=tuple(resolve(values, dict(variant.changes)) for variant in variants),
         seeds=seeds,
-        **{"attacks": ("fgsm", "fast"), "samples": 12, "surrogates": (), **own},
+        **{"attacks": ("fgsm", "pgd-20"), "samples": 12, "surrogates": (), **own},
     )
 
 

@@ -38,7 +38,7 @@ def settings(shop: Workshop, **changes: Any) -> FitSettings:
         "epochs": 3,
         "eps": 0.03,
         "batch_size": 20,
-        "attacks": ("fast",),
+        "attacks": ("fgsm", "pgd-20"),
         "ema": 0.9,
         "audit_samples": 30,
     }
