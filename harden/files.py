@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,20 @@ def write_with(path: Path, write: Callable[[Path], object]) -> Path:
     except OSError as error:
         raise cannot_write(path, error.strerror or str(error)) from error
     return path
+
+
+def require_writable(folder: Path) -> None:
+    """Return if a file can be written to `folder`, which need not exist; to ask before long work, not after it.
+
+    Raises:
+        WriteError: it is no folder, or the system lets no file be written there.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise cannot_write(folder, error.strerror or str(error)) from error
 
 
 def cannot_write(path: Path, reason: str) -> WriteError:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from harden.errors import RunFolderError
-from harden.files import clear_temporaries, write_whole, write_with
+from harden.errors import RunFolderError, WriteError
+from harden.files import clear_temporaries, require_writable, write_whole, write_with
 
 
 def test_writes_into_new_folders_and_replaces(tmp_path: Path) -> None:
@@ -53,3 +53,12 @@ def test_only_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
         (tmp_path / name).write_text("")
     clear_temporaries(tmp_path)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".mine.tmp", "a.tmp", "a.json"}
+
+
+def test_a_folder_that_takes_no_file_is_known_before(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "newer")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="Not a directory") as caught:
+        require_writable(tmp_path / "file" / "new")
+    assert "--out" in (caught.value.hint or "")

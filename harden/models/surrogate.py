@@ -21,7 +21,10 @@ Size = tuple[int, int, int]
 """(C, H, W) of one image."""
 
 SMALL = 64
-"""Height and width that `plain_conv` makes larger images fit."""
+"""Height and width that networks for small images make larger ones fit."""
+
+LEAST = 16
+"""Height and width that they make smaller images fit, of which their convolutions would leave nothing."""
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in gray, as Pillow converts (ITU-R 601-2)."""
@@ -46,22 +49,38 @@ class Architecture:
     build: Callable[[int, Size], nn.Module]
 
 
-class Shrink(nn.Module):
-    """Makes images smaller, by antialiased bilinear interpolation.
+class Resize(nn.Module):
+    """Makes images smaller or larger, by antialiased bilinear interpolation.
 
     Args:
-        longest: height or width of what comes out, in pixels, whichever is larger.
+        size: (height, width) of what comes out, in pixels.
     """
 
-    def __init__(self, longest: int) -> None:
+    def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
-        self.longest = longest
+        self.size = size
 
     def forward(self, images: Tensor) -> Tensor:
         """Return images (N, C, h, w) of images (N, C, H, W)."""
-        scale = self.longest / max(images.shape[2:])
-        size = [max(1, round(scale * side)) for side in images.shape[2:]]
-        return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+        return F.interpolate(images, self.size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def _resized(build: Callable[[int, Size], nn.Module]) -> Callable[[int, Size], nn.Module]:
+    """Return what builds a network for images of `LEAST` to `SMALL` pixels, before which others are resized."""
+
+    def built(classes: int, size: Size) -> nn.Module:
+        height, width = _fitting_size(size, least=LEAST)
+        network = build(classes, (size[0], height, width))
+        return network if (height, width) == size[1:] else nn.Sequential(Resize((height, width)), network)
+
+    return built
+
+
+def _fitting_size(size: Size, *, least: int) -> tuple[int, int]:
+    """Return the (height, width) of at most `SMALL` and at least `least` pixels nearest to that of images (C, H, W)."""
+    scale = min(1.0, SMALL / max(size[1:]))
+    height, width = (max(least, round(scale * side)) for side in size[1:])
+    return height, width
 
 
 def wide_dense(classes: int, size: Size) -> nn.Module:
@@ -97,7 +116,7 @@ def plain_conv(classes: int, size: Size) -> nn.Module:
     images right from 64 pixels, 47 % from 96, and a small MobileNet 39 % from 160.
     """
     return nn.Sequential(
-        *([Shrink(SMALL)] if max(size[1:]) > SMALL else []),
+        *([Resize(_fitting_size(size, least=1))] if max(size[1:]) > SMALL else []),
         *conv_norm_elu(size[0], 32, stride=2 if max(size[1:]) > 32 else 1),
         *conv_norm_elu(32, 32, stride=2),
         nn.Dropout(0.2),
@@ -151,26 +170,18 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
 def static_pair(size: Size) -> tuple[Architecture, Architecture]:
     """Return the two static networks of EAT for images (C, H, W) of `size`.
 
-    The paper's for Fashion-MNIST and SVHN on gray images up to 32 pixels, else those for CIFAR; on images of more than
-    64 pixels, made smaller.
+    The paper's for Fashion-MNIST and SVHN on gray images up to 32 pixels, else those for CIFAR; images of more than 64
+    pixels are made smaller for them, and images of less than 16 larger.
     """
     if size[0] == GRAY and max(size[1:]) <= 32:
         return (
-            Architecture("static-a", 1, (), 1e-3, dense_static_a),
-            Architecture("static-b", 1, (), 1e-3, dense_static_b),
+            Architecture("static-a", 1, (), 1e-3, _resized(dense_static_a)),
+            Architecture("static-b", 1, (), 1e-3, _resized(dense_static_b)),
         )
     return (
-        Architecture("conv-static-a", 1, (), 3e-3, _fitting(conv_static_a)),
-        Architecture("conv-static-b", 1, (), 3e-3, _fitting(conv_static_b)),
+        Architecture("conv-static-a", 1, (), 3e-3, _resized(conv_static_a)),
+        Architecture("conv-static-b", 1, (), 3e-3, _resized(conv_static_b)),
     )
-
-
-def _fitting(build: Callable[[int, Size], nn.Module]) -> Callable[[int, Size], nn.Module]:
-    def fitting(classes: int, size: Size) -> nn.Module:
-        network = build(classes, size)
-        return nn.Sequential(Shrink(SMALL), network) if max(size[1:]) > SMALL else network
-
-    return fitting
 
 
 class Fitted(nn.Module):

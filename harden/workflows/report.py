@@ -15,6 +15,7 @@ from harden.audit.gate import Gate, judge_gates, parse_gates
 from harden.audit.result import Exposure
 from harden.data import AS_IT_IS, DataSource, Entry, ImageSet, Reading, open_data
 from harden.errors import DataError, Interrupted, RunFolderError, UsageError
+from harden.files import require_writable
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
 from harden.report.report import Report
@@ -101,6 +102,7 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
     attack_names(presets)  # a name that does not exist is told before anything is opened or trained
     run = as_run(settings.spec.model)
     folder = _folder(settings, run, out)
+    require_writable(folder)
     if run is not None and all(spec == "initial" or as_run(spec) is not None for spec in settings.against):
         refuse_stated(run, settings.spec, settings.reading)
     data = settings.data or (run.read_config().get("training", {}).get("data") if run else None)

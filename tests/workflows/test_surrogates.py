@@ -17,7 +17,7 @@ from harden.errors import DataError, Interrupted, ModelError, PreflightError, Us
 from harden.folders import cache_root
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
-from harden.models.surrogate import Fitted, other_family, plain_conv, wide_dense
+from harden.models.surrogate import Fitted, other_family, plain_conv, static_pair, wide_dense
 from harden.workflows.prepare import Images, ModelSpec, open_images, open_model
 from harden.workflows.surrogate_training import Effort, Surrogate, trained_surrogate, training_pool
 from harden.workflows.surrogates import open_surrogates, transfer_attacks
@@ -107,6 +107,14 @@ def test_large_images_are_made_smaller_inside() -> None:
     large(torch.rand(2, 3, 224, 160))
     assert seen == [(2, 3, 64, 46)]
     assert [p.shape for p in small.parameters()] == [p.shape for p in large.parameters()]
+
+
+@pytest.mark.parametrize("size", [(1, 8, 8), (1, 28, 28), (1, 5, 31), (3, 2, 2), (3, 32, 32), (3, 400, 30)])
+def test_eats_static_networks_take_every_size_and_differ(size: tuple[int, int, int]) -> None:
+    first, second = (one.build(4, size).eval() for one in static_pair(size))
+    images = torch.rand(2, *size)
+    assert first(images).shape == second(images).shape == (2, 4)
+    assert [p.shape for p in first.parameters()] != [p.shape for p in second.parameters()]
 
 
 # -- fitting it to the subject's images --------------------------------------------------------------------------------
