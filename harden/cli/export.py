@@ -35,6 +35,15 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files. \\[RUN/export]", rich_help_panel="Export")
     ] = None,
+    any_size: Annotated[
+        bool,
+        typer.Option(
+            "--any-size",
+            help="Let the ONNX files take images of any height and width: they cut out the middle and resize it, as "
+            "was done for training.",
+            rich_help_panel="Export",
+        ),
+    ] = False,
     opset: Annotated[int, typer.Option(help="Of the ONNX file; 18 or later.", rich_help_panel="Export")] = 20,
     tolerance: Annotated[
         float,
@@ -100,6 +109,7 @@ def export(
             opset=opset,
             tolerance=tolerance,
             max_drop=max_drop,
+            any_size=any_size,
         )
         exported = workflow(settings, out=out, narrator=terminal)
         if as_json:

@@ -33,6 +33,7 @@ class Manifest:
         standing: per model file and attack, how many images of the sample were still classified correctly.
         tolerance: largest difference of any score between the model and its fp32 files.
         max_drop: largest drop of accuracy, as a share, that counts as agreement.
+        any_size: whether the ONNX files take images of any size.
     """
 
     weights: str
@@ -41,6 +42,7 @@ class Manifest:
     standing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     tolerance: float = 1e-4
     max_drop: float = 0.02
+    any_size: bool = False
 
     def write(self, folder: Path) -> None:
         """Write manifest.json into `folder`.
@@ -97,6 +99,7 @@ def read_manifest(folder: Path) -> Manifest:
             standing={
                 name: {kind: int(count) for kind, count in counts.items()} for name, counts in data["standing"].items()
             },
+            any_size=bool(data.get("any_size", False)),
             tolerance=_within(data["tolerance"], 0, sys.float_info.max),
             max_drop=_within(data["max_drop"], 0, 1),
         )

@@ -32,6 +32,7 @@ class Program:
         size: (height, width), where the program says; else None.
         unit_range: whether it takes images in [0, 1] by agreement, so that no normalisation is to be found.
         classes: names in the order of its outputs, where the program says; else None.
+        any_size: whether it takes images of other sizes than `size`, too.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Program:
     size: tuple[int, int] | None = None
     unit_range: bool = False
     classes: tuple[str, ...] | None = None
+    any_size: bool = False
 
     def ask(self, images: Tensor) -> Tensor:
         """Return the answer to images (N, C, H, W) as float32 (N, K), checked.

@@ -63,9 +63,10 @@ def open_onnx(path: Path, *, classes: int, size: tuple[int, int] | None) -> Prog
         score=lambda images: _run(session, graph, output, images),
         identity=hashlib.sha256(path.read_bytes()).hexdigest(),
         channels=graph.channels,
-        size=graph.size,
+        size=graph.size or (written.size if written else None),
         unit_range=written is not None,
-        classes=written,
+        classes=written.classes if written else None,
+        any_size=graph.size is None,
     )
 
 
@@ -157,13 +158,23 @@ def _run(session: Any, graph: _Input, output: str, images: Tensor) -> Tensor:
     return torch.cat(answers)
 
 
-def _written_by_harden(session: Any) -> tuple[str, ...] | None:
-    """Return the class names in a file of `harden export`, whose normalisation is inside; None for any other."""
+@dataclass(frozen=True)
+class _Written:
+    """What `harden export` says in a file, whose normalisation is inside."""
+
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+
+
+def _written_by_harden(session: Any) -> _Written | None:
+    """Return what the metadata of a file of `harden export` say; None for any other."""
     text = session.get_modelmeta().custom_metadata_map.get("harden")
     if text is None:
         return None
     try:
         described = json.loads(text)
-        return tuple(map(str, described["classes"])) if described["input"]["range"] == [0, 1] else None
+        _, height, width = described["input"]["size"]
+        written = _Written(tuple(map(str, described["classes"])), (int(height), int(width)))
+        return written if described["input"]["range"] == [0, 1] else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -83,13 +83,13 @@ def open_black_box(
     asked = (spec.image_size, spec.image_size) if spec.image_size else None
     as_stored = open_images(source, channels=None, size=asked, class_map=spec.class_map)
     program = _open(spec, len(source.classes), as_stored.image_format.size)
-    if program.size is not None and asked is not None and asked != program.size:
+    if asked is not None and not program.any_size and program.size not in (None, asked):
         raise UsageError(
             f"{program.name} takes images of {'x'.join(map(str, program.size))}, not of --image-size {spec.image_size}",
             hint="leave --image-size out",
         )
     stored = as_stored.image_format
-    size = program.size or stored.size
+    size = asked or program.size or stored.size
     channels = stored.channels if program.kind == "function" else taken_channels(program, stored.channels, size)
     if channels != stored.channels:
         narrator.note(

@@ -19,6 +19,7 @@ from harden.attacks import frozen
 from harden.data import AS_IT_IS, Entry, Reading, open_data
 from harden.errors import ExportError, UsageError
 from harden.export import EXPORTERS, PRECISIONS
+from harden.export.any_size import take_any_size
 from harden.export.card import CARD
 from harden.export.manifest import MANIFEST, Manifest, read_manifest, sha256_of
 from harden.export.parity import TOLERANCE, Parity, Standing, compare
@@ -67,6 +68,7 @@ class ExportSettings:
         tolerance: largest difference of any score that counts as agreement, of a file of 32-bit floats.
         max_drop: largest drop of accuracy, as a share, that counts as agreement: on clean images, on adversarial
             examples of the model, and under Square on the file itself.
+        any_size: whether ONNX files take images of any size, and fit them to the network's own.
     """
 
     spec: ModelSpec
@@ -78,6 +80,7 @@ class ExportSettings:
     opset: int = OPSET
     tolerance: float = TOLERANCE
     max_drop: float = MAX_DROP
+    any_size: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,8 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         lookup(PRECISIONS, name, kind="precision")
     if "onnx" not in settings.formats and set(settings.precisions) - {"fp32"}:
         raise UsageError("--precision is of ONNX files, and none is asked for", hint="add --to onnx")
+    if "onnx" not in settings.formats and settings.any_size:
+        raise UsageError("--any-size is of ONNX files, and none is asked for", hint="add --to onnx")
     if not 0 <= settings.max_drop < 1:
         raise UsageError(f"--max-drop {settings.max_drop} is no share of images", hint="give a number such as 0.02")
     if not (settings.tolerance >= 0 and math.isfinite(settings.tolerance)):
@@ -141,7 +146,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
     effort = effort_for(classifier, settings.samples)
     chosen = subject.images.sample(subject.entries, effort.images, 0, "parity")
     images = subject.images.decode(chosen, narrator, "images for the comparison")
-    metadata = describe_export(classifier, run)
+    metadata = describe_export(classifier, run, any_size=settings.any_size)
     with _unproven(folder) as unproven:
         narrator.heading("The model itself")
         evidence = gather(classifier, images, subject.eps, effort, narrator)
@@ -161,7 +166,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
                 proof = _prove_safetensors(classifier, path, evidence, settings.tolerance)
             else:
                 calibration = _calibration(subject, chosen, narrator) if precision == "int8" else None
-                _write_onnx(classifier, unproven, precision, metadata, settings.opset, calibration)
+                _write_onnx(classifier, unproven, precision, metadata, settings, calibration)
                 scorer = OnnxScorer(path)
                 narrator.note(f"onnxruntime runs it on {', '.join(scorer.providers)}")
                 proof = prove(
@@ -172,11 +177,12 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
                     max_drop=settings.max_drop,
                     narrator=narrator,
                     name=path.name,
+                    any_size=settings.any_size,
                 )
                 counts[path.name] = proof.counts
             tell(proof, narrator)
             try:
-                require_proof(proof, path, precision, unproven / PRECISIONS["fp32"], evidence)
+                require_proof(proof, path.name, precision, _of_one_size(unproven, settings), evidence)
             except ExportError:
                 path.rename(folder / f"{path.name}.rejected")
                 raise
@@ -188,6 +194,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             weights=weights,
             files={},
             audit={"eps": subject.eps, "queries": effort.queries, "seed": 0},
+            any_size=settings.any_size,
             tolerance=settings.tolerance,
             max_drop=settings.max_drop,
         )
@@ -263,19 +270,27 @@ def _write_onnx(
     folder: Path,
     precision: str,
     metadata: dict[str, Any],
-    opset: int,
+    settings: ExportSettings,
     calibration: Tensor | None,
 ) -> None:
     """Write the file of this precision, and the one of 32-bit floats that it is made from where it is not there yet."""
-    full = folder / PRECISIONS["fp32"]
+    of_one_size = _of_one_size(folder, settings)
+    full, path = of_one_size / PRECISIONS["fp32"], of_one_size / PRECISIONS[precision]
+    described = {**metadata, "precision": precision}
     if not full.exists():
-        save_onnx(classifier, full, {**metadata, "precision": "fp32"}, opset=opset)
-    path = folder / PRECISIONS[precision]
+        save_onnx(classifier, full, {**metadata, "precision": "fp32"}, opset=settings.opset)
     if precision == "fp16":
-        save_fp16(full, path, {**metadata, "precision": precision})
+        save_fp16(full, path, described)
     elif calibration is not None:
-        described = {**metadata, "precision": precision, "calibrated_on": len(calibration)}
+        described["calibrated_on"] = len(calibration)
         save_int8(full, path, described, calibration)
+    if settings.any_size:
+        take_any_size(path, folder / path.name, described)
+
+
+def _of_one_size(folder: Path, settings: ExportSettings) -> Path:
+    """Return where files for images of the network's own size are made: inside, where those in `folder` take any."""
+    return folder / "of-one-size" if settings.any_size else folder
 
 
 def _calibration(subject: _Subject, chosen: Sequence[Entry], narrator: Narrator) -> Tensor:

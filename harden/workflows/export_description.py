@@ -18,6 +18,7 @@ from typing import Any
 from harden import __version__
 from harden.data import SplitPlan
 from harden.errors import ExportError, RunFolderError
+from harden.export.any_size import HOW
 from harden.export.manifest import read_manifest
 from harden.files import write_whole, write_with
 from harden.models.classifier import Classifier
@@ -29,12 +30,13 @@ ARCHITECTURE = "architecture"
 _KEPT = ("method", "source_attacks", "norm", "eps", "split")
 
 
-def describe_export(classifier: Classifier, run: RunFolder | None) -> dict[str, Any]:
+def describe_export(classifier: Classifier, run: RunFolder | None, *, any_size: bool = False) -> dict[str, Any]:
     """Return what another team needs to know to serve the file, as JSON values.
 
     Args:
         classifier: the model.
         run: where it was trained; None for a model from elsewhere, of whose training nothing is known.
+        any_size: whether ONNX files take images of any size.
     """
     described = describe(classifier)
     training = run.read_config().get("training", {}) if run else {}
@@ -45,7 +47,13 @@ def describe_export(classifier: Classifier, run: RunFolder | None) -> dict[str, 
     return {
         "harden": __version__,
         "classes": described["classes"],
-        "input": {"name": "images", "size": described["input_size"], "dtype": "float32", "range": [0, 1]},
+        "input": {
+            "name": "images",
+            "size": described["input_size"],
+            "dtype": "float32",
+            "range": [0, 1],
+            **({"any_size": HOW} if any_size else {}),
+        },
         "normalisation": {
             **described["normalisation"],
             "where": "inside the ONNX files; to be applied before the safetensors weights' own network",

@@ -14,6 +14,7 @@ from harden.audit.result import AuditResult
 from harden.data import name_of
 from harden.errors import HardenError
 from harden.export import EXPORTERS, PRECISIONS
+from harden.export.any_size import OTHER_SIZE
 from harden.export.card import CARD, Card, Figure
 from harden.export.sample import Sample
 from harden.files import write_whole
@@ -79,7 +80,7 @@ def write_card(
         figures=figures,
         limits=_limits(report, models, sample),
         files=tuple((file, _WHAT[file], _found(standing.get(file), len(sample))) for file in models),
-        loading=_loading(models, for_timm),
+        loading=_loading(models, for_timm, "any_size" in metadata["input"]),
         reproduce=(
             f"# harden {metadata['harden']}; recipe.toml of the run has SHA-256 {metadata['recipe_sha256']}",
             *_command(config),
@@ -245,17 +246,18 @@ def _limits(report: Report | None, models: Sequence[str], sample: Sample) -> tup
 def _found(counts: Mapping[str, int] | None, total: int) -> str:
     if counts is None:
         return ""
-    names = {"clean": "clean", "adversarial": "adversarial", SQUARE: "under Square"}
+    names = {"clean": "clean", "adversarial": "adversarial", SQUARE: "under Square", OTHER_SIZE: OTHER_SIZE}
     return ", ".join(f"{names[kind]} {count}" for kind, count in counts.items()) + f" of {total}"
 
 
-def _loading(models: Sequence[str], for_timm: bool) -> tuple[str, ...]:
+def _loading(models: Sequence[str], for_timm: bool, any_size: bool) -> tuple[str, ...]:
     lines: list[str] = []
     for file in (file for file in PRECISIONS.values() if file in models):
         lines = [
             "import onnxruntime",
             f'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
-            '(scores,) = session.run(None, {"images": images})     # (N, C, H, W) float32 in [0, 1]',
+            '(scores,) = session.run(None, {"images": images})     # (N, C, H, W) float32 in [0, 1]'
+            + (", any H and W" if any_size else ""),
         ]
         break
     if EXPORTERS["safetensors"] in models:

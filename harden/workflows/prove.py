@@ -16,6 +16,8 @@ from harden.attacks import ATTACKS, frozen, run_attack
 from harden.attacks.square import Square
 from harden.data import ImageSet, stratified_sample
 from harden.errors import ExportError
+from harden.export import PRECISIONS
+from harden.export.any_size import OTHER_SIZE, fitted, of_another_size
 from harden.export.blame import worst_layer
 from harden.export.parity import Parity, Standing, compare, require
 from harden.export.sample import Sample, take_sample
@@ -181,6 +183,7 @@ def prove(
     max_drop: float,
     narrator: Narrator,
     name: str,
+    any_size: bool = False,
 ) -> Proof:
     """Hold a file against the model.
 
@@ -192,6 +195,7 @@ def prove(
         max_drop: largest share of images that it may lose.
         narrator: hears what was found.
         name: of the file.
+        any_size: whether it takes images of any size, so that some of another are tried too.
     """
     sample = evidence.sample
     with frozen(classifier), torch.no_grad():
@@ -203,6 +207,11 @@ def prove(
             for kind, images in evidence.sets()
         ]
         counts = {kind: _score(scorer, images, sample.labels) for kind, images in sample.sets()}
+        if any_size:
+            larger = of_another_size(sample.clean())
+            known = _score(classifier, fitted(larger, classifier.input_size[1:]), sample.labels)
+            counts[OTHER_SIZE] = _score(scorer, larger, sample.labels)
+            pairs.append((OTHER_SIZE, len(sample), known, counts[OTHER_SIZE]))
     counts[SQUARE] = under_square(scorer, sample, evidence.queries, narrator, f"{name} under Square")
     pairs.append((SQUARE, len(sample), evidence.standing[SQUARE], counts[SQUARE]))
     return Proof(parities, tuple(Standing(*pair, max_drop) for pair in pairs), counts)
@@ -226,20 +235,27 @@ def _shares(standing: Standing | None) -> tuple[str, str]:
     return f"{standing.original / standing.images:.1%}", f"{standing.exported / standing.images:.1%}"
 
 
-def require_proof(proof: Proof, path: Path, precision: str, original: Path, evidence: Evidence) -> None:
+def require_proof(proof: Proof, name: str, precision: str, folder: Path, evidence: Evidence) -> None:
     """Raise if a file does not agree with the model, naming the layer where smaller numbers go wrong.
+
+    Args:
+        proof: of the file.
+        name: of the file.
+        precision: of the file.
+        folder: where that file for images of the network's own size is, and the one of 32-bit floats.
+        evidence: of the model.
 
     Raises:
         ExportError: with the figures.
     """
-    name = path.name if precision == "fp32" else f"{path.name} ({precision})"
+    called = name if precision == "fp32" else f"{name} ({precision})"
     try:
-        require(proof.parities, proof.standings, name)
+        require(proof.parities, proof.standings, called)
     except ExportError:
         if precision == "fp32":
             raise
-        blamed = worst_layer(original, path, evidence.clean)
-        require(proof.parities, proof.standings, name, why=blamed.sentence() if blamed else None)
+        blamed = worst_layer(folder / PRECISIONS["fp32"], folder / name, evidence.clean)
+        require(proof.parities, proof.standings, called, why=blamed.sentence() if blamed else None)
 
 
 def _score(model: Scorer, images: Tensor, labels: Tensor) -> int:

@@ -77,7 +77,7 @@ def images(count: int) -> Tensor:
 
 def test_an_export_of_ours_gives_the_classifiers_scores_and_takes_images_in_the_unit_range(tmp_path: Path) -> None:
     classifier = as_classifier(trained_cnn(), normalisation=Normalisation("0.5/0.5", (0.5,), (0.5,))).eval()
-    metadata = {"classes": list(DIGITS), "input": {"range": [0, 1]}}
+    metadata = {"classes": list(DIGITS), "input": {"range": [0, 1], "size": [1, 8, 8]}}
     save_onnx(classifier, tmp_path / "m.onnx", metadata)
     program = open_onnx(tmp_path / "m.onnx", classes=10, size=None)
     assert program.unit_range

@@ -88,7 +88,7 @@ def save_script(module: nn.Module, path: Path) -> Path:
 @pytest.fixture(scope="module")
 def exported(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    metadata = {"classes": ["a", "b", "c"], "input": {"range": [0, 1]}}
+    metadata = {"classes": ["a", "b", "c"], "input": {"range": [0, 1], "size": [3, 16, 16]}}
     save_onnx(classifier_of(workshop.module), path, metadata)
     return path
 
@@ -120,7 +120,9 @@ def test_the_names_in_an_exported_file_settle_the_order_of_the_classes(workshop:
     source = open_data(str(workshop.data))
     module = trained(workshop.data, (2, 0, 1))  # class a has output 2
     path = tmp_path / "model.onnx"
-    save_onnx(classifier_of(module), path, {"classes": ["b", "c", "a"], "input": {"range": [0, 1]}})
+    save_onnx(
+        classifier_of(module), path, {"classes": ["b", "c", "a"], "input": {"range": [0, 1], "size": [3, 16, 16]}}
+    )
     box, images = opened(source, model=str(path))
     assert box.classes == images.classes == ("b", "c", "a")
     audited = images.decode(source.listings["test"], Notebook(), "images")

@@ -13,18 +13,21 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from harden.access import Access
 from harden.cli.app import app
+from harden.data import open_data
 from harden.errors import ExportError, RunFolderError, UsageError
 from harden.export.manifest import MANIFEST, read_manifest
 from harden.export.sample import SAMPLE, load_sample, save_sample
 from harden.models import load_model
 from harden.report.report import Report
 from harden.vision import import_timm
+from harden.workflows.black_box import open_black_box
 from harden.workflows.examine import Scope
 from harden.workflows.export import Exported, ExportSettings, export
 from harden.workflows.export_description import read_config, without_folders
@@ -338,6 +341,38 @@ def test_without_the_images_only_hashes_are_looked_at(folder: Path) -> None:
     assert {finding.what for finding in findings} == {"SHA-256"}
     assert all(finding.holds for finding in findings)
     assert SAMPLE in notebook.warnings[0]
+
+
+# -- images of any size ------------------------------------------------------------------------------------------------
+
+
+def test_files_for_any_size_are_proven_verified_and_audited_at_a_size_that_is_asked_for(
+    run: Path, workshop: Workshop, tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    found = exported_from(run, folder, formats=("onnx",), precisions=("fp32", "fp16"), samples=20, any_size=True)
+    assert all("of another size" in {s.kind for s in item.standings} for item in found)
+    assert {path.name for path in folder.iterdir()} >= {"model.onnx", "model_fp16.onnx"}
+    assert not (folder / "of-one-size").exists()
+    assert wrong(folder) == set()
+    assert "any H and W" in (folder / "README.md").read_text()
+    assert "of another size" in (folder / "README.md").read_text()
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    source = open_data(str(workshop.data))
+    for size, taken in ((None, 16), (24, 24)):
+        spec = ModelSpec(model=str(folder / "model.onnx"), image_size=size)
+        box, pictures = open_black_box(spec, source, source.listings["test"], Notebook())
+        assert box.input_size == (3, taken, taken)
+        images, labels = pictures.decode(source.listings["test"], Notebook(), "images").batch(slice(None))
+        assert (box(images).argmax(1) == labels).float().mean() > 0.6
+    # One manifest for all files: those of one size cannot stand beside these.
+    notebook = Notebook()
+    again = ExportSettings(spec=ModelSpec(model=str(run)), formats=("onnx",), samples=20)
+    export(again, out=folder, narrator=notebook)
+    assert any("model_fp16.onnx" in text for text in notebook.warnings)
+    with pytest.raises(UsageError, match="--any-size is of ONNX files"):
+        exported_from(run, tmp_path / "none", formats=("safetensors",), precisions=("fp32",), any_size=True)
 
 
 # -- timm --------------------------------------------------------------------------------------------------------------
