@@ -70,7 +70,7 @@ def unfolded(monkeypatch):
 def test_the_outcomes_are_those_of_the_network_itself(unfolded):
     plain, folded, again = unfolded(run), run(), run()
     assert len(runner.folding_of(as_classifier(resnet()), images(), 1)) == 7
-    assert 0.8 < plain.clean_accuracy().value
+    assert plain.clean_accuracy().value > 0.8
     assert np.array_equal(plain.clean_margins, folded.clean_margins)
     fallen = [int((outcome.predictions != plain.labels).sum()) for outcome in plain.outcomes]
     assert min(fallen) > 30
