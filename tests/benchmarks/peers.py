@@ -226,11 +226,11 @@ def contestants_of(duel: Duel, subject: Subject) -> dict[str, Contestant]:
     model, eps = subject.model, subject.eps
     ours = copy.deepcopy(model)
     lay_out(ours)  # as `harden report` does
-    folding = find_folding(ours, laid_out(subject.images[:FEW], ours))
 
     def folded(run: Callable[[Attack, nn.Module, Tensor, Tensor], Tensor]) -> Contestant:
         def attack(images: Tensor, labels: Tensor) -> Tensor:
-            with folding.on():
+            # Each time anew: the folded weights are memory that it takes, too.
+            with find_folding(ours, laid_out(images[:FEW], ours)).on():
                 return run(duel.ours(eps), ours, images, labels)
 
         return Contestant(attack)
