@@ -1,8 +1,8 @@
 """BatchNorm folded into the layer before it, while a network at rest is attacked.
 
 In eval mode BatchNorm scales and shifts each channel, which the weights before it can do as well. Autograd, which keeps
-what goes into BatchNorm, then keeps about half as many feature maps. Parameters and buffers are
-never touched: layers are lent another `forward`, and the folded weights are a second copy.
+what goes into BatchNorm, then keeps about half as many feature maps. Parameters and buffers are never touched: layers
+are lent another `forward`, and the folded weights are a second copy.
 
 Nothing is traced. Which BatchNorm follows which layer is watched in one pass, and it is then checked that the scores
 stay. Rules:
