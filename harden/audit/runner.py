@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from harden.data.dataset import ImageSet
 from harden.memory import by_parts
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
+from harden.models.folding import Folding, find_folding
 from harden.models.layout import laid_out, lay_out
 from harden.randomness import stream
 
@@ -31,6 +33,11 @@ Witness = Callable[[Attack, Tensor, Tensor, Examples], None]
 LARGEST_BATCH = 250
 BATCH_PIXELS = 2_000_000
 """Values of input pixels in one batch: enough to keep a processor busy, few enough to fit into its memory."""
+
+FEW = 4
+"""Images on which the scores of a folded network are compared with its own."""
+
+UNFOLDED = Folding()
 
 
 def batch_of(size: tuple[int, int, int]) -> int:
@@ -146,6 +153,7 @@ def attack_in_turn(
     labels = images.labels.cpu()
     right = predictions == labels
     standing = right
+    folding = folding_of(classifier, images, repeats)
     outcomes = []
     for entry in planned:
         attacked = standing if entry.member else right
@@ -163,6 +171,7 @@ def attack_in_turn(
                 seed=seed,
                 repeats=repeats,
                 passes=meter.passes(),
+                folding=folding,
                 witness=witness,
             )
             if keeping is not None:
@@ -185,15 +194,21 @@ def attack_images(
     seed: int = 0,
     repeats: int = 1,
     passes: Passes | None = None,
+    folding: Folding = UNFOLDED,
     witness: Witness | None = None,
 ) -> AttackOutcome:
     """Run one attack on some of the images.
+
+    What is written down of an example is what the network itself answers to it. Where it is not fooled by what fooled
+    the folded one, or the other way round, which takes a margin within rounding of 0, the batch is attacked again
+    unfolded.
 
     Args:
         classifier, images, attack, exposure, seed, repeats, witness: see `audit`.
         attacked: (N,) bool, which images; the others keep what they are when clean.
         predictions, margins: (N,) of the clean images.
         passes: counter to add to.
+        folding: what of the classifier is folded while it is attacked.
     """
     began = time.perf_counter()
     passes = passes if passes is not None else Passes()
@@ -203,16 +218,16 @@ def attack_images(
 
     def work(number: int, chunk: Tensor) -> None:
         batch, labels = images.batch(chunk)
-        batch = laid_out(batch.to(classifier.device), classifier)
-        examples = run_attack(
-            attack,
-            classifier,
-            batch,
-            labels.to(classifier.device),
-            generator=stream(seed, attack.name, number),
-            passes=passes,
-            repeats=repeats,
-        )
+        batch, labels = laid_out(batch.to(classifier.device), classifier), labels.to(classifier.device)
+
+        def run() -> Examples:
+            generator = stream(seed, attack.name, number)
+            return run_attack(attack, classifier, batch, labels, generator=generator, passes=passes, repeats=repeats)
+
+        with folding.on():
+            examples = run()
+        if folding:
+            examples = _confirmed(examples, classifier, labels, passes) or run()
         passes.settle(len(chunk))
         guesses[chunk] = examples.predictions.cpu()
         kept[chunk] = examples.margins.float().cpu()
@@ -240,6 +255,29 @@ def attack_images(
         queries=queries.numpy(),
         closest=closest.numpy(),
     )
+
+
+def folding_of(classifier: Audited, images: ImageSet, repeats: int) -> Folding:
+    """Return what of a classifier can be folded while it is attacked (see `find_folding`); nothing of a black box.
+
+    Args:
+        classifier, images, repeats: see `audit`.
+    """
+    if not isinstance(classifier, Classifier) or repeats > 1:
+        return UNFOLDED
+    few = images.batch(slice(0, FEW))[0].to(classifier.device)
+    return find_folding(classifier, laid_out(few, classifier))
+
+
+def _confirmed(examples: Examples, classifier: Audited, labels: Tensor, passes: Passes) -> Examples | None:
+    """Return examples with what a network itself answers to them; None where that is another verdict on any."""
+    assert isinstance(classifier, nn.Module)
+    with frozen(classifier), torch.no_grad():
+        predictions, margins = judge(classifier(examples.images), labels)
+    passes.add(len(labels))
+    if not torch.equal(predictions == labels, examples.predictions == labels):
+        return None
+    return replace(examples, predictions=predictions, margins=margins)
 
 
 def exposures_of(*, training: Sequence[str], selection: Sequence[str]) -> dict[str, Exposure]:

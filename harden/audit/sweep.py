@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harden.attacks import APGD, Norm, Objective, Passes
 from harden.audit.curve import EpsCurve
-from harden.audit.runner import attack_images, clean_scores
+from harden.audit.runner import attack_images, clean_scores, folding_of
 from harden.data.dataset import ImageSet
 from harden.models.classifier import Classifier
 
@@ -44,6 +44,7 @@ def sweep(
     standing: Tensor = predictions == images.labels.cpu()
     radii = [eps * m for m in MULTIPLES if eps * m < LARGEST] + [LARGEST]
     found = [(0.0, int(standing.sum()))]
+    folding = folding_of(classifier, images, repeats)
     for nth, radius in enumerate(radii):
         if progress is not None:
             progress(nth, len(radii))
@@ -57,6 +58,7 @@ def sweep(
             seed=seed,
             repeats=repeats,
             passes=Passes(),
+            folding=folding,
         )
         standing = standing & torch.from_numpy(outcome.predictions == images.labels.cpu().numpy())
         found.append((radius, int(standing.sum())))

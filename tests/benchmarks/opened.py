@@ -1,16 +1,18 @@
-"""Run folders as the benchmarks need them: a classifier and a stratified sample of its test images."""
+"""Models as the benchmarks need them: a classifier and a stratified sample of its test images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from harden.data import Entry, ImageSet, SplitPlan, open_data
 from harden.models.classifier import Classifier
 from harden.recipe import read_recipe, resolve
 from harden.workflows.job import selection_entries
 from harden.workflows.narrator import Silent
-from harden.workflows.prepare import Images, images_for
+from harden.workflows.prepare import Images, ModelSpec, images_for, open_model
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
 
@@ -51,6 +53,23 @@ def open_run(
     entries = plan.test if split == "test" else _unseen(images, plan, settings)
     chosen = images.sample(entries, samples, 0, "autoattack")
     return Opened(classifier, images.decode(chosen, Silent(), "images"), training["eps"])
+
+
+def open_other(spec: ModelSpec, *, data: str, samples: int, eps: float) -> Opened:
+    """Open a model that is no run folder, with test images of `data`; a network of timm gets random weights.
+
+    Args:
+        spec: of the model.
+        data: images with a test split.
+        samples: images, stratified.
+        eps: of no training; it is handed on.
+    """
+    source = open_data(data)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        classifier, images = open_model(spec, source, source.listings["test"], Silent())
+    chosen = images.sample(source.listings["test"], samples, 0, "autoattack")
+    return Opened(classifier.eval(), images.decode(chosen, Silent(), "images"), eps)
 
 
 def _unseen(images: Images, plan: SplitPlan, settings: FitSettings) -> tuple[Entry, ...]:
