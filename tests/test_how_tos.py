@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harden.cli.app import app
-from harden.training.distributed import ALONE
+from harden.distributed import ALONE
 from harden.workflows import compare, doctor, export, fit, inspect, push, report, verify
 from tests.conftest import REPOSITORY
 

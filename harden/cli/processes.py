@@ -19,7 +19,7 @@ from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, exit_code
 from harden.errors import HardenError, ProcessLostError, UsageError
 
 if TYPE_CHECKING:
-    from harden.training.distributed import Processes, Seat
+    from harden.distributed import Processes, Seat
 
 LOCALHOST = "127.0.0.1"
 FEWEST_ALLOWED = 8
@@ -41,7 +41,7 @@ def together(count: int | None) -> Iterator[Processes]:
         UsageError: `count` is impossible, or not what torchrun started.
         ProcessLostError: a process did not come.
     """
-    from harden.training import distributed
+    from harden import distributed
     from harden.workflows.resources import count_cores
 
     if count is not None and count < 1:
@@ -94,7 +94,7 @@ def _led(count: int) -> Iterator[Processes]:
     """Start `count` - 1 followers, and lead them."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    from harden.training import distributed
+    from harden import distributed
     from harden.workflows.resources import count_cores
 
     # A socket of ours, because torch's own would listen on every network.

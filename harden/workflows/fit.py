@@ -13,6 +13,7 @@ import torch
 from harden.attacks import ATTACKS
 from harden.data import SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES
+from harden.distributed import ALONE, Processes
 from harden.errors import HardenError, Interrupted, ProcessLostError, RunFolderError, UsageError, WriteError
 from harden.export.to_safetensors import load_weights
 from harden.files import clear_temporaries, write_whole
@@ -22,7 +23,6 @@ from harden.models.state_dict import load_into
 from harden.models.trust import require_trust
 from harden.randomness import derive_seed
 from harden.report.report import Report
-from harden.training.distributed import ALONE, Processes
 from harden.training.evaluate import CANARY_ATTACK
 from harden.training.freezing import frozen_names
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack

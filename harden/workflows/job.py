@@ -21,12 +21,12 @@ from harden.data import (
     plan_splits,
 )
 from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES, WHOLE_BATCH_DEFENCES
+from harden.distributed import ALONE, Processes
 from harden.errors import ModelError, UsageError
 from harden.models.classifier import Classifier
 from harden.models.split import default_split
 from harden.models.tap import Tap
 from harden.randomness import derive_seed
-from harden.training.distributed import ALONE, Processes
 from harden.training.memory import LARGEST, memory_needed
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from harden.cli import processes
 from harden.cli.processes import together
+from harden.distributed import Processes, Seat
 from harden.errors import UsageError
-from harden.training.distributed import Processes, Seat
 from tests.cli.test_end_to_end import command, decent, environment
 
 NET = """

@@ -2,77 +2,30 @@
 
 from __future__ import annotations
 
-import io
-import multiprocessing
 import os
-import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed import TCPStore
 
 from harden.attacks import CRAFTERS, craft
 from harden.defences import DEFENCES, DefenceContext, DefenceSettings
+from harden.distributed import ALONE, Processes, Seat, seat_in
 from harden.errors import Interrupted, ProcessLostError, UsageError
 from harden.models.classifier import Classifier
 from harden.training.augment import AUGMENTATIONS
-from harden.training.distributed import ALONE, Processes, Seat, join, seat_in
 from harden.training.loop import Trainer
 from harden.training.reduction import Reduction
 from harden.training.settings import TrainingSettings
+from tests.forks import FORKED, in_processes
 from tests.training.test_loop import Ears, digits, of_digits
 
-# Forks of a test runner that has threads; the children touch nothing of those.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(FORKED)
 
 TRAIN, VAL = digits(0, 120), digits(1000, 1030)
-
-Work = Callable[[Processes], Any]
-
-
-def in_processes(size: int, work: Work) -> list[Any]:
-    """Return what `work` returns in each of `size` processes; raise what it raises there, in words."""
-    context = multiprocessing.get_context("fork")
-    server = TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
-    pipes = [context.Pipe(duplex=False) for _ in range(size)]
-    children = [
-        context.Process(target=_seated, args=(rank, size, server.port, work, pipe[1]))
-        for rank, pipe in enumerate(pipes)
-    ]
-    for child, pipe in zip(children, pipes, strict=True):
-        child.start()
-        pipe[1].close()
-    answers: list[Any] = []
-    for pipe in pipes:
-        try:
-            answers.append(torch.load(io.BytesIO(pipe[0].recv_bytes()), weights_only=False))
-        except EOFError:
-            answers.append("gone")
-    for child in children:
-        child.join()
-    failed = [answer["failed"] for answer in answers if isinstance(answer, dict) and "failed" in answer]
-    assert not failed, "\n".join(failed)
-    return answers
-
-
-def _seated(rank: int, size: int, port: int, work: Work, pipe: Connection) -> None:
-    torch.set_num_threads(1)
-    try:
-        processes = join(Seat(rank, size, rank, size), store=TCPStore("127.0.0.1", port, size, is_master=False))
-        answer = work(processes)
-        processes.dismiss()
-    except Exception:
-        answer = {"failed": traceback.format_exc()}
-    buffer = io.BytesIO()
-    torch.save(answer, buffer)
-    pipe.send_bytes(buffer.getvalue())
-    pipe.close()
-    os._exit(0)
 
 
 def net(*, normalised: bool = False) -> Classifier:
@@ -394,7 +347,7 @@ def test_a_process_that_is_gone_is_told_with_its_last_words() -> None:
 
 
 def test_one_that_is_killed_leaves_no_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harden.training.distributed.FAREWELL_SECONDS", 0.2)
+    monkeypatch.setattr("harden.distributed.FAREWELL_SECONDS", 0.2)
 
     def work(processes: Processes) -> str:
         if processes.leads:
