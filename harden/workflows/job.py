@@ -62,7 +62,7 @@ class Job:
         budget: what is kept of the time budget; None without one, and before there is a run folder.
         statics: networks besides the classifier that examples are crafted on.
         audits: whether the run ends with an audit.
-        processes: that train together; the followers have the same job.
+        processes: that train and audit together; the followers have the same job.
     """
 
     settings: FitSettings

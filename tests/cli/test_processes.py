@@ -156,7 +156,7 @@ def test_torchrun_with_three_processes_is_the_run_of_one(alone: Path, desk: Path
 @pytest.mark.parametrize(
     ("count", "variables", "words"),
     [
-        (0, {}, "--processes 0 trains nothing"),
+        (0, {}, "--processes 0 does nothing"),
         (10_000, {}, "--processes 10000 is more than this machine can run"),
         (3, {"RANK": "0", "WORLD_SIZE": "2"}, "torchrun started 2 processes"),
         (None, {"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2, WORLD_SIZE=2"),

@@ -347,7 +347,7 @@ def test_a_process_that_is_gone_is_told_with_its_last_words() -> None:
 
 
 def test_one_that_is_killed_leaves_no_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harden.distributed.FAREWELL_SECONDS", 0.2)
+    monkeypatch.setattr("harden.distributed.processes.FAREWELL_SECONDS", 0.2)
 
     def work(processes: Processes) -> str:
         if processes.leads:
