@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -371,6 +372,75 @@ def test_followers_hear_every_word_in_order_until_they_are_dismissed() -> None:
         return heard
 
     assert in_processes(3, work) == [[], ["first", "second\nline"], ["first", "second\nline"]]
+
+
+def test_pieces_are_taken_once_each_by_whoever_is_free() -> None:
+    """One of them is held up by its first piece, and the others take the rest."""
+
+    def work(processes: Processes) -> list[list[int]]:
+        taken = []
+        for count in (12, 3):
+            mine = []
+            for number in processes.claims(count):
+                mine.append(number)
+                time.sleep(1.0 if processes.rank == 1 else 0.01)
+            processes.meet()
+            taken.append(mine)
+        return taken
+
+    answers = in_processes(3, work)
+    for nth, count in enumerate((12, 3)):
+        assert sorted(number for answer in answers for number in answer[nth]) == list(range(count))
+    assert len(answers[1][0]) <= 2
+    assert list(ALONE.claims(4)) == [0, 1, 2, 3]
+
+
+def test_rows_are_united_bit_for_bit_whatever_the_others_hold() -> None:
+    values = torch.tensor([-0.0, torch.inf, torch.nan, -1e-45, 3.0])
+    counts = torch.tensor([2**62, -1, 0, 7, 5])
+
+    def work(processes: Processes) -> tuple[Tensor, Tensor]:
+        own = torch.tensor([0, 1, 1, 0, 2]) == processes.rank
+        mine, numbers = torch.where(own, values, 9.0), torch.where(own, counts, 9)
+        processes.unite(own, mine, numbers)
+        return mine, numbers
+
+    for mine, numbers in in_processes(2, work):
+        assert mine.view(torch.int32)[:4].equal(values.view(torch.int32)[:4])
+        assert (mine[4], numbers.tolist()) == (0, [2**62, -1, 0, 7, 0])
+
+
+def test_bytes_of_any_length_come_from_each_and_values_from_the_leader() -> None:
+    said = (b"", b"a word", bytes(range(256)))
+
+    def work(processes: Processes) -> tuple[list[bytes], list[int], str]:
+        spread = processes.spread(torch.full((2,), processes.rank)).tolist()
+        return processes.gather(said[processes.rank]), spread, processes.as_leader(lambda: f"from {processes.rank}")
+
+    assert in_processes(3, work) == [(list(said), [0, 0], "from 0")] * 3
+
+
+def test_one_that_waits_for_the_others_can_be_stopped() -> None:
+    def work(processes: Processes) -> str:
+        if not processes.leads:
+            while True:
+                try:
+                    processes.require_leader()
+                except ProcessLostError as lost:
+                    return lost.message
+                time.sleep(0.01)
+
+        def stop() -> None:
+            raise Interrupted("stopped")
+
+        try:
+            processes.meet(stop)
+        except Interrupted as stopped:
+            processes.dismiss()
+            return stopped.message
+        return "met"
+
+    assert in_processes(2, work) == ["stopped", "the leader of this run has ended"]
 
 
 # -- who they are ------------------------------------------------------------------------------------------------------
