@@ -50,7 +50,7 @@ class TrainingError(HardenError):
 
 
 class ProcessLostError(HardenError):
-    """One of the processes that train a model together is gone, so that the others cannot go on."""
+    """One of the processes that train or audit a model together is gone, so that the others cannot go on."""
 
 
 class GateError(HardenError):

@@ -25,13 +25,16 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def by_parts(rows: Tensor, size: int, work: Callable[[int, Tensor], None]) -> None:
+def by_parts(rows: Tensor, size: int, work: Callable[[int, Tensor], None]) -> int:
     """Work on `rows` (N,) in parts of `size`; a part for which memory runs out is halved, and so are those after it.
 
     Args:
         rows: (N,) int64, in order.
         size: rows of a part.
         work: called with the number of the part and its rows; it must be possible to call it again for the same rows.
+
+    Returns:
+        Rows of a part that memory was enough for.
 
     Raises:
         MemoryError: memory ran out for one row alone. It is the caller's to say what would help.
@@ -53,3 +56,4 @@ def by_parts(rows: Tensor, size: int, work: Callable[[int, Tensor], None]) -> No
             release()
             continue
         number, done = number + 1, done + len(part)
+    return size

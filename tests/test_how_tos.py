@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harden.cli.app import app
-from harden.training.distributed import ALONE
+from harden.distributed import ALONE
 from harden.workflows import compare, doctor, export, fit, inspect, push, report, verify
 from tests.conftest import REPOSITORY
 
@@ -97,7 +97,8 @@ def test_every_command_is_understood(words: list[str], desk: Path, monkeypatch: 
     ):  # fmt: skip
         monkeypatch.setattr(module, name, begin)
     monkeypatch.setattr("harden.workflows.demo.demo", begin)
-    monkeypatch.setattr("harden.cli.fit.together", lambda count: nullcontext(ALONE))  # starts no other processes
+    for command in ("fit", "report"):  # starts no other processes
+        monkeypatch.setattr(f"harden.cli.{command}.together", lambda count: nullcontext(ALONE))
     given = list(words)
     if words[0] == "compare" and "--data" not in words:  # the dots stood for these
         given += ["--data", "imgs", "--model", "m.pt"]

@@ -45,6 +45,11 @@ class Passes:
         """An attack is done with so many more images."""
         self.settled = (self.settled[0] + images, self.total)
 
+    def add_up(self, sum_of_all: Callable[[Tensor], Tensor]) -> None:
+        """Count what several counters have counted, of which this is one; `sum_of_all` adds up their (3,) int64."""
+        counts = torch.tensor([self.forwards, self.backwards, self.elsewhere])
+        self.forwards, self.backwards, self.elsewhere = map(int, sum_of_all(counts))
+
     def of_another(self) -> Passes:
         """Return a counter for another network, whose passes are heard here as they are made and count as elsewhere."""
         before = self.elsewhere

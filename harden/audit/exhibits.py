@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from harden.attacks import Attack, Examples, run_attack
 from harden.audit.gallery import Exhibit, Pixels
 from harden.audit.result import AuditResult
 from harden.data import ImageSet
+from harden.distributed import Processes
 from harden.models.black_box import Audited
 from harden.randomness import stream
 
@@ -79,6 +81,25 @@ class Gallery:
                     after=int(examples.predictions[index]),
                 ),
             )
+
+    def unite(self, attack: Attack, processes: Processes) -> None:
+        """Keep of an attack that is over what is best among all that the processes have seen of it."""
+        if processes.size == 1:
+            return
+        seen = self._found.setdefault(attack.definition, {})
+        ranks = json.dumps([(label, *found.rank) for label, found in seen.items()]).encode()
+        best: dict[int, tuple[float, int]] = {}
+        for told in processes.gather(ranks):
+            for label, distance, row in json.loads(told):
+                best[label] = min(best.get(label, (distance, row)), (distance, row))
+        chosen = sorted(best.items(), key=lambda entry: entry[1])[: self._limit]
+        # A row is in one process only, so each image is shown by the one that has it.
+        shown = [(label, rank, seen[label].exhibit.to_json()) for label, rank in chosen if _is(seen.get(label), rank)]
+        self._found[attack.definition] = {
+            label: _Found((distance, row), Exhibit.from_json(exhibit))
+            for told in processes.gather(json.dumps(shown).encode())
+            for label, (distance, row), exhibit in json.loads(told)
+        }
 
     def revisit(
         self, classifier: Audited, result: AuditResult, attacks: Sequence[Attack], *, seed: int = 0, repeats: int = 1
@@ -163,6 +184,10 @@ def _shown(image: Tensor, resize: str) -> Pixels:
         image = F.interpolate(image[None], size=size, mode=resize)[0]
     pixels: Pixels = image.mul(255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     return pixels
+
+
+def _is(found: _Found | None, rank: tuple[float, int]) -> bool:
+    return found is not None and found.rank == rank
 
 
 def _seen(found: _Found, chosen: Sequence[_Found]) -> tuple[int, int]:

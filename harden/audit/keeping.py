@@ -30,15 +30,7 @@ class Keeping:
 
     def __init__(self, folder: Path, *, model: object, name: str, images: ImageSet, seed: int) -> None:
         self._folder = folder
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"{name}/{seed}/{images.images.shape}".encode())
-        digest.update(images.images.contiguous().numpy().tobytes())
-        digest.update(images.labels.cpu().numpy().tobytes())
-        if isinstance(model, BlackBox):
-            digest.update(model.identity.encode())
-        if isinstance(model, nn.Module):
-            digest.update(fingerprint(model).encode())
-        self._subject = digest.hexdigest()
+        self._subject = identity_of(model, name=name, images=images, seed=seed)
 
     def find(self, attack: Attack, attacked: Tensor, repeats: int) -> AttackOutcome | None:
         """Return what an attack came to earlier on exactly these images of this model, or None."""
@@ -63,3 +55,20 @@ class Keeping:
         for surrogate in attack.surrogates if isinstance(attack, Transfer) else ():
             digest.update(fingerprint(surrogate).encode())
         return self._folder / f"{digest.hexdigest()}.json"
+
+
+def identity_of(model: object, *, name: str, images: ImageSet, seed: int) -> str:
+    """Return a text that changes with the weights of a model (or what identifies a black box), its images and the seed.
+
+    Args:
+        model, name, images, seed: see `Keeping`.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{name}/{seed}/{images.images.shape}".encode())
+    digest.update(images.images.contiguous().numpy().tobytes())
+    digest.update(images.labels.cpu().numpy().tobytes())
+    if isinstance(model, BlackBox):
+        digest.update(model.identity.encode())
+    if isinstance(model, nn.Module):
+        digest.update(fingerprint(model).encode())
+    return digest.hexdigest()

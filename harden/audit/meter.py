@@ -30,11 +30,13 @@ class Meter:
         self._nth = 0
         self._done = 0.0
         self._rows = 0
+        self._workers = 1
         self._passes: Passes | None = None
 
-    def begin(self, rows: int) -> None:
-        """The next attack begins on so many images."""
+    def begin(self, rows: int, workers: int = 1) -> None:
+        """The next attack begins on so many images; so many processes are expected to do about as much as this one."""
         self._rows = rows
+        self._workers = workers
 
     def passes(self) -> Passes:
         """Return the counter of the attack that has begun."""
@@ -52,14 +54,14 @@ class Meter:
         if self._progress is None or self._passes is None:
             return
         name, _, cost = self._plan[self._nth]
-        done = self._done + self._passes.total * cost
+        so_far = self._passes.total * self._workers * cost
         expected = self._expected(self._nth, self._rows)
         rows, spent = self._passes.settled
         if rows:  # from here on by what it took so far
             expected = spent * cost * self._rows / rows
-        expected = max(expected, self._passes.total * cost)
+        expected = max(expected, so_far)
         later = sum(self._expected(nth, self._standing) for nth in range(self._nth + 1, len(self._plan)))
-        self._progress(name, round(done), round(self._done + expected + later))
+        self._progress(name, round(self._done + so_far), round(self._done + expected + later))
 
     def _expected(self, nth: int, rows: int) -> float:
         _, passes, cost = self._plan[nth]

@@ -13,6 +13,7 @@ from harden.audit.meter import Meter
 from harden.audit.result import AttackOutcome, AuditResult
 from harden.audit.runner import AuditProgress, attack_in_turn
 from harden.data.dataset import ImageSet
+from harden.distributed import ALONE, Processes
 from harden.models.black_box import Audited
 
 
@@ -73,6 +74,7 @@ def audit_other_norms(
     repeats: int = 1,
     progress: AuditProgress | None = None,
     keeping: Keeping | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[AttackOutcome, ...]:
     """Attack the correctly classified images in the other norms; in each, what follows attacks only what still stands.
 
@@ -81,7 +83,7 @@ def audit_other_norms(
         images: those of `result`.
         result: says which images are right when clean.
         eps: l_inf radius of the audit, on the [0, 1] scale.
-        seed, repeats, progress, keeping: see `harden.audit.runner.audit`.
+        seed, repeats, progress, keeping, processes: see `harden.audit.runner.audit`.
     """
     by_norm = other_norm_attacks(eps, classifier.input_size, gradients=isinstance(classifier, nn.Module))
     plan = [
@@ -102,6 +104,7 @@ def audit_other_norms(
             repeats=repeats,
             meter=meter,
             keeping=keeping,
+            processes=processes,
         )
         for attacks in by_norm.values()
     ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from harden.audit.machine import describe_machine
 from harden.audit.meter import Meter
 from harden.audit.result import AttackOutcome, AuditResult, Exposure
 from harden.data.dataset import ImageSet
+from harden.distributed import ALONE, Processes
 from harden.memory import by_parts
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
@@ -27,12 +31,21 @@ from harden.randomness import stream
 AuditProgress = Callable[[str, int, int], None]
 """Called with (attack, work done, work expected in all), in forward passes."""
 
-Witness = Callable[[Attack, Tensor, Tensor, Examples], None]
-"""Called with an attack, the rows (n,) of the images it had, these images (n, C, H, W), and what became of them."""
+
+class Witness(Protocol):
+    """Sees the examples of an audit as they are made."""
+
+    def __call__(self, attack: Attack, rows: Tensor, batch: Tensor, examples: Examples) -> None:
+        """See what an attack made of the images at `rows` (n,), `batch` (n, C, H, W) float in [0, 1]."""
+
+    def unite(self, attack: Attack, processes: Processes) -> None:
+        """An attack is over: exchange what each of the processes has seen of it."""
+
 
 LARGEST_BATCH = 250
 BATCH_PIXELS = 2_000_000
 """Values of input pixels in one batch: enough to keep a processor busy, few enough to fit into its memory."""
+_ATTACK = "attack"
 
 FEW = 4
 """Images on which the scores of a folded network are compared with its own."""
@@ -59,6 +72,7 @@ def audit(
     progress: AuditProgress | None = None,
     keeping: Keeping | None = None,
     witness: Witness | None = None,
+    processes: Processes = ALONE,
 ) -> AuditResult:
     """Attack the correctly classified images: each attack all of them, members of an ensemble those that still stand.
 
@@ -77,11 +91,13 @@ def audit(
         progress: hears how far the audit is; may raise to stop it.
         keeping: keeps finished attacks, and gives back those of an earlier audit of the same model and images.
         witness: sees the examples as they are made.
+        processes: that share the attacks; each is called with the same, but for `keeping`, which is the leader's, and
+            returns the same, but that followers lack outcomes which were kept.
     """
     began = time.perf_counter()
     if isinstance(classifier, Classifier):
         lay_out(classifier)
-    predictions, clean_margins = clean_scores(classifier, images)
+    predictions, clean_margins = clean_scores(classifier, images, processes)
     labels = images.labels.cpu()
     right = predictions == labels
     plan = [(entry.attack.name, entry.attack.passes * repeats, entry.attack.pass_cost) for entry in planned]
@@ -98,6 +114,7 @@ def audit(
         meter=meter,
         keeping=keeping,
         witness=witness,
+        processes=processes,
     )
     return AuditResult(
         model=model,
@@ -115,18 +132,36 @@ def audit(
     )
 
 
-def clean_scores(classifier: Audited, images: ImageSet) -> tuple[Tensor, Tensor]:
+def clean_scores(classifier: Audited, images: ImageSet, processes: Processes = ALONE) -> tuple[Tensor, Tensor]:
     """Return predictions (N,) int64 and margins (N,) float32 on the clean images, on the CPU."""
     predictions, margins = torch.zeros(len(images), dtype=torch.int64), torch.zeros(len(images))
+    own = torch.zeros(len(images), dtype=torch.bool)
 
-    def look(_: int, rows: Tensor) -> None:
+    def look(_: int, __: int, rows: Tensor) -> None:
         pixels, labels = images.batch(rows)
         scores = classifier(laid_out(pixels.to(classifier.device), classifier)).cpu()
         predictions[rows], margins[rows] = judge(scores, labels.cpu())
+        own[rows] = True
 
     with frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext(), torch.no_grad():
-        by_parts(torch.arange(len(images)), batch_of(classifier.input_size), look)
+        in_batches(torch.arange(len(images)), batch_of(classifier.input_size), look, processes)
+    processes.meet()
+    processes.unite(own, predictions, margins)
     return predictions, margins
+
+
+def in_batches(rows: Tensor, size: int, work: Callable[[int, int, Tensor], None], processes: Processes) -> None:
+    """Work on `rows` (n,) in batches of `size`, of which this process takes what no other has taken.
+
+    Args:
+        rows: (n,) int64, in order.
+        size: rows of a batch; where memory runs out for one, it and those after it are worked on in parts.
+        work: called with the number of the batch, the number of the part in it, and its rows.
+        processes: that are called with the same.
+    """
+    batches = torch.split(rows, size)
+    for number in processes.claims(len(batches)):
+        size = by_parts(batches[number], size, partial(work, number))
 
 
 def attack_in_turn(
@@ -142,11 +177,12 @@ def attack_in_turn(
     meter: Meter,
     keeping: Keeping | None = None,
     witness: Witness | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[AttackOutcome, ...]:
     """Run attacks of one norm and eps, in order; members of an ensemble attack only what all before left standing.
 
     Args:
-        classifier, images, planned, exposures, seed, repeats, keeping, witness: see `audit`.
+        classifier, images, planned, exposures, seed, repeats, keeping, witness, processes: see `audit`.
         predictions, margins: (N,) of the clean images.
         meter: knows the attacks; hears of every pass.
     """
@@ -158,8 +194,9 @@ def attack_in_turn(
     for entry in planned:
         attacked = standing if entry.member else right
         outcome = keeping.find(entry.attack, attacked, repeats) if keeping is not None else None
-        if outcome is None:
-            meter.begin(int(attacked.sum()))
+        if processes.as_leader(partial(_what_to_do, outcome)) == _ATTACK:
+            count = int(attacked.sum())
+            meter.begin(count, min(processes.size, math.ceil(count / batch_of(classifier.input_size))))
             outcome = attack_images(
                 classifier,
                 images,
@@ -173,11 +210,14 @@ def attack_in_turn(
                 passes=meter.passes(),
                 folding=folding,
                 witness=witness,
+                processes=processes,
             )
             if keeping is not None:
                 keeping.keep(entry.attack, attacked, repeats, outcome)
-        standing = standing & (torch.from_numpy(outcome.predictions) == labels)
-        outcomes.append(outcome)
+        guesses = torch.from_numpy(outcome.predictions) if outcome is not None else torch.zeros_like(labels)
+        standing = standing & (processes.spread(guesses) == labels)
+        if outcome is not None:
+            outcomes.append(outcome)
         meter.end(int(standing.sum()))
     return tuple(outcomes)
 
@@ -196,6 +236,7 @@ def attack_images(
     passes: Passes | None = None,
     folding: Folding = UNFOLDED,
     witness: Witness | None = None,
+    processes: Processes = ALONE,
 ) -> AttackOutcome:
     """Run one attack on some of the images.
 
@@ -204,10 +245,10 @@ def attack_images(
     unfolded.
 
     Args:
-        classifier, images, attack, exposure, seed, repeats, witness: see `audit`.
+        classifier, images, attack, exposure, seed, repeats, witness, processes: see `audit`.
         attacked: (N,) bool, which images; the others keep what they are when clean.
         predictions, margins: (N,) of the clean images.
-        passes: counter to add to.
+        passes: counter that starts at 0; of this process, and in the end of all.
         folding: what of the classifier is folded while it is attacked.
     """
     began = time.perf_counter()
@@ -216,12 +257,14 @@ def attack_images(
     queries = torch.zeros(len(images), dtype=torch.int64)
     closest = torch.where(predictions == images.labels.cpu(), torch.inf, 0.0)
 
-    def work(number: int, chunk: Tensor) -> None:
+    own = ~attacked if processes.leads else torch.zeros_like(attacked)
+
+    def work(number: int, part: int, chunk: Tensor) -> None:
         batch, labels = images.batch(chunk)
         batch, labels = laid_out(batch.to(classifier.device), classifier), labels.to(classifier.device)
 
         def run() -> Examples:
-            generator = stream(seed, attack.name, number)
+            generator = stream(seed, attack.name, number, *([part] if part else []))
             return run_attack(attack, classifier, batch, labels, generator=generator, passes=passes, repeats=repeats)
 
         with folding.on():
@@ -234,10 +277,16 @@ def attack_images(
         distances[chunk] = attack.norm.of(examples.images - batch).cpu()
         queries[chunk] = examples.queries.cpu()
         closest[chunk] = examples.closest.cpu()
+        own[chunk] = True
         if witness is not None:
             witness(attack, chunk, batch, examples)
 
-    by_parts(torch.nonzero(attacked).squeeze(1), batch_of(classifier.input_size), work)
+    in_batches(torch.nonzero(attacked).squeeze(1), batch_of(classifier.input_size), work, processes)
+    processes.meet(passes.heard)
+    processes.unite(own, guesses, kept, distances, queries, closest)
+    passes.add_up(processes.sum)
+    if witness is not None:
+        witness.unite(attack, processes)
     return AttackOutcome(
         name=attack.name,
         definition=attack.definition,
@@ -278,6 +327,10 @@ def _confirmed(examples: Examples, classifier: Audited, labels: Tensor, passes: 
     if not torch.equal(predictions == labels, examples.predictions == labels):
         return None
     return replace(examples, predictions=predictions, margins=margins)
+
+
+def _what_to_do(kept: AttackOutcome | None) -> str:
+    return _ATTACK if kept is None else "go on"
 
 
 def exposures_of(*, training: Sequence[str], selection: Sequence[str]) -> dict[str, Exposure]:

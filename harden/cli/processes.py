@@ -19,7 +19,7 @@ from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, exit_code
 from harden.errors import HardenError, ProcessLostError, UsageError
 
 if TYPE_CHECKING:
-    from harden.training.distributed import Processes, Seat
+    from harden.distributed import Processes, Seat
 
 LOCALHOST = "127.0.0.1"
 FEWEST_ALLOWED = 8
@@ -41,11 +41,11 @@ def together(count: int | None) -> Iterator[Processes]:
         UsageError: `count` is impossible, or not what torchrun started.
         ProcessLostError: a process did not come.
     """
-    from harden.training import distributed
+    from harden import distributed
     from harden.workflows.resources import count_cores
 
     if count is not None and count < 1:
-        raise UsageError(f"--processes {count} trains nothing", hint="give a number from 1 on, or leave it out")
+        raise UsageError(f"--processes {count} does nothing", hint="give a number from 1 on, or leave it out")
     if count is not None and count > (most := max(FEWEST_ALLOWED, count_cores().usable)):
         raise UsageError(
             f"--processes {count} is more than this machine can run at once: it has {count_cores().usable} cores",
@@ -94,7 +94,7 @@ def _led(count: int) -> Iterator[Processes]:
     """Start `count` - 1 followers, and lead them."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    from harden.training import distributed
+    from harden import distributed
     from harden.workflows.resources import count_cores
 
     # A socket of ours, because torch's own would listen on every network.
@@ -137,7 +137,7 @@ def _require(children: Sequence[subprocess.Popen[bytes]]) -> None:
     for rank, child in enumerate(children, 1):
         if child.poll() is not None:
             raise ProcessLostError(
-                f"process {rank} of 0 to {len(children)} ended before it could train ({_how(child.returncode)})",
+                f"process {rank} of 0 to {len(children)} ended before it could begin ({_how(child.returncode)})",
                 hint="fewer --processes, or the same command with --debug",
             )
 
@@ -150,7 +150,8 @@ def _watch(child: subprocess.Popen[bytes], processes: Processes) -> None:
     time.sleep(GRACE_SECONDS)
     if processes.size > 1:
         text = (
-            f"error: a process of this run is gone ({_how(code)}); continue with harden fit --resume and the folder\n"
+            f"error: a process of this run is gone ({_how(code)}); what was finished is kept: continue with harden fit "
+            "--resume and the folder, or the same harden report\n"
         )
         os.write(2, text.encode())
         os._exit(EXIT_FAILURE)

@@ -10,11 +10,13 @@ import typer
 
 from harden.cli import completion, options
 from harden.cli.fit import show_report
-from harden.cli.running import run_command, typed_command
+from harden.cli.processes import following, together
+from harden.cli.running import run_command, stoppable, typed_command
 
 if TYPE_CHECKING:
     from harden.audit.gate import GateVerdict
     from harden.cli.console import Terminal
+    from harden.workflows.side_by_side import ReportSettings
 
 
 def report(
@@ -67,6 +69,16 @@ def report(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and the random starts.", rich_help_panel="Run")] = 0,
     device: options.Device = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            "--gpus",
+            help="Share the attacks among so many processes on this machine, each on a GPU of its own, or all on the "
+            "CPU where there is none: the same report, sooner. [1]",
+            rich_help_panel="Run",
+        ),
+    ] = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -81,14 +93,34 @@ def report(
       harden report weights.pth --arch net.py:build --data ./imgs --eps 8/255 --samples 1000
 
       harden report model.onnx --data ./imgs --surrogate auto --fail-under robust=0.40
+
+      harden report runs/imgs-adv4adv --gpus 4
     """
 
     def body(terminal: Terminal) -> None:
-        from harden.recipe import parse_eps
-        from harden.workflows.report import ReportSettings
+        from harden.workflows.report import follow
         from harden.workflows.report import report as workflow
 
-        settings = ReportSettings(
+        with together(processes) as group, stoppable(group.size > 1) as stop:
+            if not group.leads:
+                following(group, lambda: follow(settings(), group, stop_requested=stop))
+                return
+            found, folder = workflow(
+                settings(),
+                out=out,
+                narrator=terminal,
+                command=typed_command(),
+                stop_requested=stop,
+                processes=group,
+            )
+        show_report(terminal, found, as_json=as_json, where=folder)
+        require_gates(found.gates)
+
+    def settings() -> ReportSettings:
+        from harden.recipe import parse_eps
+        from harden.workflows.side_by_side import ReportSettings
+
+        return ReportSettings(
             spec=options.model_spec(
                 model,
                 arch=arch,
@@ -110,11 +142,8 @@ def report(
             black_box=black_box,
             fail_under=fail_under,
         )
-        found, folder = workflow(settings, out=out, narrator=terminal, command=typed_command())
-        show_report(terminal, found, as_json=as_json, where=folder)
-        require_gates(found.gates)
 
-    run_command(body, quiet=quiet or as_json)
+    run_command(body, quiet=quiet or as_json, shared=True)
 
 
 def require_gates(verdicts: Sequence[GateVerdict]) -> None:

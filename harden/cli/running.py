@@ -83,17 +83,26 @@ def _require_one_process() -> None:
     if "RANK" in os.environ and size.isdecimal() and int(size) > 1:
         raise UsageError(
             f"{size} processes were started with this command (RANK and WORLD_SIZE are set), and only harden fit "
-            "shares its work among several",
+            "and harden report share their work among several",
             hint="start it without torchrun, or unset RANK and WORLD_SIZE",
         )
 
 
 @contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C or SIGTERM finish the current training step; a second one ends at once.
+def stoppable(wanted: bool = True) -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C or SIGTERM finish the current step or pass; a second one ends at once.
 
     torchrun passes on to its processes what a terminal has sent to each of them already: that is one signal.
+
+    Args:
+        wanted: whether signals are to be caught; otherwise nothing is changed.
+
+    Yields:
+        Whether there was a signal.
     """
+    if not wanted:
+        yield lambda: False
+        return
     asked: float | None = None
     previous: dict[int, Any] = {}
     among_others = "WORLD_SIZE" in os.environ

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from harden.attacks import CRAFTERS, GradientAttack, craft, finish, sees_one_gradient
 from harden.defences import Craft
+from harden.distributed import Processes
 from harden.models.classifier import Classifier
 from harden.training.augment import Placement
-from harden.training.distributed import Processes
 from harden.training.memory import Perturbations
 from harden.training.sources import Sources
 

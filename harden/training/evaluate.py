@@ -9,11 +9,11 @@ from torch import Tensor
 
 from harden.attacks import CRAFTERS, GRADIENT_ATTACKS, GradientAttack, craft, frozen, run_attack
 from harden.data.dataset import ImageSet
+from harden.distributed import ALONE, Processes
 from harden.memory import by_parts
 from harden.models.classifier import Classifier
 from harden.randomness import stream
 from harden.training.canary import Vitals
-from harden.training.distributed import ALONE, Processes
 
 CANARY_ATTACK = "pgd-10"
 BATCH = 250

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from harden.data.dataset import ImageSet
 from harden.defences import Defence
+from harden.distributed import ALONE, Processes
 from harden.errors import Interrupted, TrainingError
 from harden.memory import is_out_of_memory, release
 from harden.models.classifier import Classifier
@@ -32,7 +33,6 @@ from harden.training.batches import Batches, parts_of
 from harden.training.canary import Collapse, Vitals, Watch, diagnose
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
 from harden.training.crafting import Batch, Crafting
-from harden.training.distributed import ALONE, Processes
 from harden.training.evaluate import vitals_of
 from harden.training.freezing import frozen_names, resting_modules
 from harden.training.history import EpochRecord, History

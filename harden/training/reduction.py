@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harden.training.distributed import Processes
+from harden.distributed import Processes
 
 
 class _Gather(torch.autograd.Function):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from harden.attacks import GRADIENT_ATTACKS, PGD, GradientAttack
 from harden.data.dataset import ImageSet
+from harden.distributed import ALONE, Processes
 from harden.models.classifier import Classifier
-from harden.training.distributed import ALONE, Processes
 from harden.training.evaluate import predictions, share, standing_after
 
 SELECTION_ATTACK = "pgd-20"

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from harden import __version__
 from harden.access import Access
-from harden.attacks import ATTACKS, Planned, attack_names
+from harden.attacks import ATTACKS, Planned, Transfer, attack_names
+from harden.audit.keeping import identity_of
 from harden.data import ImageSet, duplicate_files
-from harden.errors import Interrupted
+from harden.distributed import ALONE, Processes
+from harden.errors import Interrupted, UsageError
 from harden.files import write_whole
 from harden.models.classifier import Classifier
+from harden.models.fingerprint import fingerprint
 from harden.report import write_report
 from harden.report.figures import counted
 from harden.report.report import Report
@@ -38,13 +41,14 @@ def audit_subjects(
     narrator: Narrator,
     title: str,
     scope: Scope,
-    kept_in: Path,
+    kept_in: Path | None,
     history: History | None = None,
     facts: Sequence[tuple[str, str]] = (),
     train: ImageSet | None = None,
     caveats: Sequence[str] = (),
     transfers: Sequence[Planned] = (),
     stop_requested: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
 ) -> Report:
     """Examine every subject with the same attacks, and put the results side by side.
 
@@ -57,20 +61,26 @@ def audit_subjects(
         narrator: hears how far it is.
         title, history, facts, caveats: for the report.
         scope: what to measure besides.
-        kept_in: folder for finished attacks, so that an interrupted audit can go on; the caller removes it.
+        kept_in: folder for finished attacks, so that an interrupted audit can go on; the caller removes it. A follower
+            writes nothing.
         train: training images, to look for copies of audited images among them.
         transfers: attacks from surrogates; they come before those that ask for scores only.
         stop_requested: asked as often as the narrator hears something.
+        processes: that share the attacks, with the same subjects, attacks, scope and seed; the report is the leader's.
 
     Raises:
         Interrupted: a stop was requested.
-        UsageError: no attack is left for a black box.
+        ProcessLostError: another process is gone.
+        UsageError: no attack is left for a black box, or a follower's subjects are not those of the leader.
     """
 
     def stopping() -> None:
         if stop_requested():
             raise Interrupted("stopped in the audit; what was finished is kept")
+        processes.require_leader()
 
+    if processes.size > 1:
+        _require_alike(subjects, transfers, seed, processes)
     copies = duplicate_files(train, subjects[-1].images) if train is not None else None
     results = [
         examine(
@@ -84,10 +94,28 @@ def audit_subjects(
             stopping=stopping,
             copies=copies,
             kept_in=kept_in,
+            processes=processes,
         )
         for subject in subjects
     ]
     return Report(title, tuple(results), history, tuple(facts), (*overfitted(history), *caveats))
+
+
+def _require_alike(subjects: Sequence[Subject], transfers: Sequence[Planned], seed: int, processes: Processes) -> None:
+    """Refuse to share attacks on other models or images than the leader's: the outcomes would be those of neither.
+
+    Raises:
+        UsageError: they are not the same here.
+    """
+    attacks = (entry.attack for entry in (*transfers, *(entry for subject in subjects for entry in subject.transfers)))
+    surrogates = (one for attack in attacks if isinstance(attack, Transfer) for one in attack.surrogates)
+    audited = (identity_of(one.classifier, name=one.name, images=one.images, seed=seed) for one in subjects)
+    here = " ".join((*audited, *map(fingerprint, surrogates)))
+    if processes.as_leader(lambda: here) != here:
+        raise UsageError(
+            "its models or images are not those of process 0, and it would attack others",
+            hint="start all processes with the same command, on the same files",
+        )
 
 
 def plan_for(

@@ -17,6 +17,7 @@ from harden.audit.result import AuditResult, Exposure
 from harden.audit.runner import audit
 from harden.audit.sweep import sweep
 from harden.data import ImageSet, stratified_sample
+from harden.distributed import ALONE, Processes
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
 from harden.randomness import stream
@@ -85,6 +86,7 @@ def examine(
     stopping: Callable[[], None] = lambda: None,
     copies: Sequence[tuple[str, str]] | None = None,
     kept_in: Path | None = None,
+    processes: Processes = ALONE,
 ) -> AuditResult:
     """Attack one model and find out whether the number can be believed.
 
@@ -99,6 +101,8 @@ def examine(
         stopping: called often; may raise to stop.
         copies: (training file, audited file) of equal pixels; None: the training images are not known.
         kept_in: folder for finished attacks, so that an interrupted examination can go on.
+        processes: that share the attacks; each calls this with the same, and what takes a small part of the time is
+            measured, and what is kept is kept, by the leader alone.
     """
     classifier, images = subject.classifier, subject.images
     task = f"auditing {subject.name}"
@@ -114,11 +118,12 @@ def examine(
         narrator.progress(task, done, total, attack)
         stopping()
 
-    random = randomness(classifier, images, seed=seed)
-    repeats = random.repeats
+    repeats = int(processes.as_leader(lambda: str(randomness(classifier, images, seed=seed).repeats)))
     if repeats > 1:
         narrator.warn(f"{subject.name} answers at random; each answer to an attack is the mean of {repeats} passes")
-    keeping = Keeping(kept_in, model=classifier, name=subject.name, images=images, seed=seed) if kept_in else None
+    keeping = None
+    if kept_in is not None and processes.leads:
+        keeping = Keeping(kept_in, model=classifier, name=subject.name, images=images, seed=seed)
     gallery = Gallery(images)
     result = audit(
         classifier,
@@ -132,14 +137,24 @@ def examine(
         progress=attacking,
         keeping=keeping,
         witness=gallery,
+        processes=processes,
     )
-    gallery.revisit(classifier, result, [entry.attack for entry in planned], seed=seed, repeats=repeats)
+    if processes.leads:
+        gallery.revisit(classifier, result, [entry.attack for entry in planned], seed=seed, repeats=repeats)
     result = replace(result, gallery=gallery.exhibits())
     if isinstance(classifier, Classifier) and scope.curve:
         few = _some(images, CURVE_IMAGES, seed)
-        curve = sweep(classifier, few, eps, seed=seed, repeats=repeats, progress=told("accuracy against eps"))
+        curve = sweep(
+            classifier,
+            few,
+            eps,
+            seed=seed,
+            repeats=repeats,
+            progress=told("accuracy against eps"),
+            processes=processes,
+        )
         result = replace(result, curve=curve)
-    if isinstance(classifier, Classifier) and scope.representation:
+    if isinstance(classifier, Classifier) and scope.representation and processes.leads:
         attacks = [GRADIENT_ATTACKS[name](eps) for name in scope.represented]
         found = represent(classifier, images, attacks, seed=seed, progress=lambda _, *at: told("representation")(*at))
         result = replace(result, representation=found)
@@ -153,13 +168,15 @@ def examine(
             repeats=repeats,
             progress=lambda _, *at: told("other norms")(*at),
             keeping=keeping,
+            processes=processes,
         )
         result = replace(result, shifts=others)
+    if scope.shifts and processes.leads:
         found_corrupted = corrupted_outcomes(
             classifier, images, seed=seed, progress=lambda _, *at: told("corruptions")(*at)
         )
         result = replace(result, corruptions=found_corrupted)
-    if scope.checks:
+    if scope.checks and processes.leads:
         checks = believe(
             result,
             classifier,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from harden.attacks import ATTACKS
 from harden.data import SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES
+from harden.distributed import ALONE, Processes
 from harden.errors import HardenError, Interrupted, ProcessLostError, RunFolderError, UsageError, WriteError
 from harden.export.to_safetensors import load_weights
 from harden.files import clear_temporaries, write_whole
@@ -22,9 +24,9 @@ from harden.models.state_dict import load_into
 from harden.models.trust import require_trust
 from harden.randomness import derive_seed
 from harden.report.report import Report
-from harden.training.distributed import ALONE, Processes
 from harden.training.evaluate import CANARY_ATTACK
 from harden.training.freezing import frozen_names
+from harden.training.history import History
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
 from harden.workflows.audit import audit_subjects, run_facts, write_reports, write_unreadable
@@ -86,7 +88,7 @@ def fit(
         command: what the user typed, for the record.
         audit: whether to end with an audit; without it, test images are not read.
         splits: what is trained, selected and tested on; None: drawn by the seed, or those of an earlier run.
-        processes: that train together; this one leads, and the others `follow`.
+        processes: that train and audit together; this one leads, and the others `follow`.
 
     Raises:
         HardenError: anything the user can repair.
@@ -188,10 +190,10 @@ def resume(
 
 
 def follow(processes: Processes, *, stop_requested: StopRequested, arch: str | None = None) -> None:
-    """Train together with a leader that runs `fit` or `resume`, in its run folder, until it needs nobody.
+    """Train and audit together with a leader that runs `fit` or `resume`, in its run folder, until it needs nobody.
 
     Args:
-        processes: that train together.
+        processes: that do so.
         stop_requested: asked after every training step; one process that says so stops all.
         arch: code that builds the network, if the user named it.
 
@@ -213,7 +215,10 @@ def follow(processes: Processes, *, stop_requested: StopRequested, arch: str | N
             "its static networks are not those of process 0, and each would train on other examples",
             hint="--static with files that are the same for all processes",
         )
-    join_training(run, job)
+    trained = join_training(run, job)
+    if trained is not None and processes.hear(stop_requested) is not None:
+        processes.make_alike(trained.classifier)
+        _report_on(run, trained, _subjects(run, trained, Encounters()))
 
 
 def _fingerprints(job: Job) -> list[str]:
@@ -273,7 +278,6 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
     job.processes.tell(f"{run.path.absolute()}\n{' '.join(_fingerprints(job))}\n{job.settings.to_json()}")
     try:
         job, trained = train(run, job)
-        job.processes.dismiss()
         _keep(run, job, trained)
         return FitResult(run, _audit(run, job, trained) if job.audits else None)
     except WriteError as error:
@@ -321,35 +325,67 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     """Audit the model before and after on the same test images, once."""
     job.narrator.heading("Final audit")
     settings = job.settings
+    subjects = _subjects(run, job, _met(job, trained))
+    unread = write_unreadable(job.images.unreadable, run.path, job.narrator)
+    job.processes.tell("audit")  # now that what the followers decode as well is in the cache
+    job.processes.make_alike(job.classifier)  # buffers that training has no part in may differ
+    report = _report_on(
+        run,
+        job,
+        subjects,
+        title=_title(settings, trained),
+        history=trained.history,
+        facts=run_facts(settings, job.command, job.splits.how, trained.history, job.budget),
+        caveats=unread,
+    )
+    write_reports(report, run.path, job.narrator)
+    shutil.rmtree(run.audit_progress, ignore_errors=True)
+    return report
+
+
+def _subjects(run: RunFolder, job: Job, met: Encounters) -> tuple[Subject, Subject]:
+    """Return the model before and after, and the test images that both are audited on."""
+    settings = job.settings
     entries = job.images.sample(job.splits.test, settings.audit_samples, settings.seed, "audit")
     test = job.images.decode(entries, job.narrator, "test images")
     # A copy, not built anew: the code that --arch names may have changed while the run went on.
     before = copy.deepcopy(job.classifier)
     load_into(before.module, load_weights(run.initial_weights))
-    unread = write_unreadable(job.images.unreadable, run.path, job.narrator)
-    where = f"{settings.data}, {len(test)} of {len(job.splits.test)} test images"
-    report = audit_subjects(
-        [
-            Subject("before", before, test, job.earlier.exposures(job.eps)),
-            Subject(settings.method, job.classifier, test, _met(job, trained).exposures(job.eps)),
-        ],
+    return (
+        Subject("before", before, test, job.earlier.exposures(job.eps)),
+        Subject(settings.method, job.classifier, test, met.exposures(job.eps)),
+    )
+
+
+def _report_on(
+    run: RunFolder,
+    job: Job,
+    subjects: Sequence[Subject],
+    *,
+    title: str = "",
+    history: History | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+    caveats: Sequence[str] = (),
+) -> Report:
+    """Audit the subjects, in all processes alike; what the report says besides is needed by the leader alone."""
+    settings = job.settings
+    return audit_subjects(
+        subjects,
         eps=job.eps,
         attacks=settings.attacks,
         scope=Scope.of(settings.attacks, brief=True),
         kept_in=run.audit_progress,
-        dataset=where,
+        dataset=f"{settings.data}, {len(subjects[-1].images)} of {len(job.splits.test)} test images",
         seed=settings.seed,
         narrator=job.narrator,
-        title=_title(settings, trained),
-        history=trained.history,
-        facts=run_facts(settings, job.command, job.splits.how, trained.history, job.budget),
-        train=job.train,
-        caveats=unread,
+        title=title,
+        history=history,
+        facts=facts,
+        train=job.train if job.processes.leads else None,
+        caveats=caveats,
         stop_requested=job.stop_requested,
+        processes=job.processes,
     )
-    write_reports(report, run.path, job.narrator)
-    shutil.rmtree(run.audit_progress, ignore_errors=True)
-    return report
 
 
 def _title(settings: FitSettings, trained: Trained) -> str:

@@ -269,8 +269,11 @@ def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
     return replace(job, settings=replace(job.settings, epochs=len(trained.history.epochs))), trained
 
 
-def join_training(run: RunFolder, job: Job) -> None:
+def join_training(run: RunFolder, job: Job) -> Job | None:
     """Take part in what the leader does in `train`; plans are its business, and so are files.
+
+    Returns:
+        The leader's job, its classifier holding the chosen weights; None where the leader needs nobody any more.
 
     Raises:
         ProcessLostError: the leader is gone.
@@ -279,7 +282,7 @@ def join_training(run: RunFolder, job: Job) -> None:
     pretrain(run, job)
     word = job.processes.hear(job.stop_requested)
     if word is None:
-        return
+        return None
     described, manner = word.split("\n")
     settings, manner = FitSettings.from_json(described), json.loads(manner)
     val = job.images.decode(selection_entries(job.images, job.splits, settings), job.narrator, "validation images")
@@ -291,6 +294,7 @@ def join_training(run: RunFolder, job: Job) -> None:
     watch = Watch(None, job, "hardening")
     trainer = _trainer(run, job, defence, layer, watch, replan if manner["replans"] else None)
     trainer.run(resume=manner["resume"])
+    return job
 
 
 def _trainer(

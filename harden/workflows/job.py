@@ -21,12 +21,12 @@ from harden.data import (
     plan_splits,
 )
 from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES, WHOLE_BATCH_DEFENCES
+from harden.distributed import ALONE, Processes
 from harden.errors import ModelError, UsageError
 from harden.models.classifier import Classifier
 from harden.models.split import default_split
 from harden.models.tap import Tap
 from harden.randomness import derive_seed
-from harden.training.distributed import ALONE, Processes
 from harden.training.memory import LARGEST, memory_needed
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
@@ -62,7 +62,7 @@ class Job:
         budget: what is kept of the time budget; None without one, and before there is a run folder.
         statics: networks besides the classifier that examples are crafted on.
         audits: whether the run ends with an audit.
-        processes: that train together; the followers have the same job.
+        processes: that train and audit together; the followers have the same job.
     """
 
     settings: FitSettings

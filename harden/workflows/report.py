@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -12,28 +12,17 @@ from torch import nn
 from harden import __version__
 from harden.attacks import ATTACKS, Planned, attack_names
 from harden.audit.gate import Gate, judge_gates, parse_gates
-from harden.audit.result import Exposure
-from harden.data import AS_IT_IS, DataSource, Entry, ImageSet, Reading, open_data
-from harden.errors import DataError, Interrupted, RunFolderError, UsageError
+from harden.data import ImageSet
+from harden.distributed import ALONE, Processes
+from harden.errors import Interrupted, ProcessLostError, RunFolderError
 from harden.files import require_writable
-from harden.models.black_box import Audited
-from harden.models.classifier import Classifier
 from harden.report.report import Report
 from harden.workflows.audit import DEFAULT_ATTACKS, audit_subjects, plan_for, write_reports, write_unreadable
-from harden.workflows.black_box import is_black_box, open_black_box, without_gradients
-from harden.workflows.encounters import Encounters
-from harden.workflows.examine import Scope, Subject
-from harden.workflows.narrator import Narrator
-from harden.workflows.prepare import (
-    Images,
-    ModelSpec,
-    as_run,
-    choose_device,
-    default_eps,
-    images_for,
-    open_model,
-)
-from harden.workflows.run_folder import RunFolder, reading_for, refuse_stated, unused
+from harden.workflows.examine import Scope
+from harden.workflows.narrator import Narrator, Silent
+from harden.workflows.prepare import as_run
+from harden.workflows.run_folder import RunFolder, unused
+from harden.workflows.side_by_side import Ready, ReportSettings, make_ready
 from harden.workflows.surrogate_training import Surrogate
 from harden.workflows.surrogates import open_surrogates, transfer_attacks
 
@@ -41,48 +30,15 @@ PROGRESS = "progress"
 """Folder beside a report in the making that holds its finished attacks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportSettings:
-    """What `harden report` is asked for.
-
-    Attributes:
-        spec: the model; what it says besides the model's name goes for the others too.
-        data: images; None: those of the run.
-        reading: how they are read; what it leaves open is as in the run.
-        against: models to compare with; "initial" is the run's model before hardening.
-        device: as for `harden fit`.
-        eps: l_inf radius on the [0, 1] scale; None: the run's, or the default for the images.
-        attacks: names of presets and attacks; None: the default.
-        samples: images to audit, stratified; None: all.
-        surrogates: models on which examples are crafted that are then tried on the audited ones; "auto" trains one.
-        black_box: ask the model for scores only.
-        fail_under: gates such as "robust=0.40", each on the lower end of an interval.
-        seed: of the sample and of everything random.
-    """
-
-    spec: ModelSpec
-    data: str | None = None
-    reading: Reading = AS_IT_IS
-    against: tuple[str, ...] = ()
-    eps: float | None = None
-    attacks: tuple[str, ...] | None = None
-    samples: int | None = None
-    surrogates: tuple[str, ...] = ()
-    black_box: bool = False
-    fail_under: str | None = None
-    seed: int = 0
-    device: str = "auto"
-
-
-@dataclass(frozen=True, eq=False)
-class _Opened:
-    name: str
-    classifier: Audited
-    images: Images
-    exposures: Mapping[str, Exposure]
-
-
-def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, command: str) -> tuple[Report, Path]:
+def report(
+    settings: ReportSettings,
+    *,
+    out: Path | None,
+    narrator: Narrator,
+    command: str,
+    stop_requested: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
+) -> tuple[Report, Path]:
     """Audit a model, beside others if asked, and write the report.
 
     Args:
@@ -91,103 +47,120 @@ def report(settings: ReportSettings, *, out: Path | None, narrator: Narrator, co
             that was interrupted there goes on.
         narrator: hears what happens.
         command: what the user typed, for the record.
+        stop_requested: asked after every pass of the audit.
+        processes: that share the attacks; this one leads, and the others `follow`.
 
     Returns:
         The report, with the verdict on every gate, and the folder it was written to.
 
     Raises:
         HardenError: anything the user can repair.
+        Interrupted: a stop was requested; the audit can be gone on with.
     """
     presets = settings.attacks or DEFAULT_ATTACKS
     attack_names(presets)  # a name that does not exist is told before anything is opened or trained
     run = as_run(settings.spec.model)
     folder = _folder(settings, run, out)
     require_writable(folder)
-    if run is not None and all(spec == "initial" or as_run(spec) is not None for spec in settings.against):
-        refuse_stated(run, settings.spec, settings.reading)
-    data = settings.data or (run.read_config().get("training", {}).get("data") if run else None)
-    if data is None:
-        raise UsageError("which images?", hint="give --data DIR; only a finished run folder knows its own")
-    source = open_data(data, reading_for(run, settings.reading, other_data=settings.data is not None))
-    entries, which, left_out = _entries(source, _runs(settings, run))
-    for caveat in left_out:
-        narrator.warn(caveat)
-    narrator.heading("Model")
-    eps = settings.eps
-    if eps is None and run is not None:
-        eps = run.read_config().get("training", {}).get("eps")
-    subject = _open(settings, settings.spec.model, source, eps, narrator)
-    if eps is None:
-        eps = default_eps(subject.classifier.input_size)
-    others = [_open(settings, spec, source, eps, narrator, run=run) for spec in settings.against]
-    chosen = subject.images.sample(entries, settings.samples, settings.seed, "audit")
-    device = choose_device(settings.device)
-    subjects = []
-    for opened in (*others, subject):
-        if opened.images.classes != subject.images.classes:
-            raise DataError(
-                f"{opened.name} and {subject.name} number the classes differently, so they cannot stand side by side",
-                hint="audit them one by one",
-            )
-        if isinstance(opened.classifier, Classifier):
-            opened.classifier.to(device)
-        images = opened.images.decode(chosen, narrator, "images to audit")
-        crafted = () if opened is subject else _from_subject(subject, opened, eps)
-        subjects.append(Subject(opened.name, opened.classifier, images, opened.exposures, crafted))
-    paper = "paper" in presets
+    ready = make_ready(settings, run, narrator, processes)
     # Surrogates may take long to train: what they will craft is known before, and so is whether the gates make sense.
     absent = [Surrogate(name, nn.Identity(), 0.0) for name in settings.surrogates]
-    promised = transfer_attacks(absent, eps=eps, paper=paper, member=not paper)
-    gates = _gates(settings.fail_under, plan_for(subjects[-1], settings.attacks, eps, promised))
-    surrogates = open_surrogates(
-        settings.surrogates,
-        spec=settings.spec,
-        subject=subject.classifier,
-        images=subject.images,
-        plan=run.splits_of(source) if run is not None else None,
-        audited=chosen,
-        seed=settings.seed,
-        device=device,
-        narrator=narrator,
-    )
-    transfers = transfer_attacks(surrogates, eps=eps, paper=paper, member=not paper)
-    unreadable = {file: why for opened in (*others, subject) for file, why in opened.images.unreadable.items()}
+    promised = _transfers(settings, absent, ready)
+    gates = _gates(settings.fail_under, plan_for(ready.subjects[-1], settings.attacks, ready.eps, promised))
+    transfers = _transfers(settings, _surrogates(settings, ready, narrator, stop_requested), ready)
+    unreadable = {file: why for opened in ready.opened for file, why in opened.images.unreadable.items()}
     narrator.heading("Audit")
+    processes.tell("audit")  # now that what the followers need as well is in the caches
     kept_in = folder / PROGRESS
+    again = f"the same command with --out {folder} goes on after the attacks that were finished"
     try:
         found = audit_subjects(
-            subjects,
-            eps=eps,
+            ready.subjects,
+            eps=ready.eps,
             attacks=settings.attacks,
-            dataset=f"{data}, {len(chosen)} of {len(entries)} {which}",
+            dataset=f"{ready.data}, {len(ready.chosen)} of {ready.available} {ready.which}",
             seed=settings.seed,
             narrator=narrator,
-            title=f"Audit of {subject.name}",
+            title=f"Audit of {ready.subjects[-1].name}",
             scope=Scope.of(presets),
             kept_in=kept_in,
             history=run.read_history() if run is not None else None,
-            facts=(("command", command), ("images", which), ("seed", str(settings.seed)), ("harden", __version__)),
-            train=_training_images(run, source, subject, narrator),
-            caveats=(*left_out, *write_unreadable(unreadable, folder, narrator)),
+            facts=(
+                ("command", command),
+                ("images", ready.which),
+                ("seed", str(settings.seed)),
+                ("harden", __version__),
+            ),
+            train=_training_images(ready, narrator),
+            caveats=(*ready.left_out, *write_unreadable(unreadable, folder, narrator)),
             transfers=transfers,
+            stop_requested=stop_requested,
+            processes=processes,
         )
-    except KeyboardInterrupt:
-        hint = f"the same command with --out {folder} goes on after the attacks that were finished"
-        raise Interrupted("stopped in the audit", hint=hint if kept_in.exists() else None) from None
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted("stopped in the audit", hint=again if kept_in.exists() else None) from None
+    except ProcessLostError as lost:
+        raise ProcessLostError(lost.message, hint=again if kept_in.exists() else None) from lost
     found = replace(found, gates=judge_gates(found.subject, gates))
     write_reports(found, folder, narrator)
     shutil.rmtree(kept_in, ignore_errors=True)
     return found, folder
 
 
-def _from_subject(subject: _Opened, other: _Opened, eps: float) -> tuple[Planned, ...]:
-    """Return attacks that craft on the network that the report is about, for a black box beside it.
+def follow(settings: ReportSettings, processes: Processes, *, stop_requested: Callable[[], bool]) -> None:
+    """Audit together with a leader that runs `report` with the same settings, until it needs nobody.
 
-    It is often an export of that very network, whose own gradients are then the nearest thing to its own.
+    Args:
+        settings: what to do.
+        processes: that share the attacks.
+        stop_requested: asked after every pass.
+
+    Raises:
+        HardenError: as `report`.
+        UsageError: the models or images are not the leader's.
+        ProcessLostError: another process is gone.
     """
-    if isinstance(other.classifier, Classifier) or not isinstance(subject.classifier, Classifier):
-        return ()
-    return tuple(transfer_attacks([Surrogate(subject.name, subject.classifier, 0.0)], eps=eps, member=True))
+    if processes.hear(stop_requested) is None:
+        return
+    narrator = Silent()
+    ready = make_ready(settings, as_run(settings.spec.model), narrator, processes)
+    audit_subjects(
+        ready.subjects,
+        eps=ready.eps,
+        attacks=settings.attacks,
+        dataset="",
+        seed=settings.seed,
+        narrator=narrator,
+        title="",
+        scope=Scope.of(settings.attacks or DEFAULT_ATTACKS),
+        kept_in=None,
+        transfers=_transfers(settings, _surrogates(settings, ready, narrator, stop_requested), ready),
+        stop_requested=stop_requested,
+        processes=processes,
+    )
+
+
+def _surrogates(
+    settings: ReportSettings, ready: Ready, narrator: Narrator, stop_requested: Callable[[], bool]
+) -> tuple[Surrogate, ...]:
+    subject = ready.opened[-1]
+    return open_surrogates(
+        settings.surrogates,
+        spec=settings.spec,
+        subject=subject.classifier,
+        images=subject.images,
+        plan=ready.run.splits_of(ready.source) if ready.run is not None else None,
+        audited=ready.chosen,
+        seed=settings.seed,
+        device=ready.device,
+        narrator=narrator,
+        stop_requested=stop_requested,
+    )
+
+
+def _transfers(settings: ReportSettings, surrogates: Sequence[Surrogate], ready: Ready) -> list[Planned]:
+    paper = "paper" in (settings.attacks or DEFAULT_ATTACKS)
+    return transfer_attacks(surrogates, eps=ready.eps, paper=paper, member=not paper)
 
 
 def _gates(text: str | None, plan: Sequence[Planned]) -> tuple[Gate, ...]:
@@ -219,85 +192,7 @@ def _folder(settings: ReportSettings, run: RunFolder | None, out: Path | None) -
     return last[-1].parent if last and not (last[-1].parent / "report.json").exists() else free
 
 
-def _training_images(
-    run: RunFolder | None, source: DataSource, subject: _Opened, narrator: Narrator
-) -> ImageSet | None:
+def _training_images(ready: Ready, narrator: Narrator) -> ImageSet | None:
     """Return the images that the run trained on, as the subject sees them; None where they are not known."""
-    plan = run.splits_of(source) if run is not None else None
-    return subject.images.decode(plan.train, narrator, "training images, to look for copies") if plan else None
-
-
-def _runs(settings: ReportSettings, run: RunFolder | None) -> list[RunFolder]:
-    """Return the run folders among the models, the one that the report is on first."""
-    others = (as_run(spec) for spec in settings.against if spec != "initial")
-    return [folder for folder in (run, *others) if folder is not None]
-
-
-def _entries(source: DataSource, runs: Sequence[RunFolder]) -> tuple[tuple[Entry, ...], str, tuple[str, ...]]:
-    """Return what to audit on, what it is, and what must be said of it.
-
-    These are the test images that all of the runs have in common, where they used these data; else the test split, or
-    else everything there is.
-
-    Raises:
-        DataError: the runs have no test image in common.
-    """
-    plans = [(run.path.name, plan) for run in runs if (plan := run.splits_of(source)) is not None]
-    if plans:
-        (first, plan), *rest = plans
-        everyone = ", ".join(name for name, _ in plans)
-        common = set(plan.test).intersection(*(other.test for _, other in rest))
-        if not common:
-            raise DataError(
-                f"{everyone} have no test image in common: each held out others of {source.location}",
-                hint="audit them one by one, or on images that none of them has seen: --data DIR",
-            )
-        left_out = len(plan.test) - len(common)
-        caveat = (
-            f"{left_out} of the {len(plan.test)} test images of {first} are left out, because "
-            f"{' or '.join(name for name, _ in rest)} did not hold them out for testing."
-        )
-        which = "test images of the runs" if rest else "test images of the run"
-        if left_out:
-            which = f"test images that {everyone} have in common"
-        return tuple(entry for entry in plan.test if entry in common), which, (caveat,) if left_out else ()
-    for split, name in (("test", "test images"), ("val", "validation images (there is no test split)")):
-        if split in source.listings:
-            return tuple(source.listings[split]), name, ()
-    split, entries = next(iter(source.listings.items()))
-    return tuple(entries), "images (the data has no test split: some may have been trained on)", ()
-
-
-def _open(
-    settings: ReportSettings,
-    spec: str,
-    source: DataSource,
-    eps: float | None,
-    narrator: Narrator,
-    *,
-    run: RunFolder | None = None,
-) -> _Opened:
-    """Open a run folder, "initial" of `run`, or a model with a preflight."""
-    initial = spec == "initial"
-    folder = run if initial else as_run(spec)
-    if initial and run is None:
-        raise UsageError("--against initial needs a run folder as the model", hint="name the model to compare with")
-    if folder is not None:
-        # --arch is about the model that the report is on; another run builds its own network.
-        arch = settings.spec.arch if initial or spec == settings.spec.model else None
-        classifier = folder.load_classifier(initial=initial, arch=arch)
-        images = images_for(classifier, source)
-        name = f"{folder.path.name} (initial)" if initial else folder.path.name
-        config = folder.read_config()
-        met = Encounters.from_json(config.get("earlier" if initial else "training"))
-        radius = eps if eps is not None else config.get("training", {}).get("eps", 0.0)
-        return _Opened(name, classifier, images, met.exposures(radius))
-    listed = source.listings.get("train") or source.listings.get("val") or next(iter(source.listings.values()))
-    typed, name = replace(settings.spec, model=spec), Path(spec).name
-    if is_black_box(spec, black_box_flag=settings.black_box and spec == settings.spec.model):
-        return _Opened(name, *open_black_box(typed, source, listed, narrator), {})
-    classifier, images = open_model(typed, source, listed, narrator)
-    box = without_gradients(classifier, name)
-    if box is not None:
-        narrator.warn(f"{name} has no gradients (something in it leaves torch's graph): it is audited black-box only")
-    return _Opened(name, box or classifier, images, {})
+    plan = ready.run.splits_of(ready.source) if ready.run is not None else None
+    return ready.opened[-1].images.decode(plan.train, narrator, "training images, to look for copies") if plan else None

@@ -83,11 +83,24 @@ def test_the_outcomes_are_those_of_the_network_itself(unfolded):
         assert other.forwards == one.forwards + one.attacked.sum()
 
 
+class Notes:
+    """A witness that keeps what it sees."""
+
+    def __init__(self):
+        self.kept = []
+
+    def __call__(self, attack, rows, batch, examples):
+        self.kept.append((rows, examples))
+
+    def unite(self, attack, processes):
+        assert processes.size == 1
+
+
 def test_margins_are_what_the_network_itself_says_of_the_examples():
-    kept = []
-    outcome = run((PGD(eps=EPS, iterations=5),), witness=lambda attack, rows, batch, found: kept.append((rows, found)))
+    notes = Notes()
+    outcome = run((PGD(eps=EPS, iterations=5),), witness=notes)
     network = resnet()
-    for rows, found in kept:
+    for rows, found in notes.kept:
         with torch.no_grad():
             scores = network(found.images)
         assert torch.equal(scores.argmax(1), found.predictions)

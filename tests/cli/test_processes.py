@@ -1,4 +1,4 @@
-"""`harden fit` in several processes, as a user starts them: with --processes, or with torchrun."""
+"""`harden fit` and `harden report` in several processes, as a user starts them: with --processes, or with torchrun."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from harden.cli import processes
 from harden.cli.processes import together
+from harden.distributed import Processes, Seat
 from harden.errors import UsageError
-from harden.training.distributed import Processes, Seat
 from tests.cli.terminal import command, decent, environment
 
 NET = """
@@ -38,16 +38,16 @@ TROUBLES = {
 
 
 class Net(nn.Sequential):
-    '''Lets the trouble that $TROUBLE names (what:rank:pass) happen in a training pass.'''
+    '''Lets the trouble that $TROUBLE names (what:rank:mode:pass) happen in a pass of the mode "train" or "eval".'''
 
-    passes = 0
+    passes = {"train": 0, "eval": 0}
 
     def forward(self, images):
-        if self.training:
-            self.passes += 1
-            what, rank, at = os.environ.get("TROUBLE", "::").split(":")
-            if rank == os.environ.get("RANK", "0") and at == str(self.passes):
-                TROUBLES[what]()
+        what, rank, mode, at = os.environ.get("TROUBLE", ":::").split(":")
+        here = "train" if self.training else "eval"
+        self.passes[here] += 1
+        if rank == os.environ.get("RANK", "0") and (mode, at) == (here, str(self.passes[here])):
+            TROUBLES[what]()
         return super().forward(images)
 
 
@@ -110,7 +110,7 @@ def processes_in(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_stopped_in_two_processes_and_resumed_by_three_is_the_run_of_one(alone: Path, desk: Path) -> None:
     stopped = run(
-        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "many"), cwd=desk, trouble="stop:1:12"
+        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "many"), cwd=desk, trouble="stop:1:train:12"
     )
     decent(stopped, 130)
     assert stopped.stderr.count("Hardening") == 1
@@ -124,7 +124,7 @@ def test_stopped_in_two_processes_and_resumed_by_three_is_the_run_of_one(alone: 
 
 def test_a_killed_process_is_a_clean_error_and_the_run_goes_on_without_it(alone: Path, desk: Path) -> None:
     killed = run(
-        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "bereft"), cwd=desk, trouble="kill:1:12"
+        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "bereft"), cwd=desk, trouble="kill:1:train:12"
     )
     decent(killed, 1)
     assert processes_in(desk) == []
@@ -137,7 +137,7 @@ def test_a_killed_process_is_a_clean_error_and_the_run_goes_on_without_it(alone:
 @pytest.mark.slow
 def test_what_fails_in_a_follower_is_told_by_the_leader(desk: Path) -> None:
     failed = run(
-        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "failed"), cwd=desk, trouble="fail:1:4"
+        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "failed"), cwd=desk, trouble="fail:1:train:4"
     )
     decent(failed, 1)
     assert "process 1 of 0 to 1 ended: RuntimeError: the teapot is empty" in failed.stderr
@@ -153,10 +153,83 @@ def test_torchrun_with_three_processes_is_the_run_of_one(alone: Path, desk: Path
     assert_same_run(desk / "launched", alone)
 
 
+# -- audits ------------------------------------------------------------------------------------------------------------
+
+AUDIT = ("--against", "initial", "--attacks", "fgsm,pgd-10,mim,apgd-ce,apgd-margin", "--data", "sklearn:digits")
+
+
+def said(folder: Path) -> dict[str, Any]:
+    """Return what a report says but for its seconds and the command."""
+    found = json.loads((folder / "report.json").read_text())
+    found["facts"] = [fact for fact in found["facts"] if fact[0] != "command"]
+    return json.loads(
+        json.dumps(found), object_hook=lambda part: {key: value for key, value in part.items() if key != "seconds"}
+    )
+
+
+@pytest.fixture(scope="module")
+def reported(alone: Path) -> dict[str, Any]:
+    """The report of one process on 360 images, which are two batches."""
+    decent(run(*command("report", "alone", *AUDIT, "--out", "report"), cwd=alone.parent))
+    return said(alone.parent / "report")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_report_of_several_processes_is_that_of_one(count: int, reported: dict[str, Any], desk: Path) -> None:
+    done = run(*command("report", "alone", *AUDIT, "--gpus", count, "--out", f"report-{count}"), cwd=desk)
+    decent(done)
+    assert done.stdout.count("Everything is in") == done.stderr.count("Audit\n") == 1
+    assert said(desk / f"report-{count}") == reported
+    assert processes_in(desk) == []
+
+
+@pytest.mark.slow
+def test_torchrun_reports_with_two_processes(reported: dict[str, Any], desk: Path) -> None:
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    done = run(*torchrun, "-m", "harden", "report", "alone", *AUDIT, "--out", "report-launched", cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Everything is in") == 1
+    assert said(desk / "report-launched") == reported
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("trouble", "code"), [("kill:1:eval:12", 1), ("fail:1:eval:12", 1), ("stop:0:eval:40", 130)])
+def test_a_report_that_ends_early_is_gone_on_with_by_any_number(
+    trouble: str, code: int, reported: dict[str, Any], desk: Path
+) -> None:
+    folder = f"report-{trouble.replace(':', '-')}"
+    ended = run(*command("report", "alone", *AUDIT, "--processes", 2, "--out", folder), cwd=desk, trouble=trouble)
+    decent(ended, code)
+    assert processes_in(desk) == []
+    assert f"the same command with --out {folder} goes on" in " ".join(ended.stderr.split())
+    assert list((desk / folder / "progress").glob("*.json"))
+    decent(run(*command("report", "alone", *AUDIT, "--processes", 3, "--out", folder), cwd=desk))
+    assert without_gallery(said(desk / folder)) == without_gallery(reported)
+
+
+def without_gallery(report: dict[str, Any]) -> dict[str, Any]:
+    """Leave out images to look at, which are found anew for attacks that were finished before."""
+    return {**report, "results": [{**result, "gallery": None} for result in report["results"]]}
+
+
+@pytest.mark.slow
+def test_the_last_audit_of_a_fit_is_shared_and_that_of_its_weights(desk: Path) -> None:
+    """On the same images, `harden report` finds alone what the processes of the fit found together."""
+    sizes = ("--audit-samples", 300, "--out", "shared", "--processes", 2)
+    decent(run(*command("fit", "net.py:build", *TINY, *sizes), cwd=desk))
+    decent(run(*command("report", "shared", "--attacks", "fgsm", "--samples", 300, "--out", "again"), cwd=desk))
+    (_, hardened), (again,) = said(desk / "shared")["results"], said(desk / "again")["results"]
+    for name in ("clean_predictions", "clean_margins"):
+        assert hardened[name] == again[name]
+    for name in ("predictions", "margins", "distances", "forwards", "backwards"):
+        assert hardened["outcomes"][0][name] == again["outcomes"][0][name]
+
+
 @pytest.mark.parametrize(
     ("count", "variables", "words"),
     [
-        (0, {}, "--processes 0 trains nothing"),
+        (0, {}, "--processes 0 does nothing"),
         (10_000, {}, "--processes 10000 is more than this machine can run"),
         (3, {"RANK": "0", "WORLD_SIZE": "2"}, "torchrun started 2 processes"),
         (None, {"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2, WORLD_SIZE=2"),

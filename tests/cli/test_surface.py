@@ -200,7 +200,7 @@ def test_help_shows_every_word_of_every_flag(name: str, harden: object, monkeypa
         assert " ".join(text.replace("\\[", "[").split()) in shown, parameter.name
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"fit"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"fit", "report"}))
 def test_torchrun_starts_no_copies_of_a_command_that_shares_nothing(
     name: str, harden: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:

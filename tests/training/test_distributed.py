@@ -2,77 +2,31 @@
 
 from __future__ import annotations
 
-import io
-import multiprocessing
 import os
-import traceback
+import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed import TCPStore
 
 from harden.attacks import CRAFTERS, craft
 from harden.defences import DEFENCES, DefenceContext, DefenceSettings
+from harden.distributed import ALONE, Processes, Seat, seat_in
 from harden.errors import Interrupted, ProcessLostError, UsageError
 from harden.models.classifier import Classifier
 from harden.training.augment import AUGMENTATIONS
-from harden.training.distributed import ALONE, Processes, Seat, join, seat_in
 from harden.training.loop import Trainer
 from harden.training.reduction import Reduction
 from harden.training.settings import TrainingSettings
+from tests.forks import FORKED, in_processes
 from tests.training.test_loop import Ears, digits, of_digits
 
-# Forks of a test runner that has threads; the children touch nothing of those.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(FORKED)
 
 TRAIN, VAL = digits(0, 120), digits(1000, 1030)
-
-Work = Callable[[Processes], Any]
-
-
-def in_processes(size: int, work: Work) -> list[Any]:
-    """Return what `work` returns in each of `size` processes; raise what it raises there, in words."""
-    context = multiprocessing.get_context("fork")
-    server = TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
-    pipes = [context.Pipe(duplex=False) for _ in range(size)]
-    children = [
-        context.Process(target=_seated, args=(rank, size, server.port, work, pipe[1]))
-        for rank, pipe in enumerate(pipes)
-    ]
-    for child, pipe in zip(children, pipes, strict=True):
-        child.start()
-        pipe[1].close()
-    answers: list[Any] = []
-    for pipe in pipes:
-        try:
-            answers.append(torch.load(io.BytesIO(pipe[0].recv_bytes()), weights_only=False))
-        except EOFError:
-            answers.append("gone")
-    for child in children:
-        child.join()
-    failed = [answer["failed"] for answer in answers if isinstance(answer, dict) and "failed" in answer]
-    assert not failed, "\n".join(failed)
-    return answers
-
-
-def _seated(rank: int, size: int, port: int, work: Work, pipe: Connection) -> None:
-    torch.set_num_threads(1)
-    try:
-        processes = join(Seat(rank, size, rank, size), store=TCPStore("127.0.0.1", port, size, is_master=False))
-        answer = work(processes)
-        processes.dismiss()
-    except Exception:
-        answer = {"failed": traceback.format_exc()}
-    buffer = io.BytesIO()
-    torch.save(answer, buffer)
-    pipe.send_bytes(buffer.getvalue())
-    pipe.close()
-    os._exit(0)
 
 
 def net(*, normalised: bool = False) -> Classifier:
@@ -394,7 +348,7 @@ def test_a_process_that_is_gone_is_told_with_its_last_words() -> None:
 
 
 def test_one_that_is_killed_leaves_no_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harden.training.distributed.FAREWELL_SECONDS", 0.2)
+    monkeypatch.setattr("harden.distributed.processes.FAREWELL_SECONDS", 0.2)
 
     def work(processes: Processes) -> str:
         if processes.leads:
@@ -418,6 +372,75 @@ def test_followers_hear_every_word_in_order_until_they_are_dismissed() -> None:
         return heard
 
     assert in_processes(3, work) == [[], ["first", "second\nline"], ["first", "second\nline"]]
+
+
+def test_pieces_are_taken_once_each_by_whoever_is_free() -> None:
+    """One of them is held up by its first piece, and the others take the rest."""
+
+    def work(processes: Processes) -> list[list[int]]:
+        taken = []
+        for count in (12, 3):
+            mine = []
+            for number in processes.claims(count):
+                mine.append(number)
+                time.sleep(1.0 if processes.rank == 1 else 0.01)
+            processes.meet()
+            taken.append(mine)
+        return taken
+
+    answers = in_processes(3, work)
+    for nth, count in enumerate((12, 3)):
+        assert sorted(number for answer in answers for number in answer[nth]) == list(range(count))
+    assert len(answers[1][0]) <= 2
+    assert list(ALONE.claims(4)) == [0, 1, 2, 3]
+
+
+def test_rows_are_united_bit_for_bit_whatever_the_others_hold() -> None:
+    values = torch.tensor([-0.0, torch.inf, torch.nan, -1e-45, 3.0])
+    counts = torch.tensor([2**62, -1, 0, 7, 5])
+
+    def work(processes: Processes) -> tuple[Tensor, Tensor]:
+        own = torch.tensor([0, 1, 1, 0, 2]) == processes.rank
+        mine, numbers = torch.where(own, values, 9.0), torch.where(own, counts, 9)
+        processes.unite(own, mine, numbers)
+        return mine, numbers
+
+    for mine, numbers in in_processes(2, work):
+        assert mine.view(torch.int32)[:4].equal(values.view(torch.int32)[:4])
+        assert (mine[4], numbers.tolist()) == (0, [2**62, -1, 0, 7, 0])
+
+
+def test_bytes_of_any_length_come_from_each_and_values_from_the_leader() -> None:
+    said = (b"", b"a word", bytes(range(256)))
+
+    def work(processes: Processes) -> tuple[list[bytes], list[int], str]:
+        spread = processes.spread(torch.full((2,), processes.rank)).tolist()
+        return processes.gather(said[processes.rank]), spread, processes.as_leader(lambda: f"from {processes.rank}")
+
+    assert in_processes(3, work) == [(list(said), [0, 0], "from 0")] * 3
+
+
+def test_one_that_waits_for_the_others_can_be_stopped() -> None:
+    def work(processes: Processes) -> str:
+        if not processes.leads:
+            while True:
+                try:
+                    processes.require_leader()
+                except ProcessLostError as lost:
+                    return lost.message
+                time.sleep(0.01)
+
+        def stop() -> None:
+            raise Interrupted("stopped")
+
+        try:
+            processes.meet(stop)
+        except Interrupted as stopped:
+            processes.dismiss()
+            return stopped.message
+        return "met"
+
+    assert in_processes(2, work) == ["stopped", "the leader of this run has ended"]
 
 
 # -- who they are ------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from harden.attacks import ATTACKS
 from harden.data import ImageSet
+from harden.distributed import Processes
 from harden.models.classifier import Classifier
 from harden.training import selection as module
-from harden.training.distributed import Processes
 from harden.training.evaluate import predictions, standing_after
 from harden.training.selection import SELECTION_ATTACK, Selection, confirmation_attack
 

@@ -23,8 +23,9 @@ from harden.workflows.export import ExportSettings, export
 from harden.workflows.fit import fit
 from harden.workflows.inspect import inspect
 from harden.workflows.prepare import ModelSpec
-from harden.workflows.report import ReportSettings, report
+from harden.workflows.report import report
 from harden.workflows.settings import FitSettings
+from harden.workflows.side_by_side import ReportSettings
 
 from .builders import NET, Notebook, Workshop, trained
 

@@ -23,9 +23,10 @@ from harden.workflows.audit import overfitted
 from harden.workflows.fit import FitResult, _execute, fit, follow, resume
 from harden.workflows.job import default_batch_size
 from harden.workflows.prepare import ModelSpec
-from harden.workflows.report import ReportSettings, report
+from harden.workflows.report import report
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
+from harden.workflows.side_by_side import ReportSettings
 from tests.conftest import MakeImages
 
 from .builders import Notebook, Workshop, build, trained

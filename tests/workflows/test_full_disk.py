@@ -25,8 +25,9 @@ from harden.models.pickled import save_skeleton
 from harden.training.checkpoint import write_checkpoint
 from harden.workflows.export import ExportSettings, export
 from harden.workflows.prepare import ModelSpec
-from harden.workflows.report import ReportSettings, report
+from harden.workflows.report import report
 from harden.workflows.run_folder import RunFolder
+from harden.workflows.side_by_side import ReportSettings
 from harden.workflows.verify import verify
 
 from .builders import Notebook, Workshop

@@ -20,9 +20,10 @@ from harden.workflows.export import ExportSettings, export
 from harden.workflows.fit import fit, resume
 from harden.workflows.plan import CHECK_GRADIENTS
 from harden.workflows.prepare import ModelSpec
-from harden.workflows.report import ReportSettings, report
+from harden.workflows.report import report
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
+from harden.workflows.side_by_side import ReportSettings
 from tests.conftest import MakeImages
 
 from .builders import Notebook, Workshop, trained

@@ -20,8 +20,9 @@ from harden.workflows.export import ExportSettings, export
 from harden.workflows.fit import resume
 from harden.workflows.inspect import inspect
 from harden.workflows.prepare import ModelSpec
-from harden.workflows.report import ReportSettings, report
+from harden.workflows.report import report
 from harden.workflows.run_folder import RunFolder
+from harden.workflows.side_by_side import ReportSettings
 
 from .builders import Notebook, Workshop, trained
 from .test_fit import after, run, settings

@@ -34,8 +34,9 @@ from harden.workflows.export_description import read_config, without_folders
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.prove import effort_for
 from harden.workflows.push import PushSettings, push
-from harden.workflows.report import ReportSettings, report
+from harden.workflows.report import report
 from harden.workflows.run_folder import RunFolder
+from harden.workflows.side_by_side import ReportSettings
 from harden.workflows.verify import require_findings, verify
 
 from .builders import Notebook, Workshop

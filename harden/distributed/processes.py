@@ -1,40 +1,24 @@
-"""Several processes that train one model, and everything that they tell each other.
-
-The process with rank 0 leads: it prepares the run, prints, and writes every file. The others follow: they open the run
-folder that the leader has made, and take their part of every batch and of every held-out measurement.
-
-Not torch's DistributedDataParallel. It wraps one module and averages its gradients while they are computed; it supports
-neither `autograd.grad`, which crafting needs, nor a loss that owns discriminators and taps features by a hook, and it
-takes parts for equally large. Here every process weighs its loss, a mean over its own samples, by its share of the
-batch, and after the backward pass all gradients are summed. That sum is the gradient of the mean over the whole batch,
-whatever the loss consists of, class-wise terms included. The price: the sum does not overlap with the backward pass.
-
-Where a process is slower or runs out of memory the others must not go on to another exchange than it does. So the
-processes exchange at fixed points only, and whatever decides which point comes next is agreed upon there.
-"""
+"""The processes of a run, seen from one of them, and what it can exchange with the others."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import ProcessGroup, Store  # type: ignore[attr-defined]
 
 from harden.errors import Interrupted, ProcessLostError, UsageError
 from harden.memory import is_out_of_memory
 
-PATIENCE = timedelta(minutes=30)
-"""How long a process waits for another in an exchange before it takes that one for lost."""
 LOOK_SECONDS = 0.1
 """How often a follower looks whether the leader has said something."""
+MEETING_SECONDS = 0.01
+"""How often a process that waits where all `meet` looks whether they have."""
 FAREWELL_SECONDS = 5.0
 """How long the leader waits for the last words of a process that is gone, or for the followers to go."""
 BUCKET = 2**23
@@ -45,58 +29,6 @@ class _MemoryElsewhere(MemoryError):  # noqa: N818 - as is MemoryError
     """Memory ran out in another process, and all of them know."""
 
 
-@dataclass(frozen=True)
-class Seat:
-    """Which of the processes this one is.
-
-    Attributes:
-        rank: from 0, which leads.
-        size: how many there are.
-        local_rank: among those of this machine.
-        local_size: how many of them are on this machine.
-    """
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-
-    def environment(self, port: int) -> dict[str, str]:
-        """Return torchrun's variables for a process on this machine that finds the leader at `port`."""
-        return {
-            "RANK": str(self.rank),
-            "WORLD_SIZE": str(self.size),
-            "LOCAL_RANK": str(self.local_rank),
-            "LOCAL_WORLD_SIZE": str(self.local_size),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-
-
-def seat_in(environment: Mapping[str, str]) -> Seat | None:
-    """Return the seat that torchrun's variables name; None for a process of its own.
-
-    Raises:
-        UsageError: they contradict each other.
-    """
-    if "RANK" not in environment or "WORLD_SIZE" not in environment:
-        return None
-    try:
-        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        local = int(environment.get("LOCAL_RANK", rank)), int(environment.get("LOCAL_WORLD_SIZE", size))
-        sound = 0 <= rank < size and 0 <= local[0] < local[1] <= size
-    except ValueError:
-        sound = False
-    if not sound:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        raise UsageError(
-            "the environment names no process of a run: "
-            + ", ".join(f"{name}={environment[name]}" for name in names if name in environment),
-            hint="start with torchrun or --processes, or unset RANK and WORLD_SIZE",
-        )
-    return Seat(rank, size, *local) if size > 1 else None
-
-
 class Processes:
     """The processes of a run, seen from one of them; `ALONE` where there is only this one, which exchanges nothing.
 
@@ -105,12 +37,23 @@ class Processes:
         size: how many there are.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, store: Store | None = None, *, gpus: bool = False) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        store: Store | None = None,
+        *,
+        meeting: ProcessGroup | None = None,
+        gpus: bool = False,
+    ) -> None:
         self.rank = rank
         self.size = size
         self._store = store
+        self._meeting = meeting
         self._gpus = gpus
         self._words = 0
+        self._shared = 0
+        self._looked = 0.0
         self._broken = False
         self._threads = torch.get_num_threads()
 
@@ -124,7 +67,7 @@ class Processes:
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def require(self, device: torch.device) -> None:
-        """Return if the processes of this machine can train on `device`.
+        """Return if the processes of this machine can work on `device`.
 
         Raises:
             UsageError: there are fewer GPUs than processes.
@@ -132,8 +75,8 @@ class Processes:
         if self.size > 1 and device.type == "cuda" and not self._gpus:
             count = torch.cuda.device_count()
             raise UsageError(
-                f"each process trains on a GPU of its own, and this machine has {count}",
-                hint=f"start {count} here, or train on the CPU with --device cpu",
+                f"each process works on a GPU of its own, and this machine has {count}",
+                hint=f"start {count} here, or work on the CPU with --device cpu",
             )
 
     # -- exchanges, in which all processes take part in the same order -------------------------------------------------
@@ -171,9 +114,79 @@ class Processes:
             return
         for module in modules:
             for values in (*module.parameters(), *module.buffers()):
-                kept = values.detach().contiguous()
-                self._exchange(partial(dist.broadcast, kept, 0))
-                values.detach().copy_(kept)
+                values.detach().copy_(self.spread(values.detach().contiguous()))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return the leader's `values`, which have the same shape and dtype in each; in place."""
+        if self.size > 1:
+            self._exchange(partial(dist.broadcast, values, 0))
+        return values
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """Return the `data` of every process, in the order of their ranks."""
+        if self.size == 1:
+            return [data]
+        lengths = torch.zeros(self.size, dtype=torch.int64)
+        lengths[self.rank] = len(data)
+        ends = self.sum(lengths).cumsum(0).tolist()
+        flat = torch.zeros(ends[-1], dtype=torch.uint8)
+        if data:
+            flat[ends[self.rank] - len(data) : ends[self.rank]] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        everything = self.sum(flat).numpy().tobytes()
+        return [everything[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+    # -- work in pieces that differ in length --------------------------------------------------------------------------
+
+    def claims(self, count: int) -> Iterator[int]:
+        """Yield which of `count` pieces of work this process takes: always the next that none has taken yet."""
+        if self.size == 1:
+            yield from range(count)
+            return
+        key = f"claimed/{self._shared}"
+        self._shared += 1
+        while (number := self._take(key)) < count:
+            yield number
+
+    def meet(self, waiting: Callable[[], None] | None = None) -> None:
+        """Go on once all processes have come here, however long the others work.
+
+        Args:
+            waiting: called again and again meanwhile; may raise.
+
+        Raises:
+            ProcessLostError: another one is gone.
+        """
+        if self.size == 1:
+            return
+        try:
+            arrival = dist.all_reduce(torch.zeros(1), group=self._meeting, async_op=True)
+            while not arrival.is_completed():
+                if waiting is not None:
+                    waiting()
+                time.sleep(MEETING_SECONDS)
+            arrival.wait()
+        except RuntimeError as error:
+            if waiting is not None:  # a stop that all have heard may be why another one is gone
+                waiting()
+            raise self._lost() from error
+
+    def unite(self, own: Tensor, *values: Tensor) -> None:
+        """Replace row by row what is in `values` (N, ...) by what that process has which says true in `own` (N,).
+
+        Bit for bit; no two say true for the same row, and where none does there will be zeros.
+        """
+        if self.size == 1:
+            return
+        for each in values:
+            each[~own] = 0
+            self.sum(each.view(torch.int64 if each.element_size() == 8 else torch.int32))
+
+    def _take(self, key: str) -> int:
+        assert self._store is not None
+        try:
+            return self._store.add(key, 1) - 1
+        except RuntimeError as error:
+            raise self._lost() from error
 
     @contextmanager
     def fitting(self) -> Iterator[None]:
@@ -234,6 +247,37 @@ class Processes:
         self._words += 1
         return word or None
 
+    def as_leader(self, say: Callable[[], str]) -> str:
+        """Return what `say` returns (not empty) in the leader, where alone it is called, however long that takes.
+
+        Raises:
+            ProcessLostError: the leader has ended.
+        """
+        if self.leads:
+            word = say()
+            self.tell(word)
+            return word
+        heard = self.hear()
+        if heard is None:
+            raise ProcessLostError("the leader of this run has ended")
+        return heard
+
+    def require_leader(self) -> None:
+        """Go on with work that is shared, if the leader does; cheap enough to be asked after every pass.
+
+        Raises:
+            ProcessLostError: it has let the followers go, or is gone.
+        """
+        if self._store is None or self.leads or time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        try:
+            ended = self._store.check([f"word/{self._words}"])  # it has nothing to say meanwhile but goodbye
+        except RuntimeError as error:
+            raise self._lost() from error
+        if ended:
+            raise ProcessLostError("the leader of this run has ended")
+
     def last_words(self, text: str) -> None:
         """Leave for the leader why this process ends."""
         if self._store is not None:
@@ -277,54 +321,6 @@ class Processes:
 
 ALONE = Processes()
 """One process."""
-
-
-def join(
-    seat: Seat,
-    *,
-    store: Store | None = None,
-    threads: int | None = None,
-    waiting: Callable[[], None] = lambda: None,
-) -> Processes:
-    """Take a seat among the processes of a run, and wait until all are taken.
-
-    Where the machine has a GPU for each of its processes, "cuda" means that of this one from here on.
-
-    Args:
-        seat: of this process.
-        store: what the processes find each other in; None: what torchrun's variables say.
-        threads: that this process may compute with while it has a seat; None: as many as it does.
-        waiting: called while others have not come; may raise.
-
-    Raises:
-        ProcessLostError: another one did not come.
-    """
-    gpus = torch.cuda.is_available() and torch.cuda.device_count() >= seat.local_size
-    if gpus:
-        torch.cuda.set_device(seat.local_rank)
-    try:
-        found = next(rendezvous("env://", timeout=PATIENCE))[0] if store is None else store
-        words = PrefixStore("words", found)
-        words.set(f"here/{seat.rank}", "")
-        while seat.rank == 0 and not words.check([f"here/{rank}" for rank in range(seat.size)]):
-            waiting()
-            time.sleep(LOOK_SECONDS)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpus else "gloo",
-            store=PrefixStore("exchange", found),
-            rank=seat.rank,
-            world_size=seat.size,
-            timeout=PATIENCE,
-        )
-    except RuntimeError as error:
-        raise ProcessLostError(
-            f"the {seat.size} processes of this run did not find each other: {str(error)[:200]}",
-            hint="start all of them at once, and see that they reach MASTER_ADDR at MASTER_PORT",
-        ) from error
-    processes = Processes(seat.rank, seat.size, words, gpus=gpus)
-    if threads is not None:
-        torch.set_num_threads(min(threads, torch.get_num_threads()))
-    return processes
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -1,0 +1,61 @@
+"""Several processes as forks of a test, each with a seat among them."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch.distributed import TCPStore
+
+from harden.distributed import Processes, Seat, join
+
+FORKED = "ignore:This process .* is multi-threaded:DeprecationWarning"
+"""For `filterwarnings`: a test runner has threads, and the children touch nothing of those."""
+
+Work = Callable[[Processes], Any]
+
+
+def in_processes(size: int, work: Work) -> list[Any]:
+    """Return what `work` returns in each of `size` processes; raise what it raises there, in words."""
+    context = multiprocessing.get_context("fork")
+    server = TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
+    pipes = [context.Pipe(duplex=False) for _ in range(size)]
+    children = [
+        context.Process(target=_seated, args=(rank, size, server.port, work, pipe[1]))
+        for rank, pipe in enumerate(pipes)
+    ]
+    for child, pipe in zip(children, pipes, strict=True):
+        child.start()
+        pipe[1].close()
+    answers: list[Any] = []
+    for pipe in pipes:
+        try:
+            answers.append(torch.load(io.BytesIO(pipe[0].recv_bytes()), weights_only=False))
+        except EOFError:
+            answers.append("gone")
+    for child in children:
+        child.join()
+    failed = [answer["failed"] for answer in answers if isinstance(answer, dict) and "failed" in answer]
+    assert not failed, "\n".join(failed)
+    return answers
+
+
+def _seated(rank: int, size: int, port: int, work: Work, pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    try:
+        processes = join(Seat(rank, size, rank, size), store=TCPStore("127.0.0.1", port, size, is_master=False))
+        answer = work(processes)
+        processes.dismiss()
+    except Exception:
+        answer = {"failed": traceback.format_exc()}
+    buffer = io.BytesIO()
+    torch.save(answer, buffer)
+    pipe.send_bytes(buffer.getvalue())
+    pipe.close()
+    os._exit(0)
