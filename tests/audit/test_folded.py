@@ -46,7 +46,7 @@ def resnet() -> nn.Module:
 @functools.cache
 def images() -> ImageSet:
     pixels, labels = digits()
-    return ImageSet(pixels[1500:].mul(255).round().to(torch.uint8), labels[1500:], tuple(map(str, range(297))))
+    return ImageSet(pixels[1500:1620].mul(255).round().to(torch.uint8), labels[1500:1620], tuple(map(str, range(120))))
 
 
 def run(attacks=ATTACKS, network=None, **kwargs):
@@ -73,8 +73,8 @@ def test_the_outcomes_are_those_of_the_network_itself(unfolded):
     assert plain.clean_accuracy().value > 0.8
     assert np.array_equal(plain.clean_margins, folded.clean_margins)
     fallen = [int((outcome.predictions != plain.labels).sum()) for outcome in plain.outcomes]
-    assert min(fallen) > 30
-    assert max(fallen) < 290
+    assert min(fallen) > 10
+    assert max(fallen) < 118
     for one, other, third in zip(plain.outcomes, folded.outcomes, again.outcomes, strict=True):
         assert np.array_equal(one.predictions, other.predictions)
         # Square's random search takes another way where two candidates tie within rounding; none did here.

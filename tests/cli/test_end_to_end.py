@@ -16,12 +16,18 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from harden.models import load_model
+from harden.vision import import_timm
+from harden.workflows.run_folder import RunFolder
 from tests.cli.terminal import FAST, command, decent, environment, harden, spawn
 from tests.workflows.builders import Workshop
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+RUN_SCRIPT = "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
+"""Runs a script once timm is imported in spite of mismatched wheels (`harden.vision`), as a user's machine has it."""
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +231,7 @@ def test_a_file_with_code_is_refused_and_not_run(workshop: Workshop, tmp_path: P
     assert "system" in done.stderr
 
 
-def test_a_fresh_timm_network(workshop: Workshop, desk: Path) -> None:
+def test_a_fresh_timm_network_which_timm_loads_by_its_own_means_afterwards(workshop: Workshop, desk: Path) -> None:
     done = harden(
         "fit", "timm:test_resnet", "--data", workshop.data, "--pretrain", 1, "--epochs", 1, "--image-size", 32,
         "--beta", 0.5, *FAST, "--batch-size", 60, "--out", "timm", "--json", cwd=desk,
@@ -234,6 +240,35 @@ def test_a_fresh_timm_network(workshop: Workshop, desk: Path) -> None:
     assert len(json.loads(done.stdout)["models"]) == 2
     assert "no trained weights" in done.stderr or done.stderr == ""
     assert json.loads((desk / "timm" / "config.json").read_text())["input_size"] == [3, 32, 32]
+    decent(harden("export", "timm", "--to", "safetensors", "--samples", 20, cwd=desk))
+    files = desk / "timm" / "export"
+    timm = import_timm()
+    network = timm.create_model(f"local-dir:{files}", pretrained=True).eval()
+    ours = RunFolder(desk / "timm").load_classifier()
+    state = load_file(files / "model.safetensors")
+    assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
+    config = network.pretrained_cfg
+    assert list(config["label_names"]) == ["a", "b", "c"]
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(config[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        assert torch.allclose(network((images - mean) / std), ours(images), atol=1e-6)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+    assert "CenterCrop" in repr(transform)
+    line = [sys.executable, "-c", f"from harden.vision import import_timm; import_timm(); {RUN_SCRIPT}"]
+    shown = subprocess.run(
+        [*line, str(EXAMPLES / "load_timm.py"), str(files)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("{'a': ")
+    opened = load_model(f"local-dir:{files}", classes=3, in_channels=3, image_size=(32, 32))
+    assert opened.stated.labels == ("a", "b", "c")
+    assert (opened.stated.mean, opened.stated.std) == (ours.normalisation.mean, ours.normalisation.std)
+    assert all(torch.equal(state[key], value) for key, value in opened.module.state_dict().items())
 
 
 # -- stopping ----------------------------------------------------------------------------------------------------

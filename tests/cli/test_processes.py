@@ -122,6 +122,7 @@ def test_stopped_in_two_processes_and_resumed_by_three_is_the_run_of_one(alone: 
     assert_same_run(desk / "many", alone)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_a_clean_error_and_the_run_goes_on_without_it(alone: Path, desk: Path) -> None:
     killed = run(
         *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "bereft"), cwd=desk, trouble="kill:1:train:12"

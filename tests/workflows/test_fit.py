@@ -496,7 +496,7 @@ def test_a_follower_trains_with_the_static_networks_of_its_leader_only(
         budget=None,
         processes=SimpleNamespace(tell=told.append, hear=lambda stop: told[0]),
     )
-    joined = MagicMock()
+    joined = MagicMock(return_value=None)
     monkeypatch.setattr("harden.workflows.fit.train", MagicMock(side_effect=Interrupted("stopped")))
     monkeypatch.setattr("harden.workflows.fit.join_training", joined)
     monkeypatch.setattr("harden.workflows.fit.with_statics", lambda job: job)

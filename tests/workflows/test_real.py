@@ -13,12 +13,12 @@ from tests.conftest import REPOSITORY
 
 from .builders import Notebook
 
-PER_CLASS = {"train": 300, "test": 20}
+PER_CLASS = {"train": 200, "test": 20}
 
 
 @pytest.fixture(scope="module")
 def fashion(harden_test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """300 + 20 images of each class."""
+    """200 + 20 images of each class."""
     archive, root = harden_test_data / "fashion-mnist.tar.gz", tmp_path_factory.mktemp("fashion")
     if not archive.exists():
         pytest.skip(f"no {archive}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -16,7 +15,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from harden.access import Access
 from harden.cli.app import app
@@ -24,9 +22,7 @@ from harden.data import open_data
 from harden.errors import ExportError, RunFolderError, UsageError
 from harden.export.manifest import MANIFEST, read_manifest
 from harden.export.sample import SAMPLE, load_sample, save_sample
-from harden.models import load_model
 from harden.report.report import Report
-from harden.vision import import_timm
 from harden.workflows.black_box import open_black_box
 from harden.workflows.examine import Scope
 from harden.workflows.export import Exported, ExportSettings, export
@@ -43,8 +39,6 @@ from .builders import Notebook, Workshop
 from .test_afterwards import quick
 
 EVERYTHING = ("fp32", "fp16", "int8")
-RUN_SCRIPT = "import runpy, sys; sys.argv.pop(0); runpy.run_path(sys.argv[0], run_name='__main__')"
-"""Runs a script once timm is imported in spite of mismatched wheels (`harden.vision`), as a user's machine has it."""
 
 
 def exported_from(run: Path, out: Path, **changes: Any) -> tuple[Exported, ...]:
@@ -374,36 +368,6 @@ def test_files_for_any_size_are_proven_verified_and_audited_at_a_size_that_is_as
     assert any("model_fp16.onnx" in text for text in notebook.warnings)
     with pytest.raises(UsageError, match="--any-size is of ONNX files"):
         exported_from(run, tmp_path / "none", formats=("safetensors",), precisions=("fp32",), any_size=True)
-
-
-# -- timm --------------------------------------------------------------------------------------------------------------
-
-
-def test_timm_loads_the_folder_by_its_own_means(workshop: Workshop, tmp_path: Path) -> None:
-    timm = import_timm()
-    run = quick(workshop, tmp_path / "run", model="timm:test_resnet", image_size=32, pretrain=1, beta=0.5)
-    exported_from(run, tmp_path / "files", precisions=("fp32",), samples=20)
-    network = timm.create_model(f"local-dir:{tmp_path / 'files'}", pretrained=True).eval()
-    ours = RunFolder(run).load_classifier()
-    state = load_file(tmp_path / "files" / "model.safetensors")
-    assert all(torch.equal(state[key], value) for key, value in network.state_dict().items())
-    config = network.pretrained_cfg
-    assert list(config["label_names"]) == ["a", "b", "c"]
-    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    mean, std = (torch.tensor(config[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
-    with torch.no_grad():
-        assert torch.allclose(network((images - mean) / std), ours(images), atol=1e-6)
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
-    assert "CenterCrop" in repr(transform)
-    script = Path(__file__).parents[2] / "examples" / "load_timm.py"
-    line = [sys.executable, "-c", f"from harden.vision import import_timm; import_timm(); {RUN_SCRIPT}"]
-    shown = subprocess.run([*line, str(script), str(tmp_path / "files")], capture_output=True, text=True, timeout=120)
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.startswith("{'a': ")
-    opened = load_model(f"local-dir:{tmp_path / 'files'}", classes=3, in_channels=3, image_size=(32, 32))
-    assert opened.stated.labels == ("a", "b", "c")
-    assert (opened.stated.mean, opened.stated.std) == (ours.normalisation.mean, ours.normalisation.std)
-    assert all(torch.equal(state[key], value) for key, value in opened.module.state_dict().items())
 
 
 # -- the card ----------------------------------------------------------------------------------------------------------
