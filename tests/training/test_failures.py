@@ -42,7 +42,7 @@ def test_sat_from_fgsm_at_a_large_radius_becomes_robust_to_fgsm_alone_and_the_ca
 
 
 def test_robust_overfitting_is_left_at_its_best_epoch() -> None:
-    """A quarter of the labels is wrong: once they are learnt by heart, held-out robustness falls and training's rises."""
+    """A quarter of the labels is wrong: as they are learnt by heart, held-out robustness falls and training's rises."""
     train, draws = digits(0, 200), torch.Generator().manual_seed(0)
     wrong = torch.rand(200, generator=draws) < 0.25
     shifted = (train.labels + torch.randint(1, 10, (200,), generator=draws)) % 10
