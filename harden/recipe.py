@@ -19,6 +19,7 @@ from harden.errors import HardenError, UsageError
 from harden.folders import recipe_folder
 from harden.registry import did_you_mean
 from harden.training.augment import AUGMENTATIONS
+from harden.training.settings import TRAINING_PRECISIONS
 from harden.workflows.settings import FitSettings
 from harden.workflows.tracking import TRACKERS
 from harden.workflows.variants import Variant
@@ -32,6 +33,7 @@ _CHOICES: dict[str, Mapping[str, object]] = {
     "on_collapse": {"switch": 0, "stop": 0, "keep": 0},
     "device": {"auto": 0, "cpu": 0, "cuda": 0},
     "track": TRACKERS,
+    "precision": TRAINING_PRECISIONS,
 }
 RANGES: dict[str, tuple[float, float]] = {
     "eps": (0.0, 1.0),

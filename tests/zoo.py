@@ -1,22 +1,28 @@
 """One small network of every family of timm and torchvision: split, hardened for a few steps, exported.
 
-python -m tests.zoo [--only REGEX] [--no-export] [--table tests/zoo.md]
+python -m tests.zoo [--only REGEX] [--missing] [--no-export] [--jobs 2] [--table tests/zoo.md]
 
 A family is a module of the library. Of its networks the one with the fewest parameters is taken, with random weights,
 at the smallest of a few image sizes that it accepts. It passes where a default split is found, a few steps of
 Adv-4-Adv on one batch lower the loss, discriminators and extractor receive gradients, and the ONNX file agrees. The
-table of an earlier run is kept up: rows of families that were tried are replaced. The suite tries some of them.
+table of an earlier run is kept up: rows of families that were tried are replaced. Each network has its own process,
+whose memory is limited. The suite tries some of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import multiprocessing
 import re
+import resource
 import sys
 import tempfile
 import time
 import traceback
+import warnings
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,6 +55,10 @@ SIZES = (64, 96, 128, 224)
 STEPS, IMAGES, CLASSES, EPS = 8, 3, 3, 4 / 255
 RATES = (3e-3, 3e-4)
 """Learning rates of Adam; the second is tried where the first does not lower the loss."""
+LARGEST, NOT_TRIED = 150e6, "not tried: too large"
+"""Parameters of the largest network that is tried, and what is said of a family without a smaller one."""
+MEMORY = 12 * 2**30
+"""Bytes that a network may take."""
 TABLE = Path(__file__).with_name("zoo.md")
 
 
@@ -215,15 +225,29 @@ def read_table(path: Path) -> dict[str, Row]:
 def write_table(path: Path, rows: dict[str, Row]) -> None:
     """Write all rows, by family."""
     names = [field.name.replace("_", " ") for field in fields(Row)]
-    passed = sum(row.result == "ok" for row in rows.values())
+    results = [row.result for row in rows.values()]
+    tried = len(results) - results.count(NOT_TRIED)
     versions = f"timm {import_timm().__version__}, torchvision {import_torchvision().__version__}"
     head = (
-        f"# Families that can be hardened\n\n{passed} of {len(rows)} pass ({versions}, torch {torch.__version__}).\n"
+        f"# Families that can be hardened\n\n{results.count('ok')} of {tried} pass"
+        f" ({versions}, torch {torch.__version__}).\n"
         "Made by `python -m tests.zoo`, which says what passing means.\n"
     )
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     lines += [f"| {' | '.join(astuple(rows[family]))} |" for family in sorted(rows)]
     path.write_text(head + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def try_family(family: str, names: list[str], *, export: bool) -> tuple[Row, float]:
+    """Try a family in this process, which is for that alone; return its row, and seconds."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    began = time.perf_counter()
+    name, parameters = smallest(names)
+    if parameters > LARGEST:
+        return Row(family, name, f"{parameters / 1e6:.2f} M", result=NOT_TRIED), 0.0
+    return check(family, name, parameters, export=export), time.perf_counter() - began
 
 
 def main() -> int:
@@ -232,19 +256,30 @@ def main() -> int:
     parser.add_argument("--no-export", action="store_true")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--missing", action="store_true", help="only families that the table has not")
+    parser.add_argument("--jobs", type=int, default=1, help="families that are tried at once")
     options = parser.parse_args()
     rows = read_table(options.table)
+    wanted = {
+        family: names
+        for family, names in families().items()
+        if re.search(options.only, family) and not (options.missing and family in rows)
+    }
     failed = 0
-    for family, names in families().items():
-        if not re.search(options.only, family) or (options.missing and family in rows):
-            continue
-        began = time.perf_counter()
-        name, parameters = smallest(names)
-        row = check(family, name, parameters, export=not options.no_export)
-        failed += row.result != "ok"
-        rows[family] = row
-        print(f"{family:32} {name:44} {row.result}  ({time.perf_counter() - began:.0f} s)", flush=True)
-        write_table(options.table, rows)
+    fork = multiprocessing.get_context("fork")
+    with ThreadPoolExecutor(options.jobs) as threads:
+
+        def alone(family: str) -> tuple[Row, float]:
+            with ProcessPoolExecutor(1, fork) as process:
+                try:
+                    return process.submit(try_family, family, wanted[family], export=not options.no_export).result()
+                except BrokenProcessPool:
+                    return Row(family, wanted[family][0], result="defect: its process was killed"), 0.0
+
+        for row, seconds in threads.map(alone, wanted):
+            failed += row.result not in ("ok", NOT_TRIED)
+            rows[row.family] = row
+            print(f"{row.family:32} {row.network:44} {row.result}  ({seconds:.0f} s)", flush=True)
+            write_table(options.table, rows)
     return 1 if failed else 0
 
 

@@ -91,6 +91,11 @@ def precisions(incomplete: str) -> list[str]:
     return _beginning(incomplete, table_names("harden.export", "PRECISIONS"))
 
 
+def training_precisions(incomplete: str) -> list[str]:
+    """Return the precisions of training that begin so."""
+    return _beginning(incomplete, table_names("harden.training.settings", "TRAINING_PRECISIONS"))
+
+
 def devices(incomplete: str) -> list[str]:
     """Return the devices that begin so."""
     return _beginning(incomplete, table_names("harden.workflows.prepare", "DEVICES"))

@@ -114,6 +114,15 @@ def fit(
             rich_help_panel=TRAIN,
         ),
     ] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="What the network computes in while it is trained: fp32, or bf16 where it can (autocast), which some "
+            "hardware is faster at. Examples are crafted, and everything is measured, in fp32. \\[fp32]",
+            autocompletion=completion.training_precisions,
+            rich_help_panel=TRAIN,
+        ),
+    ] = None,
     augment: Annotated[
         str | None,
         typer.Option(
@@ -259,6 +268,7 @@ def fit(
             "batch_size": batch_size,
             "accumulate": accumulate,
             "recompute": recompute or None,
+            "precision": precision,
             "augment": augment,
             "freeze": tuple(freeze) if freeze else None,
             "ema": ema,

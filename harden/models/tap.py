@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,6 +34,8 @@ class Tap:
         classifier: whose `module` is tapped.
         layer: the name of a submodule of `classifier.module`, as `named_modules` gives it; None taps nothing and gives
             the logits as features, for defences that need none.
+        autocast: what the network's layers compute in, where torch thinks it safe (`torch.autocast`); None: as they
+            are. Features and logits are float32 in any case.
 
     Attributes:
         seen: images that passed through so far.
@@ -41,9 +44,10 @@ class Tap:
         ModelError: no submodule has that name.
     """
 
-    def __init__(self, classifier: Classifier, layer: str | None) -> None:
+    def __init__(self, classifier: Classifier, layer: str | None, *, autocast: torch.dtype | None = None) -> None:
         self.classifier = classifier
         self.layer = layer
+        self.autocast = autocast
         self.seen = 0
         self._target = None if layer is None else _submodule(classifier.module, layer)
         self._captured: Tensor | None = None
@@ -72,13 +76,13 @@ class Tap:
         """
         self.seen += len(images)
         if self._target is None:
-            logits = self.classifier(images)
+            logits = self._pass(images)
             return logits, logits
         if self._remove is None:
             raise RuntimeError("use a Tap as a context manager: `with Tap(classifier, layer) as tapped:`")
         self._captured, self._listening = None, True
         try:
-            logits = self.classifier(images)
+            logits = self._pass(images)
         finally:
             self._listening = False
         features, self._captured = self._captured, None
@@ -87,7 +91,12 @@ class Tap:
                 f"layer {self.layer!r} is not reached when the model scores an image",
                 hint="choose another --split; `harden inspect MODEL` lists the layers that can be split at",
             )
-        return features, logits
+        return features if self.autocast is None else features.float(), logits
+
+    def _pass(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, self.autocast, enabled=self.autocast is not None):
+            logits: Tensor = self.classifier(images)
+        return logits if self.autocast is None else logits.float()
 
     def _capture(self, module: nn.Module, inputs: object, output: object) -> None:
         if self._listening:

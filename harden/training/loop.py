@@ -40,7 +40,7 @@ from harden.training.optimizer import build_optimizer
 from harden.training.reduction import Reduction
 from harden.training.schedule import Schedule
 from harden.training.selection import Selection
-from harden.training.settings import Observer, Replan, Trained, TrainingSettings
+from harden.training.settings import TRAINING_PRECISIONS, Observer, Replan, Trained, TrainingSettings
 from harden.training.snapshot import Snapshots
 from harden.training.sources import Sources
 
@@ -159,7 +159,7 @@ class Trainer:
             else:
                 self.selection.begin(self.classifier)
                 self._save()
-            with Tap(self.classifier, self.layer) as tapped, self._recomputing():
+            with self._tapping() as tapped, self._recomputing():
                 while self.epoch < self.epochs and not self.stopped:
                     self._train_epoch(tapped)
                     self._finish_epoch()
@@ -174,7 +174,7 @@ class Trainer:
         """
         order, spent = self.batches.order(0), list[float]()
         devices = range(torch.cuda.device_count())
-        with Tap(self.classifier, self.layer) as tapped, torch.random.fork_rng(devices), self._recomputing():
+        with self._tapping() as tapped, torch.random.fork_rng(devices), self._recomputing():
             while len(spent) < 2 or (len(spent) <= count and sum(spent) < seconds):
                 began = time.perf_counter()
                 self._train_step(tapped, order, len(spent) % self.batches.steps)
@@ -270,8 +270,13 @@ class Trainer:
         passes = 2 * (tapped.seen - seen) + result.backwards + self.crafting.passes - crafted
         return {"loss": result.loss.detach(), **result.scalars}, passes
 
+    def _tapping(self) -> Tap:
+        return Tap(self.classifier, self.layer, autocast=TRAINING_PRECISIONS[self.settings.precision])
+
     def _is_same_function(self) -> bool:
-        """Whether the network in training is the function that it is in eval mode: no BatchNorm, no dropout."""
+        """Whether the network in training is the function that it is at rest: no BatchNorm, dropout or autocast."""
+        if self.settings.precision != "fp32":
+            return False
         images, _ = self.train.batch(torch.arange(min(len(self.train), 2)))
         images = laid_out(images.to(self.classifier.device), self.classifier)
         try:

@@ -6,7 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from harden.training.history import EpochRecord, History
+
+TRAINING_PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
+"""What a network may compute in while it is trained, by name: what `Tap` takes."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class TrainingSettings:
         freeze: patterns of parameter names (as in file names) that keep their values.
         accumulate: parts in which a process passes its images of a step through the network, one after the other.
         recompute: whether blocks of the network run again in backward passes (see `recomputing`).
+        precision: a key of `TRAINING_PRECISIONS`: what the network computes in while its weights are trained. Examples
+            are crafted, and everything is measured, in float32.
         seed: of everything random.
     """
 
@@ -49,6 +56,7 @@ class TrainingSettings:
     freeze: tuple[str, ...] = ()
     accumulate: int = 1
     recompute: bool = False
+    precision: str = "fp32"
     seed: int = 0
 
 
