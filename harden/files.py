@@ -50,8 +50,8 @@ def require_writable(folder: Path) -> None:
     Raises:
         WriteError: it is no folder, or the system lets no file be written there.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:

@@ -62,3 +62,5 @@ def test_a_folder_that_takes_no_file_is_known_before(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="Not a directory") as caught:
         require_writable(tmp_path / "file" / "new")
     assert "--out" in (caught.value.hint or "")
+    with pytest.raises(WriteError, match="too long"):
+        require_writable(tmp_path / ("a" * 300))

@@ -45,11 +45,13 @@ class Witness(Protocol):
 LARGEST_BATCH = 250
 BATCH_PIXELS = 2_000_000
 """Values of input pixels in one batch: enough to keep a processor busy, few enough to fit into its memory."""
-_ATTACK = "attack"
+_ATTACK, _GO_ON = "attack", "go on"
 
 FEW = 4
 """Images on which the scores of a folded network are compared with its own."""
 
+ROUNDING = 1e-3
+"""Largest difference of a margin of the folded network from its own, as a share of the largest score."""
 UNFOLDED = Folding()
 
 
@@ -240,9 +242,9 @@ def attack_images(
 ) -> AttackOutcome:
     """Run one attack on some of the images.
 
-    What is written down of an example is what the network itself answers to it. Where it is not fooled by what fooled
-    the folded one, or the other way round, which takes a margin within rounding of 0, the batch is attacked again
-    unfolded.
+    What is written down of an example is what the network itself answers to it (but for `closest`, which the folded one
+    found). Where it is not fooled by what fooled the folded one, or the other way round, which takes a margin within
+    rounding of 0, or where margins differ by more than rounding, the batch is attacked again unfolded.
 
     Args:
         classifier, images, attack, exposure, seed, repeats, witness, processes: see `audit`.
@@ -319,18 +321,20 @@ def folding_of(classifier: Audited, images: ImageSet, repeats: int) -> Folding:
 
 
 def _confirmed(examples: Examples, classifier: Audited, labels: Tensor, passes: Passes) -> Examples | None:
-    """Return examples with what a network itself answers to them; None where that is another verdict on any."""
+    """Return examples with what a network itself answers to them; None where that is another answer on any."""
     assert isinstance(classifier, nn.Module)
     with frozen(classifier), torch.no_grad():
-        predictions, margins = judge(classifier(examples.images), labels)
+        scores = classifier(examples.images)
     passes.add(len(labels))
-    if not torch.equal(predictions == labels, examples.predictions == labels):
+    predictions, margins = judge(scores, labels)
+    near = (margins - examples.margins).abs().max() <= ROUNDING * scores.abs().max()
+    if not near or not torch.equal(predictions == labels, examples.predictions == labels):
         return None
     return replace(examples, predictions=predictions, margins=margins)
 
 
 def _what_to_do(kept: AttackOutcome | None) -> str:
-    return _ATTACK if kept is None else "go on"
+    return _ATTACK if kept is None else _GO_ON
 
 
 def exposures_of(*, training: Sequence[str], selection: Sequence[str]) -> dict[str, Exposure]:

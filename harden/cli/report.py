@@ -75,7 +75,7 @@ def report(
             "--processes",
             "--gpus",
             help="Share the attacks among so many processes on this machine, each on a GPU of its own, or all on the "
-            "CPU where there is none: the same report, sooner. [1]",
+            "CPU where there is none: the report of one process, on the CPU to the last bit with as many threads. [1]",
             rich_help_panel="Run",
         ),
     ] = None,

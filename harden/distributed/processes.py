@@ -293,6 +293,7 @@ class Processes:
                 self.tell("")
             else:
                 self._store.add("gone", 1)
+            self._meeting = None  # else its connections stay open, and a follower that waits in it cannot go
             dist.destroy_process_group()
             until = time.monotonic() + FAREWELL_SECONDS
             # The leader may hold what the followers read its last word from.

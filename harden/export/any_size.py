@@ -8,7 +8,7 @@ and its filter looks beyond, so that pixels at the edges differ more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from harden.errors import ExportError
 from harden.export.to_onnx import BATCH, INPUT, write_proto
 
 OTHER_SIZE = "of another size"
-"""The kind of images that a file is proven on which takes any."""
-HOW = "middle cut to the aspect ratio, bicubic, antialiased"
+"""The kind of images whose count says how a file which takes any fares with images that Pillow would fit."""
+HOW = "by the ONNX files: middle cut to the aspect ratio, bicubic, antialiased"
 
 _GRAPH = """
 <ir_version: {ir}, opset_import: ["": {opset}]>
@@ -84,6 +84,27 @@ def take_any_size(source: Path, path: Path, metadata: Mapping[str, Any]) -> None
     except Exception as error:
         raise ExportError(f"the graph cannot be made to take images of any size: {error}") from error
     write_proto(joined, path, metadata)
+
+
+def of_other_sizes(images: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield a name and images of another size in [0, 1], made of images (N, C, H, W): wide, tall, and smaller ones."""
+    height, width = images.shape[2:]
+    for name, size in (
+        ("wide", (2 * height + 3, 3 * width)),
+        ("tall", (2 * height + 5, width + 1)),
+        ("smaller", (max(1, 2 * height // 3), max(1, width // 2))),
+    ):
+        yield name, F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def fit_in_torch(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return images (N, C, *size) of images (N, C, H, W) in [0, 1]: what the graph is to do, in torch."""
+    height, width = images.shape[2:]
+    least = min(height * size[1], width * size[0])
+    kept = max(1, least // size[1]), max(1, least // size[0])
+    top, left = (height - kept[0]) // 2, (width - kept[1]) // 2
+    middle = images[:, :, top : top + kept[0], left : left + kept[1]]
+    return F.interpolate(middle, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def of_another_size(images: Tensor) -> Tensor:

@@ -4,13 +4,16 @@ In eval mode BatchNorm scales and shifts each channel, which the weights before 
 what goes into BatchNorm, then keeps about half as many feature maps. Parameters and buffers are never touched: layers
 are lent another `forward`, and the folded weights are a second copy.
 
-Nothing is traced. Which BatchNorm follows which layer is watched in one pass, and it is then checked that the scores
-stay. Rules:
+Nothing is traced. Which BatchNorm follows which layer is watched in one pass. Then the layers' outputs are made NaN and
+BatchNorm's are left as they are: where the scores stay, nothing else takes those outputs. Rules:
 
 - the layer is exactly an `nn.Conv1d`, `nn.Conv2d` or `nn.Linear`; BatchNorm exactly that of torch or timm's with an
   activation, which still runs; each is called once in a pass;
 - layers with hooks, or with a `forward` of their own, are left alone, also while they have them only meanwhile (`Tap`);
-- a layer whose output is used elsewhere changes the scores, and is left alone for that.
+- a layer whose output is used elsewhere as well, such as by a shortcut, is left alone.
+
+What only other images than those of the check reach cannot be seen by it: whoever attacks a folded network asks the
+network itself about the examples.
 """
 
 from __future__ import annotations
@@ -36,12 +39,18 @@ _DIMENSIONS: dict[type[nn.Module], int] = {nn.Linear: 2, nn.Conv1d: 3, nn.Conv2d
 
 
 class _Pair:
-    """A layer and the BatchNorm behind it."""
+    """A layer and the BatchNorm behind it.
+
+    Attributes:
+        hiding: whether all but BatchNorm is given NaN instead of what the layer returns, to see who takes it.
+    """
 
     def __init__(self, layer: _Layer, norm: _Norm) -> None:
         self.layer, self.norm = layer, norm
+        self.hiding = False
         self._weight, self._bias = _folded_weights(layer, norm)
         self._made: Tensor | None = None
+        self._hidden: Tensor | None = None
 
     def lend(self) -> None:
         """Let the layer do the work of both."""
@@ -53,7 +62,7 @@ class _Pair:
         for module, lent in ((self.layer, self._both), (self.norm, self._rest)):
             if module.__dict__.get("forward") == lent:
                 del module.__dict__["forward"]
-        self._made = None
+        self._made = self._hidden = None
 
     def _both(self, input: Tensor) -> Tensor:
         layer = self.layer
@@ -65,12 +74,16 @@ class _Pair:
             self._made = convolved(layer, input, self._weight, self._bias)
         else:
             self._made = layer._conv_forward(input, self._weight, self._bias)
+        if self.hiding:
+            self._hidden, self._made = self._made, torch.full_like(self._made, torch.nan)
         return self._made
 
     def _rest(self, input: Tensor) -> Tensor:
         made, self._made = self._made, None
         if input is not made:
             return type(self.norm).forward(self.norm, input)
+        if self._hidden is not None:
+            input, self._hidden = self._hidden, None
         if _activates(self.norm):
             result: Tensor = self.norm.get_submodule("act")(self.norm.get_submodule("drop")(input))
             return result
@@ -102,11 +115,16 @@ class Folding:
         return len(self._pairs)
 
     @contextmanager
-    def on(self) -> Iterator[None]:
-        """Fold meanwhile; layers that were lent a `forward` by others since are left alone."""
+    def on(self, *, hiding: bool = False) -> Iterator[None]:
+        """Fold meanwhile; layers that were lent a `forward` by others since are left alone.
+
+        Args:
+            hiding: whether all but BatchNorm is given NaN instead of what the layers return.
+        """
         free = [pair for pair in self._pairs if not _lent(pair.layer) and not _lent(pair.norm)]
         try:
             for pair in free:
+                pair.hiding = hiding
                 pair.lend()
             yield
         finally:
@@ -130,9 +148,9 @@ def find_folding(classifier: Classifier, images: Tensor) -> Folding:
         expected = classifier(images)
         pairs = [_Pair(layer, norm) for layer, norm in _followed(classifier, images)]
 
-        def agrees(some: Sequence[_Pair]) -> bool:
+        def agrees(some: Sequence[_Pair], *, hiding: bool = True) -> bool:
             try:
-                with Folding(some).on():
+                with Folding(some).on(hiding=hiding):
                     scores = classifier(images)
             except Exception:  # whatever the user's forward raises
                 return False
@@ -141,7 +159,7 @@ def find_folding(classifier: Classifier, images: Tensor) -> Folding:
 
         # A network that answers at random draws on here, and does not agree with itself.
         found = _agreeing(pairs, agrees) if pairs and agrees(()) else ()
-        return Folding(found if agrees(found) else ())
+        return Folding(found if agrees(found) and agrees(found, hiding=False) else ())
 
 
 def _agreeing(pairs: Sequence[_Pair], agrees: Callable[[Sequence[_Pair]], bool]) -> Sequence[_Pair]:

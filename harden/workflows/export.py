@@ -162,7 +162,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             path = unproven / (EXPORTERS[kind] if kind == "safetensors" else PRECISIONS[precision])
             narrator.heading(f"Export to {kind}" + (f", {precision}" if kind == "onnx" else ""))
             if kind == "safetensors":
-                save_weights(classifier.module.state_dict(), path, metadata)
+                save_weights(classifier.module.state_dict(), path, describe_export(classifier, run))
                 proof = _prove_safetensors(classifier, path, evidence, settings.tolerance)
             else:
                 calibration = _calibration(subject, chosen, narrator) if precision == "int8" else None

@@ -194,7 +194,8 @@ def follow(processes: Processes, *, stop_requested: StopRequested, arch: str | N
 
     Args:
         processes: that do so.
-        stop_requested: asked after every training step; one process that says so stops all.
+        stop_requested: asked after every training step, where one process that says so stops all, and in the audit,
+            which goes on only with all of them.
         arch: code that builds the network, if the user named it.
 
     Raises:

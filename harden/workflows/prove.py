@@ -17,9 +17,9 @@ from harden.attacks.square import Square
 from harden.data import ImageSet, stratified_sample
 from harden.errors import ExportError
 from harden.export import PRECISIONS
-from harden.export.any_size import OTHER_SIZE, fitted, of_another_size
+from harden.export.any_size import OTHER_SIZE, fit_in_torch, fitted, of_another_size, of_other_sizes
 from harden.export.blame import worst_layer
-from harden.export.parity import Parity, Standing, compare, require
+from harden.export.parity import Parity, Standing, compare, compare_with, require
 from harden.export.sample import Sample, take_sample
 from harden.models.classifier import Classifier, Scorer
 from harden.randomness import stream
@@ -27,6 +27,8 @@ from harden.workflows.narrator import Narrator
 
 WHITE_BOX = "pgd-10"
 SQUARE = "under Square"
+FITTING = 10
+"""Times the tolerance by which scores of images of another size may differ: what fits them is rounded as well."""
 _BATCH = 32
 _MOST_IMAGES, _FEWEST_IMAGES = 256, 32
 _MOST_ATTACKED = 100
@@ -195,7 +197,9 @@ def prove(
         max_drop: largest share of images that it may lose.
         narrator: hears what was found.
         name: of the file.
-        any_size: whether it takes images of any size, so that some of another are tried too.
+        any_size: whether it takes images of any size, so that some of others are tried too: against what the file says
+            of them fitted in torch, of which as many must have the same top-1 as may be lost; and of those that Pillow
+            fits, how many it gets right.
     """
     sample = evidence.sample
     with frozen(classifier), torch.no_grad():
@@ -208,8 +212,15 @@ def prove(
         ]
         counts = {kind: _score(scorer, images, sample.labels) for kind, images in sample.sets()}
         if any_size:
+            size = classifier.input_size[1:]
+            for name, images in of_other_sizes(sample.clean()):
+                reference = torch.cat([scorer(part) for part in torch.split(fit_in_torch(images, size), _BATCH)])
+                looser = FITTING * tolerance if tolerance is not None else None
+                parities += (compare_with(reference, scorer, images, kind=name, tolerance=looser),)
+                same = round(parities[-1].agreement * len(images))
+                pairs.append((name, len(images), len(images), same))
             larger = of_another_size(sample.clean())
-            known = _score(classifier, fitted(larger, classifier.input_size[1:]), sample.labels)
+            known = _score(classifier, fitted(larger, size), sample.labels)
             counts[OTHER_SIZE] = _score(scorer, larger, sample.labels)
             pairs.append((OTHER_SIZE, len(sample), known, counts[OTHER_SIZE]))
     counts[SQUARE] = under_square(scorer, sample, evidence.queries, narrator, f"{name} under Square")

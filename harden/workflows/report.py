@@ -61,7 +61,6 @@ def report(
     attack_names(presets)  # a name that does not exist is told before anything is opened or trained
     run = as_run(settings.spec.model)
     folder = _folder(settings, run, out)
-    require_writable(folder)
     ready = make_ready(settings, run, narrator, processes)
     # Surrogates may take long to train: what they will craft is known before, and so is whether the gates make sense.
     absent = [Surrogate(name, nn.Identity(), 0.0) for name in settings.surrogates]
@@ -180,14 +179,17 @@ def _folder(settings: ReportSettings, run: RunFolder | None, out: Path | None) -
 
     Raises:
         RunFolderError: the folder asked for has a report.
+        WriteError: no file can be written there.
     """
     if out is not None:
+        require_writable(out)
         if (out / "report.json").exists():
             raise RunFolderError(f"{out} holds a report already", hint="choose another --out, or remove that one")
         return out
     stem = Path(settings.spec.model).stem.replace(":", "-")
     base = run.path / "audit" if run else Path(f"{stem}-report")
     free = unused(base)
+    require_writable(free)
     last = sorted(base.parent.glob(f"{base.name}*/{PROGRESS}"), key=lambda path: path.stat().st_mtime)
     return last[-1].parent if last and not (last[-1].parent / "report.json").exists() else free
 

@@ -110,14 +110,13 @@ def test_margins_are_what_the_network_itself_says_of_the_examples():
 class Wavering(nn.Module):
     """Answers otherwise while it is "folded", which no rounding would do."""
 
-    def __init__(self):
+    def __init__(self, otherwise):
         super().__init__()
-        self.inner, self.wavers, self.passes = resnet(), False, 0
+        self.inner, self.wavers, self.otherwise = resnet(), False, otherwise
 
     def forward(self, x):
-        self.passes += 1
         scores = self.inner(x)
-        return scores.roll(1, dims=1) if self.wavers else scores
+        return self.otherwise(scores) if self.wavers else scores
 
 
 class Wrong(Folding):
@@ -139,10 +138,13 @@ class Wrong(Folding):
             self.network.wavers = False
 
 
-def test_a_batch_with_another_verdict_is_attacked_again_unfolded(monkeypatch, unfolded):
+@pytest.mark.parametrize(
+    "otherwise", [lambda scores: scores.roll(1, dims=1), lambda scores: 1.02 * scores], ids=["verdicts", "margins"]
+)
+def test_a_batch_with_another_answer_is_attacked_again_unfolded(otherwise, monkeypatch, unfolded):
     attacks = (PGD(eps=EPS, iterations=3, random_start=True),)
     plain = unfolded(lambda: run(attacks))
-    network = Wavering().eval()
+    network = Wavering(otherwise).eval()
     monkeypatch.setattr(runner, "find_folding", lambda classifier, images: Wrong(network))
     found = run(attacks, network)
     assert np.array_equal(found.outcomes[0].predictions, plain.outcomes[0].predictions)

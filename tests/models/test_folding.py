@@ -367,3 +367,28 @@ def test_networks_of_timm_are_folded(name, activates):
     with folding.on():
         made = craft(FGSM(eps=0.1), classifier, images, torch.arange(4) % 3, generator=gen())
     assert made.shape == images.shape
+
+
+class PreActivation(nn.Module):
+    """The stem's output goes to BatchNorm and to the shortcut; answers are probabilities, nearly all of them 0 or 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.inner = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.last = nn.Linear(8, 5)
+
+    def forward(self, images):
+        x = self.stem(images)
+        x = x + self.inner(F.relu(self.norm(x)))
+        return (200 * self.last(x.mean(dim=(2, 3)))).softmax(dim=1)
+
+
+def test_who_else_takes_an_output_is_found_by_structure_not_by_scores_that_hardly_move():
+    network, images = seeded(PreActivation), images_of()
+    with torch.no_grad():
+        assert network(images).amax(dim=1).min() > 0.999, "scores say nothing"
+    folding = find_folding(as_classifier(network, size=(3, 24, 24)), images)
+    assert [pair.layer for pair in folding._pairs] == [network.inner[0]]
+    same_function(as_classifier(network, size=(3, 24, 24)), folding, images)

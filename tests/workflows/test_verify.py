@@ -20,6 +20,7 @@ from harden.access import Access
 from harden.cli.app import app
 from harden.data import open_data
 from harden.errors import ExportError, RunFolderError, UsageError
+from harden.export import any_size
 from harden.export.manifest import MANIFEST, read_manifest
 from harden.export.sample import SAMPLE, load_sample, save_sample
 from harden.report.report import Report
@@ -346,7 +347,8 @@ def test_files_for_any_size_are_proven_verified_and_audited_at_a_size_that_is_as
 ) -> None:
     folder = tmp_path / "files"
     found = exported_from(run, folder, formats=("onnx",), precisions=("fp32", "fp16"), samples=20, any_size=True)
-    assert all("of another size" in {s.kind for s in item.standings} for item in found)
+    assert all({"wide", "tall", "smaller", "of another size"} <= {s.kind for s in item.standings} for item in found)
+    assert all(p.holds for item in found for p in item.parities)
     assert {path.name for path in folder.iterdir()} >= {"model.onnx", "model_fp16.onnx"}
     assert not (folder / "of-one-size").exists()
     assert wrong(folder) == set()
@@ -368,6 +370,26 @@ def test_files_for_any_size_are_proven_verified_and_audited_at_a_size_that_is_as
     assert any("model_fp16.onnx" in text for text in notebook.warnings)
     with pytest.raises(UsageError, match="--any-size is of ONNX files"):
         exported_from(run, tmp_path / "none", formats=("safetensors",), precisions=("fp32",), any_size=True)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong_instead"),
+    [
+        ("antialias = 1, exclude_outside = 1, ", ""),
+        ('mode = "cubic", cubic_coeff_a = -0.5, antialias = 1, exclude_outside = 1', 'mode = "nearest"'),
+        ("spare = Sub (sides, kept)", "spare = Sub (one, one)"),
+        ("least = ReduceMin", "least = ReduceMax"),
+    ],
+    ids=["not antialiased", "nearest neighbours", "the corner", "squashed"],
+)
+def test_what_fits_images_otherwise_than_it_says_is_refused(
+    right: str, wrong_instead: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert right in any_size._GRAPH
+    monkeypatch.setattr(any_size, "_GRAPH", any_size._GRAPH.replace(right, wrong_instead))
+    with pytest.raises(ExportError):
+        exported_from(run, tmp_path / "files", formats=("onnx",), precisions=("fp32",), samples=20, any_size=True)
+    assert not (tmp_path / "files" / "model.onnx").exists()
 
 
 # -- the card ----------------------------------------------------------------------------------------------------------
