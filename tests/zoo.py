@@ -55,8 +55,8 @@ SIZES = (64, 96, 128, 224)
 STEPS, IMAGES, CLASSES, EPS = 8, 3, 3, 4 / 255
 AGREE = 1e-4
 """Largest difference of the scores of the ONNX file, as a share of the largest score, or of 1 where that is larger."""
-RATES = (3e-3, 3e-4)
-"""Learning rates of Adam; the second is tried where the first does not lower the loss."""
+RATES = (3e-3, 3e-4, 3e-5)
+"""Learning rates of Adam; the next is tried where one does not lower the loss."""
 LARGEST, NOT_TRIED = 150e6, "not tried: too large"
 """Parameters of the largest network that is tried, and what is said of a family without a smaller one."""
 MEMORY = 12 * 2**30
