@@ -41,6 +41,7 @@ from harden.models import load_model
 from harden.models.classifier import Classifier
 from harden.models.layout import laid_out, lay_out, layout_of
 from harden.models.loaded import LoadedModel
+from harden.models.modes import require_trainable
 from harden.models.normalisations import plain
 from harden.models.split import default_split
 from harden.models.tap import Tap
@@ -125,10 +126,23 @@ def load_smallest_size(name: str) -> tuple[LoadedModel, int]:
         try:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
-                return load_model(name, classes=CLASSES, in_channels=3, image_size=(size, size)), size
+                loaded = load_model(name, classes=CLASSES, in_channels=3, image_size=(size, size))
+                require_trainable(as_classifier(loaded, size))
+                return loaded, size
         except HardenError as error:
             refusal = error
     raise refusal
+
+
+def as_classifier(loaded: LoadedModel, size: int) -> Classifier:
+    """Return a network as a classifier of square images."""
+    return Classifier(
+        loaded.module,
+        normalisation=plain(3),
+        classes=tuple("abc"),
+        input_size=(3, size, size),
+        origin=loaded.origin,
+    )
 
 
 def harden_a_little(classifier: Classifier, layer: str, rate: float) -> tuple[float, float]:
@@ -175,13 +189,7 @@ def check(family: str, name: str, parameters: int, *, export: bool) -> Row:
     row: dict[str, str] = {"family": family, "network": name, "parameters": f"{parameters / 1e6:.2f} M", "result": "ok"}
     try:
         loaded, size = load_smallest_size(name)
-        classifier = Classifier(
-            loaded.module,
-            normalisation=plain(3),
-            classes=tuple("abc"),
-            input_size=(3, size, size),
-            origin=loaded.origin,
-        )
+        classifier = as_classifier(loaded, size)
         split = default_split(classifier)
         row |= {"images": str(size), "split": f"`{split.point.layer}`", "features": f"{split.point.width:,}"}
         for rate in RATES:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from harden.errors import ModelError
+from harden.memory import is_out_of_memory
 from harden.models.classifier import Classifier
+from harden.models.loaded import one_line
 
 
 @contextmanager
@@ -77,6 +80,25 @@ def try_both_modes(classifier: Classifier, images: Tensor, train: Callable[[], o
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+def require_trainable(classifier: Classifier) -> None:
+    """Return if a network takes images of its size in training mode too; some have branches then that need larger ones.
+
+    Raises:
+        ModelError: its forward fails then.
+    """
+    images = torch.full((2, *classifier.input_size), 0.5, device=classifier.device)
+    try:
+        try_both_modes(classifier, images)
+    except Exception as error:  # whatever the user's forward raises
+        if is_out_of_memory(error):
+            raise
+        size = "x".join(map(str, classifier.input_size))
+        raise ModelError(
+            f"the network fails on images of {size} in training mode: {one_line(error)}",
+            hint="give a larger --image-size, or repair what its forward does in training mode",
+        ) from error
 
 
 def _random_states(devices: list[torch.device]) -> list[Tensor]:

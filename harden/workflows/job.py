@@ -24,6 +24,7 @@ from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES, WHOLE_BA
 from harden.distributed import ALONE, Processes
 from harden.errors import ModelError, UsageError
 from harden.models.classifier import Classifier
+from harden.models.modes import require_trainable
 from harden.models.split import default_split
 from harden.models.tap import Tap
 from harden.randomness import derive_seed
@@ -149,6 +150,7 @@ def prepare_job(
             narrator.note(f"{what}trained cleanly for {pretrain} epoch{'s' * (pretrain != 1)} before hardening")
         classifier = classifier_of(candidate, normalisation)
     classifier.to(device)
+    require_trainable(classifier)
     shape = classifier.input_size
     eps = settings.eps
     if eps is None:

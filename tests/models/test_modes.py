@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from harden.models.modes import try_both_modes
+from harden.errors import ModelError
+from harden.models.modes import require_trainable, try_both_modes
 from tests.attacks.nets import as_classifier
 
 
@@ -68,3 +69,20 @@ def test_everything_is_put_back() -> None:
     assert [module.training for module in classifier.modules()] == modes
     assert torch.equal(torch.get_rng_state(), rng)
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+
+
+class NeedsRoom(nn.Module):
+    """As an auxiliary head does: only in training, and only of small feature maps, is there nothing left."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            nn.functional.conv2d(x, torch.zeros(1, 4, 7, 7))
+        return x
+
+
+def test_a_network_that_fails_in_training_mode_only_is_told_before_training() -> None:
+    classifier = as_classifier(network(NeedsRoom()), classes=tuple("abcde"), size=(3, 8, 8))
+    with pytest.raises(ModelError, match="3x8x8 in training mode") as caught:
+        require_trainable(classifier)
+    assert "--image-size" in (caught.value.hint or "")
+    require_trainable(as_classifier(network(nn.BatchNorm2d(4)), classes=tuple("abcde"), size=(3, 8, 8)))
