@@ -52,7 +52,7 @@ from harden.vision import import_timm, import_torchvision
 from harden.workflows.hardening import build_defence
 from harden.workflows.settings import FitSettings
 
-SIZES = (64, 96, 128, 224)
+SIZES = (64, 96, 128, 224, 299)
 STEPS, IMAGES, CLASSES, EPS = 8, 3, 3, 4 / 255
 AGREE = 1e-4
 """Largest difference of the scores of the ONNX file, as a share of the largest score, or of 1 where that is larger."""
