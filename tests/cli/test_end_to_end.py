@@ -1,4 +1,4 @@
-"""The real `harden` command, each at least once in a Python of its own (`spawn`)."""
+"""The real `harden` command; fit, report, export and compare in a Python of their own too (`spawn`)."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_export_and_serve_without_us(fitted: subprocess.CompletedProcess[str], d
         assert shown.returncode == 0, shown.stderr
         assert len(shown.stdout.splitlines()) == lines
         assert any(name in shown.stdout for name in ("a", "b", "c"))
-    done = spawn("verify", "run/export", cwd=desk, COLUMNS="60")
+    done = harden("verify", "run/export", cwd=desk, COLUMNS="60")
     decent(done)
     assert "is what was exported" in " ".join(done.stdout.split())
     assert all(len(line) <= 60 for line in (done.stdout + done.stderr).splitlines())
@@ -186,7 +186,7 @@ def test_the_example_job_passes_and_fails(
 
 
 def test_inspect(workshop: Workshop, desk: Path) -> None:
-    done = spawn("inspect", workshop.weights, "--arch", workshop.arch, "--data", workshop.data, "--json", cwd=desk)
+    done = harden("inspect", workshop.weights, "--arch", workshop.arch, "--data", workshop.data, "--json", cwd=desk)
     decent(done)
     found = json.loads(done.stdout)
     assert found["classes"] == ["a", "b", "c"]
