@@ -55,23 +55,18 @@ def images() -> ImageSet:
     )
 
 
+def audit_of(images: ImageSet, subject: Any = None, planned: Any = PLANNED, **options: Any) -> AuditResult:
+    """Audit `subject`, or the trained network."""
+    subject = as_classifier(trained_cnn()) if subject is None else subject
+    return audit(subject, images, planned, model="net", dataset="digits", exposures={}, **options)
+
+
 def audited(images: ImageSet, processes: Processes = ALONE, module: Any = None, **options: Any) -> dict[str, Any]:
     """Return everything that an audit says but its seconds, with what each process spent."""
     gallery, spent = Gallery(images), Spent()
     watched = module or nn.Sequential(spent, trained_cnn())
     subject = watched if isinstance(watched, BlackBox) else as_classifier(watched)
-    planned = options.pop("planned", PLANNED)
-    result = audit(
-        subject,
-        images,
-        planned,
-        model="net",
-        dataset="digits",
-        exposures={},
-        witness=gallery,
-        processes=processes,
-        **options,
-    )
+    result = audit_of(images, subject, witness=gallery, processes=processes, **options)
     shown = [exhibit.to_json() for exhibit in gallery.exhibits()]
     return {"result": without_seconds(result), "gallery": shown, "asked": spent.images}
 
@@ -201,17 +196,7 @@ def test_what_the_leader_has_kept_is_attacked_by_none(images: ImageSet, size: in
             attacked.append(attack.name)
 
     def resumed(processes: Processes) -> tuple[str, list[str]]:
-        result = audit(
-            as_classifier(trained_cnn()),
-            images,
-            PLANNED,
-            model="net",
-            dataset="digits",
-            exposures={},
-            keeping=keeping(processes),
-            witness=Listening(images),
-            processes=processes,
-        )
+        result = audit_of(images, keeping=keeping(processes), witness=Listening(images), processes=processes)
         return without_seconds(result), attacked
 
     answers = in_processes(size, resumed) if size > 1 else [resumed(ALONE)]
@@ -230,16 +215,7 @@ def test_a_process_that_is_killed_in_an_attack_is_told(images: ImageSet, monkeyp
     def work(processes: Processes) -> str:
         witness = Gallery(images) if processes.leads else Fatal(images)
         with pytest.raises(ProcessLostError) as lost:
-            audit(
-                as_classifier(trained_cnn()),
-                images,
-                PLANNED,
-                model="net",
-                dataset="digits",
-                exposures={},
-                witness=witness,
-                processes=processes,
-            )
+            audit_of(images, witness=witness, processes=processes)
         return lost.value.message
 
     assert in_processes(2, work) == ["another process of this run is gone (killed, or out of memory?)", "gone"]
