@@ -8,7 +8,7 @@ and its filter looks beyond, so that pixels at the edges differ more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from harden.errors import ExportError
 from harden.export.to_onnx import BATCH, INPUT, write_proto
 
 OTHER_SIZE = "of another size"
-"""The kind of images whose count says how a file which takes any fares with images that Pillow would fit."""
+"""What the wide ones of `of_other_sizes` are called where it is counted how many of them a file gets right."""
 HOW = "by the ONNX files: middle cut to the aspect ratio, bicubic, antialiased"
 
 _GRAPH = """
@@ -86,15 +86,19 @@ def take_any_size(source: Path, path: Path, metadata: Mapping[str, Any]) -> None
     write_proto(joined, path, metadata)
 
 
-def of_other_sizes(images: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Yield a name and images of another size in [0, 1], made of images (N, C, H, W): wide, tall, and smaller ones."""
+def of_other_sizes(images: Tensor) -> dict[str, Tensor]:
+    """Return images of other sizes, in [0, 1] on 8-bit levels, made of images (N, C, H, W): wide, tall, smaller."""
     height, width = images.shape[2:]
-    for name, size in (
-        ("wide", (2 * height + 3, 3 * width)),
-        ("tall", (2 * height + 5, width + 1)),
-        ("smaller", (max(1, 2 * height // 3), max(1, width // 2))),
-    ):
-        yield name, F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    sizes = {
+        "wide": (2 * height + 3, 3 * width),
+        "tall": (2 * height + 5, width + 1),
+        "smaller": (max(1, 2 * height // 3), max(1, width // 2)),
+    }
+    made = {
+        name: F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+        for name, size in sizes.items()
+    }
+    return {name: images.clamp(0, 1).mul(255).round() / 255 for name, images in made.items()}
 
 
 def fit_in_torch(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -105,13 +109,6 @@ def fit_in_torch(images: Tensor, size: tuple[int, int]) -> Tensor:
     top, left = (height - kept[0]) // 2, (width - kept[1]) // 2
     middle = images[:, :, top : top + kept[0], left : left + kept[1]]
     return F.interpolate(middle, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-
-
-def of_another_size(images: Tensor) -> Tensor:
-    """Return images (N, C, 2H + 3, 3W) in [0, 1], on 8-bit levels, of images (N, C, H, W): larger, and wider."""
-    height, width = images.shape[2:]
-    larger = F.interpolate(images, (2 * height + 3, 3 * width), mode="bicubic", align_corners=False)
-    return larger.clamp(0, 1).mul(255).round() / 255
 
 
 def fitted(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ from harden.attacks.square import Square
 from harden.data import ImageSet, stratified_sample
 from harden.errors import ExportError
 from harden.export import PRECISIONS
-from harden.export.any_size import OTHER_SIZE, fit_in_torch, fitted, of_another_size, of_other_sizes
+from harden.export.any_size import OTHER_SIZE, fit_in_torch, fitted, of_other_sizes
 from harden.export.blame import worst_layer
 from harden.export.parity import Parity, Standing, compare, compare_with, require
 from harden.export.sample import Sample, take_sample
@@ -213,15 +213,15 @@ def prove(
         counts = {kind: _score(scorer, images, sample.labels) for kind, images in sample.sets()}
         if any_size:
             size = classifier.input_size[1:]
-            for name, images in of_other_sizes(sample.clean()):
+            others = of_other_sizes(sample.clean())
+            for name, images in others.items():
                 reference = torch.cat([scorer(part) for part in torch.split(fit_in_torch(images, size), _BATCH)])
                 looser = FITTING * tolerance if tolerance is not None else None
                 parities += (compare_with(reference, scorer, images, kind=name, tolerance=looser),)
                 same = round(parities[-1].agreement * len(images))
                 pairs.append((name, len(images), len(images), same))
-            larger = of_another_size(sample.clean())
-            known = _score(classifier, fitted(larger, size), sample.labels)
-            counts[OTHER_SIZE] = _score(scorer, larger, sample.labels)
+            known = _score(classifier, fitted(others["wide"], size), sample.labels)
+            counts[OTHER_SIZE] = _score(scorer, others["wide"], sample.labels)
             pairs.append((OTHER_SIZE, len(sample), known, counts[OTHER_SIZE]))
     counts[SQUARE] = under_square(scorer, sample, evidence.queries, narrator, f"{name} under Square")
     pairs.append((SQUARE, len(sample), evidence.standing[SQUARE], counts[SQUARE]))

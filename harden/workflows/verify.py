@@ -12,7 +12,7 @@ import torch
 from harden.attacks import frozen
 from harden.errors import ExportError, HardenError, UnsafeInputError
 from harden.export import EXPORTERS, PRECISIONS
-from harden.export.any_size import OTHER_SIZE, of_another_size
+from harden.export.any_size import OTHER_SIZE, of_other_sizes
 from harden.export.manifest import MANIFEST, Manifest, read_manifest
 from harden.export.parity import TOLERANCE, Parity, Standing, compare_with
 from harden.export.runtime import OnnxScorer
@@ -113,7 +113,7 @@ def _try_program(path: Path, precision: str, manifest: Manifest, sample: Sample,
         parities = _parities(scorer, sample, manifest.tolerance if precision == "fp32" else None)
         counts = {kind: _right(scorer, images, sample) for kind, images in sample.sets()}
         if OTHER_SIZE in manifest.standing[path.name]:
-            counts[OTHER_SIZE] = _right(scorer, of_another_size(sample.clean()), sample)
+            counts[OTHER_SIZE] = _right(scorer, of_other_sizes(sample.clean())["wide"], sample)
         queries = int(manifest.audit["queries"])
         counts[SQUARE] = under_square(scorer, sample, queries, narrator, f"{path.name} under Square")
     except HardenError as error:

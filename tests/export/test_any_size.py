@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harden.export.any_size import _GRAPH, fit_in_torch, fitted, of_another_size, take_any_size
+from harden.export.any_size import _GRAPH, fit_in_torch, fitted, of_other_sizes, take_any_size
 from harden.export.reduced import save_fp16, save_int8
 from harden.export.runtime import OnnxScorer
 from harden.export.to_onnx import save_onnx
@@ -94,7 +94,7 @@ def test_the_file_says_of_large_pictures_what_the_model_says_of_them_fitted(
     scorer, before = OnnxScorer(tmp_path / "any.onnx"), OnnxScorer(source)
     own = images(9)
     assert torch.equal(scorer(own), before(own)), "images of its own size are not touched"
-    larger = of_another_size(own)
+    larger = of_other_sizes(own)["wide"]
     assert larger.shape[2:] != own.shape[2:]
     expected = before(fitted(larger, model.input_size[1:]))
     assert (scorer(larger) - expected).abs().max() < 0.2 * expected.std()
