@@ -114,6 +114,15 @@ def fit(
             rich_help_panel=TRAIN,
         ),
     ] = False,
+    sync_batchnorm: Annotated[
+        bool,
+        typer.Option(
+            "--sync-batchnorm",
+            help="With several processes: BatchNorm normalises by the images of all of them, so that the training is "
+            "that of one process; each layer takes four exchanges more per step.",
+            rich_help_panel=TRAIN,
+        ),
+    ] = False,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -268,6 +277,7 @@ def fit(
             "batch_size": batch_size,
             "accumulate": accumulate,
             "recompute": recompute or None,
+            "sync_batchnorm": sync_batchnorm or None,
             "precision": precision,
             "augment": augment,
             "freeze": tuple(freeze) if freeze else None,

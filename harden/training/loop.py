@@ -30,6 +30,7 @@ from harden.randomness import capture_global_rng, derive_seed, restore_global_rn
 from harden.training.augment import AUGMENTATIONS
 from harden.training.averaging import WeightAverage
 from harden.training.batches import Batches, parts_of
+from harden.training.batchnorm import SyncedBatchNorm
 from harden.training.canary import Collapse, Vitals, Watch, diagnose
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
 from harden.training.crafting import Batch, Crafting
@@ -238,7 +239,7 @@ class Trainer:
         batch = order[i * self.batches.size : (i + 1) * self.batches.size]
         own = self.processes.part(len(batch))
         share, counted, scalars = (own.stop - own.start) / len(batch), 0, dict[str, Tensor]()
-        with self.processes.fitting():
+        with self._syncing(), self.processes.fitting():
             self.reduction.begin(len(batch))
             self.optimizer.zero_grad(set_to_none=True)
             for part in parts_of(own, self.settings.accumulate):
@@ -286,6 +287,10 @@ class Trainer:
 
     def _recomputing(self) -> AbstractContextManager[object]:
         return recomputing(self.classifier.module) if self.settings.recompute else nullcontext()
+
+    def _syncing(self) -> AbstractContextManager[object]:
+        wanted = self.settings.sync_batchnorm and self.processes.size > 1
+        return SyncedBatchNorm(self.processes) if wanted else nullcontext()
 
     def _train_mode(self) -> None:
         self.classifier.train()

@@ -35,6 +35,7 @@ class TrainingSettings:
         freeze: patterns of parameter names (as in file names) that keep their values.
         accumulate: parts in which a process passes its images of a step through the network, one after the other.
         recompute: whether blocks of the network run again in backward passes (see `recomputing`).
+        sync_batchnorm: whether BatchNorm in training normalises by the images of all processes (`SyncedBatchNorm`).
         precision: a key of `TRAINING_PRECISIONS`: what the network computes in while its weights are trained. Examples
             are crafted, and everything is measured, in float32.
         seed: of everything random.
@@ -56,6 +57,7 @@ class TrainingSettings:
     freeze: tuple[str, ...] = ()
     accumulate: int = 1
     recompute: bool = False
+    sync_batchnorm: bool = False
     precision: str = "fp32"
     seed: int = 0
 

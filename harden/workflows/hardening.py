@@ -107,6 +107,7 @@ def training_settings(job: Job, epochs: int, batch_size: int | None = None) -> T
         freeze=s.freeze,
         accumulate=s.accumulate,
         recompute=s.recompute,
+        sync_batchnorm=s.sync_batchnorm,
         precision=s.precision,
         seed=s.seed,
     )

@@ -42,6 +42,7 @@ class FitSettings:
         grl_warmup, lr_warmup, eps_ramp: shares of training over which beta and gamma, the learning rate and eps rise.
         accumulate: parts in which a step's images pass through the network, one after the other, to save memory.
         recompute: whether blocks of the network run again in backward passes instead of keeping what is inside them.
+        sync_batchnorm: whether BatchNorm in training normalises by the images of all processes, not of each.
         precision: what the network computes in while it is trained: "fp32", or "bf16" where it can.
         epochs: passes over the training images, or parts of one; None: 20, or what fits into `budget`.
         epoch_parts: parts that a pass is cut into, each an epoch of its own; None: one, or more where a budget holds so
@@ -93,6 +94,7 @@ class FitSettings:
     batch_size: int | None = None
     accumulate: int = 1
     recompute: bool = False
+    sync_batchnorm: bool = False
     precision: str = "fp32"
     lr: float | None = None
     weight_decay: float = 0.0
