@@ -1,6 +1,6 @@
 """`python -m harden` is the same program as the `harden` command."""
 
-from harden.cli.app import main
+from harden.cli.main import main
 
 if __name__ == "__main__":
     main()

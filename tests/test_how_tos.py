@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harden.cli.app import app
+from harden.cli.app import program
 from harden.distributed import ALONE
 from harden.workflows import compare, doctor, export, fit, inspect, push, report, verify
 from tests.conftest import REPOSITORY
@@ -105,7 +105,7 @@ def test_every_command_is_understood(words: list[str], desk: Path, monkeypatch: 
     if words[0] == "fit" and "--data" not in words and not {"--resume", "--recipe"} & set(words):
         given += ["m.pt", "--data", "imgs"]
     with pytest.raises(Reached):
-        app(given, standalone_mode=False)
+        program()(given, standalone_mode=False)
 
 
 # -- the tutorial ------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capf
         if given[0] == "report":
             given += ["--attacks", "fgsm"]
         with pytest.raises(SystemExit) as ended:
-            app(given)
+            program()(given)
         _, err = capfd.readouterr()
         allowed = {0} | {code for flag, code in MAY_FAIL.items() if flag in given}
         assert ended.value.code in allowed, f"{' '.join(given)}\n{err}"

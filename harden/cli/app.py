@@ -1,33 +1,38 @@
-"""The list of commands. Nothing heavy is imported until a command runs."""
+"""The commands as one program. Nothing heavy is imported until a command runs."""
 
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from harden import __version__
-from harden.cli.compare import compare
-from harden.cli.demo import demo
-from harden.cli.doctor import doctor
-from harden.cli.export import export
-from harden.cli.fit import fit
-from harden.cli.inspect import inspect
-from harden.cli.push import push
-from harden.cli.report import report
-from harden.cli.verify import verify
+from harden.cli.overview import COMMANDS, EPILOG, SUMMARY, show_overview
 
-app = typer.Typer(
-    name="harden",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    help="Harden any torch or timm image classifier against adversarial inputs, audit it, and ship it.",
-    epilog="Exit codes: 0 ok, 1 failure, 2 usage, 3 gate not met, 4 unsafe input, 5 export disagrees, 130 stopped.",
-)
-for command in (fit, report, compare, export, verify, push, inspect, demo, doctor):
-    app.command()(command)
+
+class _Root(TyperGroup):
+    def format_help(self, *asked: object) -> None:
+        show_overview()
+
+
+def program(*names: str) -> typer.Typer:
+    """Return the program with the commands of these names, or with all: one that is run needs no other's flags."""
+    app = typer.Typer(
+        cls=_Root,
+        name="harden",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        help=SUMMARY,
+        epilog=EPILOG,
+    )
+    for name in names or COMMANDS:
+        app.command()(getattr(import_module(f"harden.cli.{name}"), name))
+    app.callback()(_root)
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -36,7 +41,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
@@ -45,11 +49,3 @@ def _root(
 ) -> None:
     if debug:
         os.environ["HARDEN_DEBUG"] = "1"
-
-
-def main() -> None:
-    """Run the command line."""
-    # Threads that wait by spinning slow a run three to five times where anything else uses the processor; waiting
-    # passively costs little where nothing does. It has to be said before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app()

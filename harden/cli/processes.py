@@ -27,7 +27,7 @@ FEWEST_ALLOWED = 8
 GRACE_SECONDS = 60.0
 """How long the leader may take to notice that a follower is gone, before this program ends without it."""
 
-_FOLLOWER = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from harden.cli.app import main; main()"
+_FOLLOWER = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from harden.cli.main import main; main()"
 
 
 @contextmanager

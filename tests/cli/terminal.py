@@ -81,6 +81,6 @@ def _typed(words: list[str], folder: str, variables: Mapping[str, str], out: str
         os.close(opened)
     sys.argv = words
     sys.path.insert(0, folder)  # as `python -m` does
-    from harden.cli.app import main
+    from harden.cli.main import main
 
     main()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from harden.cli.app import app
+from harden.cli.app import program
 from tests.workflows.builders import Workshop
 
 
@@ -83,7 +83,7 @@ def test_told_with_the_repair_and_nothing_is_left(
     before = workshop.pickled.read_bytes()
     names = {"bad": bad, "data": workshop.data, "pickled": workshop.pickled, "arch": workshop.arch}
     with pytest.raises(SystemExit) as ended:
-        app([argument.format(**names) for argument in arguments])
+        program()([argument.format(**names) for argument in arguments])
     out, err = capfd.readouterr()
     assert ended.value.code == 1, err
     assert out == ""

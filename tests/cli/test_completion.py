@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from harden.attacks import ATTACKS, CRAFTERS, PRESETS
 from harden.cli import layers
-from harden.cli.app import app
+from harden.cli.app import program
 from harden.cli.completion import table_names
 from harden.defences import DEFENCES
 from harden.export import EXPORTERS, PRECISIONS
@@ -27,7 +27,7 @@ from harden.workflows.prepare import DEVICES
 from harden.workflows.tracking import TRACKERS
 from tests.workflows.builders import build
 
-HARDEN = get_command(app)
+HARDEN = get_command(program())
 
 
 def offered(*words: str, shell: str = "zsh") -> list[str]:
@@ -100,8 +100,8 @@ def test_names_come_without_heavy_imports() -> None:
     """In a process of its own, for this one has imported everything."""
     code = (
         "import sys\n"
-        "from harden.cli.app import app\n"
-        "try:\n    app(prog_name='harden')\nexcept SystemExit: pass\n"
+        "from harden.cli.app import program\n"
+        "try:\n    program()(prog_name='harden')\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'scipy', 'sklearn', 'onnx', 'onnxruntime', 'PIL'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harden.cli.app import app
+from harden.cli.app import program
 from harden.workflows import demo
 
 
@@ -19,7 +19,7 @@ def test_the_demo_goes_all_the_way(
     monkeypatch.setattr(demo, "DEMO", short)
     out = tmp_path / "demo"
     with pytest.raises(SystemExit) as caught:
-        app(["demo", "--out", str(out), "--json"])
+        program()(["demo", "--out", str(out), "--json"])
     assert caught.value.code == 0
     shown = json.loads(capfd.readouterr().out)
     before, after = shown["models"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harden.cli.app import app
+from harden.cli.app import program
 
 SOUND: dict[str, dict[str, Any]] = {
     "torch": {"error": None, "version": "2.13.0", "threads": 1, "built_for_cuda": None, "devices": []},
@@ -33,7 +33,7 @@ def _machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
-        app(["doctor", *arguments])
+        program()(["doctor", *arguments])
     return int(ended.value.code or 0)
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 
 from harden.attacks import ATTACKS, CRAFTERS, PRESETS
-from harden.cli.app import app
+from harden.cli.app import program
 from harden.data import LAYOUTS
 from harden.data.torchvision_sets import READERS
 from harden.defences import DEFENCES
@@ -24,7 +24,7 @@ from harden.workflows.tracking import TRACKERS
 from harden.workflows.variants import SETTINGS
 from tests.workflows.builders import Workshop
 
-HARDEN = get_command(app)
+HARDEN = get_command(program())
 FIT = ("fit", "m.pt", "--data", "d")
 FLAGS: dict[str, tuple[Sequence[str], Iterable[str]]] = {
     "--method": ((*FIT, "--method", "{}"), DEFENCES),

@@ -13,11 +13,13 @@ import pytest
 from typer.main import get_command
 
 from harden import __version__, errors
-from harden.cli.app import app
+from harden.cli import overview
+from harden.cli.app import program
 from harden.cli.errors import exit_code
 from tests.workflows.builders import Workshop
 
-COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
+PROGRAM = get_command(program())
+COMMANDS = PROGRAM.commands  # type: ignore[attr-defined]
 
 
 class Outcome(NamedTuple):
@@ -35,7 +37,7 @@ def harden(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
     def run(*arguments: object) -> Outcome:
         code = 0
         try:
-            app([str(argument) for argument in arguments])
+            program()([str(argument) for argument in arguments])
         except SystemExit as error:
             code = int(error.code or 0)
         out, err = capfd.readouterr()
@@ -160,12 +162,47 @@ def test_help_has_every_command_and_an_example(name: str, harden: object) -> Non
         assert "130 stopped" in " ".join(outcome.out.split())
 
 
+def test_the_overview_says_what_the_commands_say_of_themselves() -> None:
+    """It is written down apart, so that `harden --help` need not import them."""
+    assert list(overview.COMMANDS) == list(COMMANDS)
+    for name, summary in overview.COMMANDS.items():
+        assert summary == COMMANDS[name].help.split("\n\n")[0].replace("\n", " ")
+    options = {option.opts[0]: option.help for option in PROGRAM.params}
+    assert {**options, "--help": "Show this message and exit."} == overview.OPTIONS
+
+
+def test_the_overview_imports_no_command_and_a_command_no_other() -> None:
+    code = (
+        "import sys\nfrom harden.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit: pass\n"
+        "looked_for = {'typer', 'harden.cli.fit', 'harden.cli.verify', 'harden.cli.report'}\n"
+        "print('SEEN', *sorted(looked_for & set(sys.modules)))\n"
+    )
+
+    def seen(*words: str) -> list[str]:
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+        assert done.stderr == ""
+        return done.stdout.splitlines()[-1].split()[1:]
+
+    assert seen("--help") == []
+    assert seen("--debug", "verify", "--help") == ["harden.cli.verify", "typer"]
+    assert seen("--debug", "--help") == ["harden.cli.fit", "harden.cli.report", "harden.cli.verify", "typer"]
+
+
+def test_a_command_that_is_mistyped_is_told_the_nearest() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harden", "docter"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "Did you mean 'doctor'?" in done.stderr
+
+
 def test_help_imports_nothing_heavy() -> None:
     """Newer versions of typer import pydantic themselves; everything else is ours."""
     code = (
         "import sys\n"
-        "from harden.cli.app import app\n"
-        "try:\n    app(['fit', '--help'])\nexcept SystemExit: pass\n"
+        "from harden.cli.app import program\n"
+        "try:\n    program()(['fit', '--help'])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'torchvision', 'timm', 'numpy', 'scipy', 'sklearn', 'onnx', 'onnxruntime', 'PIL'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )

@@ -15,7 +15,7 @@ from torch import nn
 import harden.workflows.export as export_module
 from harden.audit import runner
 from harden.audit.diagnostics import CHECKS
-from harden.cli.app import app
+from harden.cli.app import program
 from harden.errors import ExportError, Interrupted, ModelError, RunFolderError, UsageError
 from harden.export.to_onnx import save_onnx
 from harden.models.classifier import Classifier
@@ -95,7 +95,7 @@ def test_a_wrong_onnx_file_is_rejected_with_exit_code_5(
 
     monkeypatch.setattr(export_module, "save_onnx", wrong)
     with pytest.raises(SystemExit) as caught:
-        app(["export", str(finished), "--to", "onnx", "--out", str(tmp_path / "files")])
+        program()(["export", str(finished), "--to", "onnx", "--out", str(tmp_path / "files")])
     assert caught.value.code == 5
     assert "does not agree" in " ".join(capfd.readouterr().err.split())
     assert [entry.name for entry in (tmp_path / "files").iterdir()] == ["model.onnx.rejected"]
@@ -176,13 +176,13 @@ def test_every_command_takes_the_repair_that_the_preflight_offers(
     command, *rest = arguments
     line = [command, "permuted.pt", "--data", str(workshop.data), *rest]
     with pytest.raises(SystemExit) as caught:
-        app(line)
+        program()(line)
     assert caught.value.code == (0 if command == "inspect" else 1)  # inspect has layers to show all the same
     hint = capfd.readouterr().err.split("--class-map")[1].split()[:1]
     assert hint == ["2,0,1"]
     hint = ["--class-map", *hint]
     with pytest.raises(SystemExit) as caught:
-        app([*line, *hint])
+        program()([*line, *hint])
     assert caught.value.code == 0
 
 

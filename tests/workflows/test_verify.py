@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from harden.access import Access
-from harden.cli.app import app
+from harden.cli.app import program
 from harden.data import open_data
 from harden.errors import ExportError, RunFolderError, UsageError
 from harden.export import any_size
@@ -153,7 +153,7 @@ def test_an_int8_file_that_loses_accuracy_is_refused_by_name_and_nothing_is_left
 
     monkeypatch.setattr(module, "_calibration", lambda *_: torch.rand(8, 3, 16, 16) * 0.02)
     with pytest.raises(SystemExit) as caught:
-        app(["export", str(run), "--precision", "fp32", "--precision", "int8", "--out", str(tmp_path / "files")])
+        program()(["export", str(run), "--precision", "fp32", "--precision", "int8", "--out", str(tmp_path / "files")])
     assert caught.value.code == 5
     said = " ".join(capfd.readouterr().err.split())
     assert "model_int8.onnx (int8) does not agree" in said
@@ -221,7 +221,7 @@ def test_one_changed_weight_is_seen_in_the_hash_and_in_the_scores(
     assert ("model.onnx", "accuracy, clean") in found
     assert {file for file, _ in found} == {"model.onnx"}
     with pytest.raises(SystemExit) as caught:
-        app(["verify", str(folder)])
+        program()(["verify", str(folder)])
     assert caught.value.code == 5
     assert "is not what was exported" in " ".join(capfd.readouterr().err.split())
 
@@ -616,7 +616,7 @@ def test_a_hub_that_refuses_and_a_name_that_is_none(
         push(PushSettings(folder=folder, repository="name"), narrator=Notebook())
     hub.refuses = True
     with pytest.raises(SystemExit) as caught:
-        app(["push", str(folder), "org/name"])
+        program()(["push", str(folder), "org/name"])
     assert caught.value.code == 1
     assert "hf auth login" in capfd.readouterr().err
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

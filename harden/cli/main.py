@@ -1,0 +1,26 @@
+"""What runs when somebody types `harden`: as little as what was typed needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from harden.cli.overview import COMMANDS, show_overview
+
+COMPLETES = "_HARDEN_COMPLETE"
+"""The variable in which a shell asks what to offer."""
+
+
+def main() -> None:
+    """Run the command line."""
+    # Threads that wait by spinning slow a run three to five times where anything else uses the processor; waiting
+    # passively costs little where nothing does. It has to be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    words = sys.argv[1:]
+    if words == ["--help"]:
+        show_overview()
+        return
+    from harden.cli.app import program
+
+    named = next((word for word in words if not word.startswith("-")), None)
+    program(*[named] if named in COMMANDS and COMPLETES not in os.environ else [])()
