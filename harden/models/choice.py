@@ -70,12 +70,13 @@ class Choice:
     doubt: tuple[str, ...] = ()
 
 
-def choose(tried: list[Tried], labels: Tensor) -> Choice:
+def choose(tried: list[Tried], labels: Tensor, *, of: int | None = None) -> Choice:
     """Return the most plausible of `tried` (at least one).
 
     Args:
         tried: with finite scores, on the same images.
         labels: (N,) int64 of these images, on the CPU.
+        of: how many there were, some of them hopeless; None: these.
     """
     best = max(t.accuracy for t in tried)
     error = math.sqrt(max(best * (1 - best), 1 / len(labels)) / len(labels))
@@ -112,9 +113,9 @@ def choose(tried: list[Tried], labels: Tensor) -> Choice:
         chosen = min(near, key=rank, default=chosen)
     others = [t for t in tied if not _alike(t.normalisation, chosen.normalisation, _SIMILAR)]
     nearly = "" if chosen.accuracy == best else "nearly "
-    accurate = f"{nearly}as accurate as any of {len(tried)} normalisations" + (f" ({best:.1%})" if nearly else "")
+    accurate = f"{nearly}as accurate as any of {of or len(tried)} normalisations" + (f" ({best:.1%})" if nearly else "")
     if len(close) == 1:
-        why = f"the most accurate of {len(tried)} normalisations"
+        why = f"the most accurate of {of or len(tried)} normalisations"
     elif others:
         why = f"{accurate}, and the plainest of those that nothing tells apart"
     elif len(known) == 1:

@@ -46,9 +46,9 @@ class FirstNorm:
 
 
 @contextmanager
-def watching_first_norm(module: nn.Module) -> Iterator[FirstNorm]:
-    """Let a `FirstNorm` see every forward pass of `module`; nothing stays on the module."""
-    first = FirstNorm()
+def watching_first_norm(module: nn.Module, first: FirstNorm | None = None) -> Iterator[FirstNorm]:
+    """Let `first`, or else a new one, see every forward pass of `module`; nothing stays on the module."""
+    first = first or FirstNorm()
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     handles = [norm.register_forward_pre_hook(first.see) for norm in norms]
     try:

@@ -31,6 +31,8 @@ from harden.workflows.budget import Budget
 from harden.workflows.job import Job, default_batch_size, default_lr, eps_text, selection_entries
 from harden.workflows.plan import (
     RESERVE,
+    SOON,
+    TIMED_SECONDS,
     Plan,
     Timing,
     best_parts,
@@ -149,13 +151,14 @@ def _plan(
 ) -> Plan:
     settings = job.settings
     training = training_settings(job, epochs or 1000, batch_size)
-    step, passes = time_step(job.classifier, defence, layer, job.train, _shared(training, job))
-    timing = Timing(step, time_attack_pass(job.classifier, job.train, job.eps), passes)
+    seconds = TIMED_SECONDS if settings.budget is not None else SOON
+    step, passes = time_step(job.classifier, defence, layer, job.train, _shared(training, job), seconds)
+    timing = Timing(step, time_attack_pass(job.classifier, job.train, job.eps, seconds / 2), passes)
     withstood = share_withstood(job.classifier, job.train, job.eps)
     pretraining = 0.0
     if settings.pretrain and not pretrained:
         clean_defence, clean_settings = clean_training(job)
-        step, _ = time_step(job.classifier, clean_defence, None, job.train, _shared(clean_settings, job))
+        step, _ = time_step(job.classifier, clean_defence, None, job.train, _shared(clean_settings, job), seconds)
         pretraining = step * settings.pretrain * max(1, len(job.train) // clean_settings.batch_size)
     budget = None
     if settings.budget is not None and settings.epochs is None:

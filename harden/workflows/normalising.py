@@ -67,7 +67,10 @@ def run_preflight(
     result = preflight(module, images=floats, labels=labels, classes=classes, given=given, must_know=must_know)
     narrator.table(
         ("normalisation", "accuracy", "mean loss"),
-        [(row.name, f"{row.accuracy:.1%}", f"{row.nll:.3f}") for row in result.rows],
+        [
+            (row.name, f"{row.accuracy:.1%}" + f" of {row.images}" * (row.images < result.images), f"{row.nll:.3f}")
+            for row in result.rows
+        ],
     )
     if result.problem is not None:
         narrator.warn(f"{result.problem.message}. {result.problem.hint or ''}")

@@ -22,8 +22,8 @@ from harden.training.settings import TrainingSettings
 from harden.workflows.examine import probes_of
 
 TIMED_STEPS = 12
-TIMED_SECONDS = 4.0
-"""Timing stops after this many steps or, from the second on, seconds."""
+TIMED_SECONDS, SOON = 4.0, 1.0
+"""Timing stops after this many steps or, from the second on, seconds; the fewer where no budget rests on it."""
 RESERVE = 0.07
 """Share of a budget kept back: timings on shared machines drift."""
 AUDIT_SHARE = 0.18
@@ -106,7 +106,12 @@ class _Deaf:
 
 
 def time_step(
-    classifier: Classifier, defence: Defence, layer: str | None, train: ImageSet, settings: TrainingSettings
+    classifier: Classifier,
+    defence: Defence,
+    layer: str | None,
+    train: ImageSet,
+    settings: TrainingSettings,
+    seconds: float = TIMED_SECONDS,
 ) -> tuple[float, int]:
     """Return seconds and passes of one training step, timed on copies; classifier and defence stay as they are."""
     trainer = Trainer(
@@ -119,16 +124,16 @@ def time_step(
         checkpoint=None,
         observer=_Deaf(),
     )
-    return trainer.time_steps(TIMED_STEPS, TIMED_SECONDS)
+    return trainer.time_steps(TIMED_STEPS, seconds)
 
 
-def time_attack_pass(classifier: Classifier, train: ImageSet, eps: float) -> float:
+def time_attack_pass(classifier: Classifier, train: ImageSet, eps: float, limit: float = TIMED_SECONDS / 2) -> float:
     """Return seconds of one forward and backward pass of one image in eval mode."""
     images, labels = train.batch(torch.arange(min(BATCH, len(train))))
     images, labels = images.to(classifier.device), labels.to(classifier.device)
     attack = ATTACKS["fgsm"](eps)
     seconds: list[float] = []
-    while len(seconds) < 2 or (len(seconds) < TIMED_STEPS and sum(seconds) < TIMED_SECONDS / 2):
+    while len(seconds) < 2 or (len(seconds) < TIMED_STEPS and sum(seconds) < limit):
         began = time.perf_counter()
         run_attack(attack, classifier, images, labels, generator=stream(0, "timing"), drop_fooled=False)
         seconds.append(time.perf_counter() - began)

@@ -70,6 +70,31 @@ def test_finds_the_normalisation_that_the_net_was_trained_with(channels: int, na
     assert all(parameter.grad is None or parameter.requires_grad for parameter in net.parameters())
 
 
+def test_what_is_hopeless_on_a_first_look_is_not_tried_on_the_rest() -> None:
+    net = trained(by_name(3, "0-255, BGR minus ImageNet mean (Caffe)"), 3)
+    images, labels = digits(3)
+    looked = []
+    handle = net.register_forward_pre_hook(lambda module, inputs: looked.append(len(inputs[0])))
+    found = preflight(net, images=images, labels=labels, classes=CLASSES, given=None)
+    handle.remove()
+    best = max(row.accuracy for row in found.rows)
+    hopeless = {row.name for row in found.rows if row.images < len(labels)}
+    assert {row.images for row in found.rows} == {len(labels), round(0.2 * len(labels))}
+    assert hopeless == {row.name for row in found.rows if row.accuracy < best - 0.25}
+    assert sum(looked) == sum(row.images for row in found.rows)
+    assert f"of {len(found.rows)} normalisations" in found.reason
+    whole = {row.name: row for row in found.rows if row.name not in hopeless}
+    for name, row in whole.items():
+        alone = preflight(net, images=images, labels=labels, classes=CLASSES, given=by_name(3, name), must_know=False)
+        assert (row.accuracy, pytest.approx(row.nll)) == (alone.rows[0].accuracy, alone.rows[0].nll)
+
+
+def test_few_images_are_all_looked_at(half: nn.Module) -> None:
+    images, labels = digits(1)
+    found = preflight(half, images=images[:499], labels=labels[:499], classes=CLASSES, given=None)
+    assert {row.images for row in found.rows} == {499}
+
+
 def test_modes_and_statistics_of_every_submodule_are_left_alone(half: nn.Module) -> None:
     net = copy.deepcopy(half).train()
     net[1].eval()
