@@ -99,7 +99,8 @@ def fit(
     narrator.heading("Data")
     narrator.note(f"{len(source.classes)} classes in {source.location}")
     splits = splits or choose_splits(settings, source, narrator)
-    job = replace(prepare_job(settings, splits, narrator, stop_requested, began, command), processes=processes)
+    job = prepare_job(settings, splits, narrator, stop_requested, began, command, source)
+    job = replace(job, processes=processes)
     processes.require(job.classifier.device)
     settings = job.settings
     frozen_names(job.classifier.module, settings.freeze)

@@ -101,8 +101,12 @@ def prepare_job(
     stop_requested: StopRequested,
     began: float,
     command: str,
+    source: DataSource | None = None,
 ) -> Job:
-    """Load the model and the images, run the preflight, and settle what the user left open."""
+    """Load the model and the images, run the preflight, and settle what the user left open.
+
+    Of the data, `source` is what is open already.
+    """
     require_packages(settings.track)
     if settings.accumulate > 1 and settings.method in WHOLE_BATCH_DEFENCES:
         raise UsageError(
@@ -110,7 +114,7 @@ def prepare_job(
             hint="take --recompute or a smaller --batch-size instead",
         )
     device = choose_device(settings.device)
-    source = open_source(settings)
+    source = source or open_source(settings)
     earlier = as_run(settings.model)
     narrator.heading("Model")
     spec = spec_of(settings)
