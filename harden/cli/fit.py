@@ -123,6 +123,15 @@ def fit(
             rich_help_panel=TRAIN,
         ),
     ] = False,
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard",
+            help="With several processes: each keeps a part of the weights, gradients, averages and Adam's moments "
+            "(FSDP2), for networks that do not fit otherwise.",
+            rich_help_panel=TRAIN,
+        ),
+    ] = False,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -278,6 +287,7 @@ def fit(
             "accumulate": accumulate,
             "recompute": recompute or None,
             "sync_batchnorm": sync_batchnorm or None,
+            "shard": shard or None,
             "precision": precision,
             "augment": augment,
             "freeze": tuple(freeze) if freeze else None,

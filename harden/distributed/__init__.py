@@ -8,6 +8,7 @@ neither `autograd.grad`, which crafting needs, nor a loss that owns discriminato
 takes parts for equally large. Here every process weighs its loss, a mean over its own samples, by its share of the
 batch, and after the backward pass all gradients are summed. That sum is the gradient of the mean over the whole batch,
 whatever the loss consists of, class-wise terms included. The price: the sum does not overlap with the backward pass.
+FSDP2 has no such limits, and is what a network that does not fit is trained with (`harden.training.sharding`).
 
 Where a process is slower or runs out of memory the others must not go on to another exchange than it does. So the
 processes exchange at fixed points only, and whatever decides which point comes next is agreed upon there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ MEETING_SECONDS = 0.01
 """How often a process that waits where all `meet` looks whether they have."""
 FAREWELL_SECONDS = 5.0
 """How long the leader waits for the last words of a process that is gone, or for the followers to go."""
+_BROKEN = re.compile("connection (closed|reset|refused)|broken pipe|timed out", re.IGNORECASE)
 BUCKET = 2**23
 """Values that are summed in one exchange: 32 MiB of float32, which is all the memory that the sum takes."""
 
@@ -217,6 +219,17 @@ class Processes:
             if is_out_of_memory(error):
                 raise
             raise self._lost() from error
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Raise a `ProcessLostError` where exchanges that others than these methods have (FSDP) break inside."""
+        try:
+            yield
+        except Exception as error:
+            broken = isinstance(error, RuntimeError) and _BROKEN.search(str(error))
+            if self.size > 1 and (broken or isinstance(error, dist.DistError)):
+                raise self._lost() from error
+            raise
 
     # -- words, from the leader to all others --------------------------------------------------------------------------
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from harden.training.sharding import is_part
 
 
 class WeightAverage:
@@ -33,8 +35,14 @@ class WeightAverage:
             *zip(self.module.parameters(), module.parameters(), strict=True),
             *zip(self.module.buffers(), module.buffers(), strict=True),
         ]
-        moving = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
-        torch._foreach_lerp_([mine for mine, _ in moving], [theirs.detach() for _, theirs in moving], weight)
+        moving = [(_own(mine), _own(theirs)) for mine, theirs in pairs if mine.is_floating_point()]
+        torch._foreach_lerp_([mine for mine, _ in moving], [theirs for _, theirs in moving], weight)
         for mine, theirs in pairs:
             if not mine.is_floating_point():
                 mine.copy_(theirs)
+
+
+def _own(value: Tensor) -> Tensor:
+    """Return the values that this process has of a tensor, which shares memory with it."""
+    part: Tensor = value.to_local() if is_part(value) else value.detach()  # type: ignore[attr-defined]
+    return part

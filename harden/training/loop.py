@@ -42,6 +42,7 @@ from harden.training.reduction import Reduction
 from harden.training.schedule import Schedule
 from harden.training.selection import Selection
 from harden.training.settings import TRAINING_PRECISIONS, Observer, Replan, Trained, TrainingSettings
+from harden.training.sharding import WholeCopy, shard, whole
 from harden.training.snapshot import Snapshots
 from harden.training.sources import Sources
 
@@ -110,16 +111,21 @@ class Trainer:
         self._resting = resting_modules(classifier.module)
         lay_out(classifier)
         processes.make_alike(classifier, self.defence)
+        self.sources = Sources(settings.source_attacks)
         self.average = WeightAverage(classifier, settings.ema)
+        self.crafting = Crafting(
+            classifier, self.sources, tuple(train.images.shape), same_function=self._is_same_function()
+        )
+        self._whole: WholeCopy | None = None
+        if settings.shard and processes.size > 1:
+            self._whole = WholeCopy(classifier)
+            for module in (classifier.module, self.averaged.module):
+                shard(module, classifier.device)
         self.optimizer = build_optimizer(classifier, self.defence, lr=settings.lr, weight_decay=settings.weight_decay)
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
 
         self.epoch = self.step = self.rollbacks = 0
         self.strength = 1.0
-        self.sources = Sources(settings.source_attacks)
-        self.crafting = Crafting(
-            classifier, self.sources, tuple(train.images.shape), same_function=self._is_same_function()
-        )
         self.records: list[EpochRecord] = []
         self.selection = Selection(
             val,
@@ -152,13 +158,14 @@ class Trainer:
             UsageError: the steps of a resumed run have too few images for so many processes, or the network has no
                 blocks to recompute.
         """
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
+        with self.processes.explaining(), torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(self.settings.seed, "global"))
             if resume and self.checkpoint is not None and self.checkpoint.exists():
                 self._load(read_checkpoint(self.checkpoint))
                 self.processes.any(False)  # the leader may replace the file once all have read it
             else:
-                self.selection.begin(self.classifier)
+                with self._plain(self.classifier) as model:
+                    self.selection.begin(model)
                 self._save()
             with self._tapping() as tapped, self._recomputing():
                 while self.epoch < self.epochs and not self.stopped:
@@ -197,7 +204,7 @@ class Trainer:
                 self.spent += time.monotonic() - began
                 self._save()
                 raise Interrupted("stopped; everything up to this step is kept")
-            if self.step < self.batches.steps and time.monotonic() - self._written > 4 * CHECKPOINT_SECONDS:
+            if self.step < self.batches.steps and self._is_due(4 * CHECKPOINT_SECONDS):
                 self.spent += time.monotonic() - began
                 began = time.monotonic()
                 self._save()
@@ -215,6 +222,11 @@ class Trainer:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
+                if self._whole is not None:  # the others wait in an exchange for which this one has nothing
+                    raise TrainingError(
+                        f"memory ran out in a step of {self.batches.size} images",
+                        hint="a smaller --batch-size, --accumulate, --recompute, or more processes",
+                    ) from error
             done, steps = self.step * self.batches.size, self.step
             if not self.batches.halve():
                 raise TrainingError(
@@ -239,7 +251,7 @@ class Trainer:
         batch = order[i * self.batches.size : (i + 1) * self.batches.size]
         own = self.processes.part(len(batch))
         share, counted, scalars = (own.stop - own.start) / len(batch), 0, dict[str, Tensor]()
-        with self._syncing(), self.processes.fitting():
+        with self._syncing(), self.processes.fitting() if self._whole is None else nullcontext():
             self.reduction.begin(len(batch))
             self.optimizer.zero_grad(set_to_none=True)
             for part in parts_of(own, self.settings.accumulate):
@@ -267,7 +279,9 @@ class Trainer:
         seen, crafted = tapped.seen, self.crafting.passes
         craft_now = self.crafting.of(Batch(rows, placement, noise, part, len(batch)), eps)
         result = self.defence.step_loss(tapped, images, labels, craft_now, noise)
-        (result.loss * (len(rows) / len(batch))).backward(inputs=self._trained)  # type: ignore[no-untyped-call]
+        # Parts of parameters are no leaves of the graph: FSDP fills in their gradients.
+        leaves = self._trained if self._whole is None else None
+        (result.loss * (len(rows) / len(batch))).backward(inputs=leaves)  # type: ignore[no-untyped-call]
         passes = 2 * (tapped.seen - seen) + result.backwards + self.crafting.passes - crafted
         return {"loss": result.loss.detach(), **result.scalars}, passes
 
@@ -291,6 +305,16 @@ class Trainer:
     def _syncing(self) -> AbstractContextManager[object]:
         wanted = self.settings.sync_batchnorm and self.processes.size > 1
         return SyncedBatchNorm(self.processes) if wanted else nullcontext()
+
+    @property
+    def averaged(self) -> Classifier:
+        """The classifier with averaged weights."""
+        averaged: Classifier = self.average.module  # type: ignore[assignment]
+        return averaged
+
+    def _plain(self, classifier: Classifier) -> AbstractContextManager[Classifier]:
+        """Return what each process may pass images through alone: the classifier, or a whole copy of a sharded one."""
+        return nullcontext(classifier) if self._whole is None else self._whole.of(classifier)
 
     def _train_mode(self) -> None:
         self.classifier.train()
@@ -321,7 +345,8 @@ class Trainer:
         event = self._handle(collapse) if collapse is not Collapse.NONE else ""
         undone = bool(event) and (settings.on_collapse != "keep" or collapse is Collapse.NOT_FINITE)
         if not undone:
-            scalars |= self.selection.consider(self.epoch + 1, self.average.module)  # type: ignore[arg-type]
+            with self._plain(self.averaged) as model:
+                scalars |= self.selection.consider(self.epoch + 1, model)
             watch = self.watch.after(vitals, full_eps=full_eps) if vitals is not None else self.watch
             if vitals is None or watch.best is vitals:
                 self.good = self.state.take()
@@ -350,14 +375,13 @@ class Trainer:
             seconds = [record.seconds for record in self.records]
             self.epochs = max(self.epoch, self.replan(self.epoch, max(mean(seconds), mean(seconds[-RECENT:]))))
             self._save()
-        if time.monotonic() - self._written > CHECKPOINT_SECONDS:
+        if self._is_due(CHECKPOINT_SECONDS):
             self._save()
 
     def _vitals(self, loss: float) -> Vitals:
         first, eps, seed = self.sources.used[0], self.settings.eps, self.settings.seed
-        return vitals_of(
-            self.classifier, self.canary, first=first, eps=eps, loss=loss, seed=seed, processes=self.processes
-        )
+        with self._plain(self.classifier) as model:
+            return vitals_of(model, self.canary, first=first, eps=eps, loss=loss, seed=seed, processes=self.processes)
 
     def _handle(self, collapse: Collapse) -> str:
         """Act on a collapse and say in words what was done."""
@@ -378,8 +402,8 @@ class Trainer:
 
     def _choose(self) -> Trained:
         """Load the chosen epoch's weights."""
-        averaged: Classifier = self.average.module  # type: ignore[assignment]
-        choice = self.selection.choose(averaged)
+        with self._plain(self.averaged) as model:
+            choice = self.selection.choose(model)
         if choice is None:
             raise TrainingError(
                 "training collapsed in every epoch, so there is nothing to keep",
@@ -390,6 +414,8 @@ class Trainer:
                 f"no epoch stayed within --max-clean-drop {self.settings.max_clean_drop}; "
                 "took one of those with the smallest drop"
             )
+        if self._whole is not None:
+            self._whole.replace(self.classifier)
         self.classifier.load_state_dict(choice.weights)
         self.classifier.eval()
         history = History(tuple(self.records), chosen_epoch=choice.epoch)
@@ -397,14 +423,23 @@ class Trainer:
 
     # -- state --------------------------------------------------------------------------------------------------------
 
+    def _is_due(self, seconds: float) -> bool:
+        """Return whether the last checkpoint is so old; where all have to give their parts for one, the leader says."""
+        due = time.monotonic() - self._written > seconds
+        return due if self._whole is None else self.processes.any(due and self.processes.leads)
+
     def _save(self) -> None:
-        if self.checkpoint is None or not self.processes.leads:
+        if self.checkpoint is None or (self._whole is None and not self.processes.leads):
             return
         best = self.watch.best
+        now, good = whole(self.state.take()), whole(self.good)
+        self._written = time.monotonic()
+        if not self.processes.leads:
+            return
         write_checkpoint(
             {
-                "now": self.state.take(),
-                "good": self.good,
+                "now": now,
+                "good": good,
                 "good_vitals": [best.clean, best.source, best.canary, best.loss] if best else None,
                 "narrowest": self.watch.narrowest,
                 "selection": self.selection.state_dict(),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harden.distributed import Processes
+from harden.training.sharding import is_part
 
 
 class _Gather(torch.autograd.Function):
@@ -32,6 +33,7 @@ class Reduction:
     add up. A buffer of the network that a forward pass moves (running statistics of BatchNorm) moves by the mean of its
     moves: the running mean is that of the batch, the running variance that within the parts. Where parameters got no
     gradient in any process they have none, as in one process; only where some got none in this one is that looked up.
+    Gradients of sharded parameters are sums already.
 
     Args:
         processes: all of them have the same parameters and buffers.
@@ -41,9 +43,11 @@ class Reduction:
 
     def __init__(self, processes: Processes, network: nn.Module, defence: nn.Module) -> None:
         self._processes = processes
-        self._parameters = [p for module in (network, defence) for p in module.parameters() if p.requires_grad]
+        trained = [p for module in (network, defence) for p in module.parameters() if p.requires_grad]
+        self._parameters = [p for p in trained if not is_part(p)]
         self._buffers = [*network.buffers(), *defence.buffers()]
         self._statistics = [place for place, b in enumerate(network.buffers()) if b.is_floating_point()]
+        self._device = trained[0].device
         self._before: list[Tensor] = []
         self._count = 0
 
@@ -86,7 +90,7 @@ class Reduction:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
         moves = [(self._buffers[place] - self._before[place]) * weight for place in self._statistics]
         sums = {name: (value * weight).float() for name, value in scalars.items()}
-        has = torch.tensor([float(p.grad is not None) for p in self._parameters], device=gradients[0].device)
+        has = torch.tensor([float(p.grad is not None) for p in self._parameters], device=self._device)
         self._processes.sum_all([*gradients, *moves, *sums.values(), has])
         for place, move in zip(self._statistics, moves, strict=True):
             self._buffers[place].copy_(self._before[place] + move)

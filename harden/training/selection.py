@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from harden.data.dataset import ImageSet
 from harden.distributed import ALONE, Processes
 from harden.models.classifier import Classifier
 from harden.training.evaluate import predictions, share, standing_after
+from harden.training.sharding import kept
 
 SELECTION_ATTACK = "pgd-20"
 CONFIRMATION_ATTACK = "pgd-50-margin"
@@ -83,7 +83,7 @@ class Selection:
         within = self.max_clean_drop is None or drop <= self.max_clean_drop
         # Epochs within the allowed clean drop come first; where none is, the smallest drop wins.
         rank = [1.0, score] if within else [0.0, -drop]
-        weights = copy.deepcopy(averaged.state_dict())
+        weights = kept(averaged.state_dict())
         self.candidates.append({"epoch": epoch, "rank": rank, "weights": weights, "standing": standing})
         self.candidates.sort(key=lambda candidate: (candidate["rank"], candidate["epoch"]), reverse=True)
         del self.candidates[CANDIDATES:]

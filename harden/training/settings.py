@@ -36,6 +36,7 @@ class TrainingSettings:
         accumulate: parts in which a process passes its images of a step through the network, one after the other.
         recompute: whether blocks of the network run again in backward passes (see `recomputing`).
         sync_batchnorm: whether BatchNorm in training normalises by the images of all processes (`SyncedBatchNorm`).
+        shard: whether each of several processes keeps a part of weights, average and optimiser state (`shard`).
         precision: a key of `TRAINING_PRECISIONS`: what the network computes in while its weights are trained. Examples
             are crafted, and everything is measured, in float32.
         seed: of everything random.
@@ -58,6 +59,7 @@ class TrainingSettings:
     accumulate: int = 1
     recompute: bool = False
     sync_batchnorm: bool = False
+    shard: bool = False
     precision: str = "fp32"
     seed: int = 0
 

@@ -10,6 +10,7 @@ import torch
 from harden.defences import Defence
 from harden.models.classifier import Classifier
 from harden.training.averaging import WeightAverage
+from harden.training.sharding import kept, like
 
 
 class Snapshots:
@@ -25,8 +26,8 @@ class Snapshots:
         self._classifier, self._average, self._optimizer, self._defence = classifier, average, optimizer, defence
 
     def take(self) -> dict[str, Any]:
-        """Return a copy of their state, of tensors and plain values."""
-        return copy.deepcopy(
+        """Return a copy of their state, of tensors (on the CPU, but for parts of sharded ones) and plain values."""
+        copied: dict[str, Any] = kept(
             {
                 "model": self._classifier.state_dict(),
                 "average": self._average.module.state_dict(),
@@ -35,12 +36,17 @@ class Snapshots:
                 "defence": self._defence.state_dict(),
             }
         )
+        return copied
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go back to what `take` returned, which stays as it is."""
-        snapshot = copy.deepcopy(snapshot)
-        self._classifier.load_state_dict(snapshot["model"])
-        self._average.module.load_state_dict(snapshot["average"])
+        """Go back to what `take` returned, which stays as it is; what is sharded now may be whole there."""
+        for module, name in ((self._classifier, "model"), (self._average.module, "average")):
+            present = module.state_dict()
+            module.load_state_dict({key: like(value, present[key]) for key, value in snapshot[name].items()})
         self._average.steps = snapshot["average_steps"]
-        self._optimizer.load_state_dict(snapshot["optimizer"])
+        optimizer = copy.deepcopy(snapshot["optimizer"])
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        for index, entry in optimizer["state"].items():
+            entry.update({key: like(value, parameters[index]) for key, value in entry.items()})
+        self._optimizer.load_state_dict(optimizer)
         self._defence.load_state_dict(snapshot["defence"])

@@ -24,7 +24,7 @@ from harden.files import write_whole
 from harden.models.head import all_but
 from harden.models.tap import Tap, as_representation
 from harden.randomness import stream
-from harden.training.crafting import cost_of
+from harden.training.crafting import Cost, cost_of
 from harden.training.loop import Trainer
 from harden.training.settings import Replan, Trained, TrainingSettings
 from harden.workflows.budget import Budget
@@ -110,6 +110,7 @@ def training_settings(job: Job, epochs: int, batch_size: int | None = None) -> T
         accumulate=s.accumulate,
         recompute=s.recompute,
         sync_batchnorm=s.sync_batchnorm,
+        shard=s.shard,
         precision=s.precision,
         seed=s.seed,
     )
@@ -152,13 +153,21 @@ def _plan(
     settings = job.settings
     training = training_settings(job, epochs or 1000, batch_size)
     seconds = TIMED_SECONDS if settings.budget is not None else SOON
-    step, passes = time_step(job.classifier, defence, layer, job.train, _shared(training, job), seconds)
-    timing = Timing(step, time_attack_pass(job.classifier, job.train, job.eps, seconds / 2), passes)
+    attack_pass = time_attack_pass(job.classifier, job.train, job.eps, seconds / 2)
+    if _in_parts(job):  # a step on copies of everything is what there may be no room for
+        cost = _cost(job)
+        step = _shared(training, job).batch_size * attack_pass * cost.passes / 2
+        timing = Timing(step, attack_pass, cost.passes)
+    else:
+        step, passes = time_step(job.classifier, defence, layer, job.train, _shared(training, job), seconds)
+        timing = Timing(step, attack_pass, passes)
     withstood = share_withstood(job.classifier, job.train, job.eps)
     pretraining = 0.0
     if settings.pretrain and not pretrained:
         clean_defence, clean_settings = clean_training(job)
-        step, _ = time_step(job.classifier, clean_defence, None, job.train, _shared(clean_settings, job), seconds)
+        step = _shared(clean_settings, job).batch_size * attack_pass
+        if not _in_parts(job):
+            step, _ = time_step(job.classifier, clean_defence, None, job.train, _shared(clean_settings, job), seconds)
         pretraining = step * settings.pretrain * max(1, len(job.train) // clean_settings.batch_size)
     budget = None
     if settings.budget is not None and settings.epochs is None:
@@ -222,13 +231,21 @@ def _share(plan: Plan) -> str:
     return "" if plan.epoch_parts == 1 else f" (each 1/{plan.epoch_parts} of the training images)"
 
 
-def _passes(job: Job, counted: int) -> str:
-    """Return the passes of a step, in passes of one batch of clean images, `counted` of them in all."""
-    cost = cost_of(
+def _in_parts(job: Job) -> bool:
+    return job.settings.shard and job.processes.size > 1
+
+
+def _cost(job: Job) -> Cost:
+    return cost_of(
         job.source_attacks,
         networks=1 + len(job.statics),
         labelled=job.settings.method not in UNLABELLED_DEFENCES,
     )
+
+
+def _passes(job: Job, counted: int) -> str:
+    """Return the passes of a step, in passes of one batch of clean images, `counted` of them in all."""
+    cost = _cost(job)
     if not cost.gradients:
         return "1F+1B"
     if counted < cost.passes:  # the examples come out of the clean images' own pass
@@ -356,7 +373,9 @@ def _replan(run: RunFolder, job: Job, budget: Budget) -> Replan:
     """Correct the number of epochs once real ones have been timed: the few steps timed before may have been unlucky."""
 
     def replan(done: int, seconds: float) -> int:
-        drift = time_attack_pass(job.classifier, job.train, job.eps) / budget.attack_pass
+        drift = 1.0  # in parts, the others would have to pass images through as well
+        if not _in_parts(job):
+            drift = time_attack_pass(job.classifier, job.train, job.eps) / budget.attack_pass
         left = budget.deadline - RESERVE * budget.seconds - time.monotonic() - budget.finish_seconds * drift
         epochs = done + max(0, int(left / seconds))
         job.narrator.note(f"{epochs} epochs fit into the budget, at {seconds:.1f} s each")
@@ -375,7 +394,7 @@ def pretrain(run: RunFolder, job: Job) -> None:
     if job.settings.pretrain:
         job.narrator.heading("Clean pre-training")
         defence, settings = clean_training(job)
-        trainable = [p for p in job.classifier.module.parameters() if p.requires_grad]
+        trainable = {name for name, p in job.classifier.module.named_parameters() if p.requires_grad}
         Trainer(
             classifier=job.classifier,
             defence=defence,
@@ -388,8 +407,8 @@ def pretrain(run: RunFolder, job: Job) -> None:
             stop_requested=job.stop_requested,
             processes=job.processes,
         ).run(resume=True)
-        for parameter in trainable:  # what was frozen for a new last layer is hardened
-            parameter.requires_grad_(True)
+        for name, parameter in job.classifier.module.named_parameters():
+            parameter.requires_grad_(name in trainable)  # what was frozen for a new last layer is hardened
     if not job.processes.leads:
         return
     run.save_classifier(job.classifier, run.initial_weights)

@@ -43,6 +43,7 @@ class FitSettings:
         accumulate: parts in which a step's images pass through the network, one after the other, to save memory.
         recompute: whether blocks of the network run again in backward passes instead of keeping what is inside them.
         sync_batchnorm: whether BatchNorm in training normalises by the images of all processes, not of each.
+        shard: whether each of several processes keeps a part of the weights and of what belongs to them, not all.
         precision: what the network computes in while it is trained: "fp32", or "bf16" where it can.
         epochs: passes over the training images, or parts of one; None: 20, or what fits into `budget`.
         epoch_parts: parts that a pass is cut into, each an epoch of its own; None: one, or more where a budget holds so
@@ -95,6 +96,7 @@ class FitSettings:
     accumulate: int = 1
     recompute: bool = False
     sync_batchnorm: bool = False
+    shard: bool = False
     precision: str = "fp32"
     lr: float | None = None
     weight_decay: float = 0.0

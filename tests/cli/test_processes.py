@@ -123,16 +123,30 @@ def test_stopped_in_two_processes_and_resumed_by_three_is_the_run_of_one(alone: 
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_a_clean_error_and_the_run_goes_on_without_it(alone: Path, desk: Path) -> None:
+@pytest.mark.parametrize("flags", [(), ("--shard", "--sync-batchnorm")], ids=["whole", "shard"])
+def test_a_killed_process_is_a_clean_error_and_the_run_goes_on_without_it(
+    flags: tuple[str, ...], alone: Path, desk: Path
+) -> None:
+    out = f"bereft{len(flags)}"
     killed = run(
-        *command("fit", "net.py:build", *TINY, "--processes", 2, "--out", "bereft"), cwd=desk, trouble="kill:1:train:12"
+        *command("fit", "net.py:build", *TINY, *flags, "--processes", 2, "--out", out),
+        cwd=desk,
+        trouble="kill:1:train:12",
     )
     decent(killed, 1)
     assert processes_in(desk) == []
     assert "error: another process of this run is gone (killed, or out of memory?)" in killed.stderr
-    assert "try: continue with: harden fit --resume bereft" in killed.stderr
-    decent(run(*command("fit", "--resume", "bereft"), cwd=desk))
-    assert_same_run(desk / "bereft", alone)
+    assert f"try: continue with: harden fit --resume {out}" in killed.stderr
+    decent(run(*command("fit", "--resume", out), cwd=desk))
+    assert_same_run(desk / out, alone)
+
+
+@pytest.mark.slow
+def test_three_processes_with_a_part_of_the_weights_each_are_the_run_of_one(alone: Path, desk: Path) -> None:
+    decent(run(*command("fit", "net.py:build", *TINY, "--shard", "--processes", 3, "--out", "parts"), cwd=desk))
+    assert_same_run(desk / "parts", alone)
+    shown = run(*command("report", "parts", "--attacks", "fgsm", "--out", "shown"), cwd=desk)
+    decent(shown)
 
 
 @pytest.mark.slow
