@@ -76,9 +76,15 @@ class Batches:
         return True
 
 
-def parts_of(own: slice, count: int) -> tuple[slice, ...]:
-    """Return `own` images of a batch in at most `count` parts that differ by one, each of `FEWEST_IMAGES` at least."""
+def parts_of(own: slice, count: int, smallest: int | None = None) -> tuple[slice, ...]:
+    """Return `own` images of a batch in at most `count` parts that differ by one, each of `FEWEST_IMAGES` at least.
+
+    Args:
+        own: the images of this process.
+        count: how many parts are wanted.
+        smallest: images of the process that has the fewest, so that all have as many parts; None: there is one process.
+    """
     images = own.stop - own.start
-    count = max(1, min(count, images // FEWEST_IMAGES))
+    count = max(1, min(count, (images if smallest is None else smallest) // FEWEST_IMAGES))
     ends = [own.start + images * n // count for n in range(count + 1)]
     return tuple(slice(start, stop) for start, stop in itertools.pairwise(ends))

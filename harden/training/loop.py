@@ -42,7 +42,7 @@ from harden.training.reduction import Reduction
 from harden.training.schedule import Schedule
 from harden.training.selection import Selection
 from harden.training.settings import TRAINING_PRECISIONS, Observer, Replan, Trained, TrainingSettings
-from harden.training.sharding import WholeCopy, shard, whole
+from harden.training.sharding import WholeCopy, shard, units_of, whole
 from harden.training.snapshot import Snapshots
 from harden.training.sources import Sources
 
@@ -112,15 +112,15 @@ class Trainer:
         lay_out(classifier)
         processes.make_alike(classifier, self.defence)
         self.sources = Sources(settings.source_attacks)
+        self._whole = WholeCopy(classifier) if settings.shard and processes.size > 1 else None
         self.average = WeightAverage(classifier, settings.ema)
         self.crafting = Crafting(
             classifier, self.sources, tuple(train.images.shape), same_function=self._is_same_function()
         )
-        self._whole: WholeCopy | None = None
-        if settings.shard and processes.size > 1:
-            self._whole = WholeCopy(classifier)
-            for module in (classifier.module, self.averaged.module):
-                shard(module, classifier.device)
+        if self._whole is not None:
+            units = units_of(classifier, self._two_images())
+            for model in (classifier, self.averaged):
+                shard(model, [model.module.get_submodule(name) for name in units])
         self.optimizer = build_optimizer(classifier, self.defence, lr=settings.lr, weight_decay=settings.weight_decay)
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
 
@@ -254,7 +254,7 @@ class Trainer:
         with self._syncing(), self.processes.fitting() if self._whole is None else nullcontext():
             self.reduction.begin(len(batch))
             self.optimizer.zero_grad(set_to_none=True)
-            for part in parts_of(own, self.settings.accumulate):
+            for part in parts_of(own, self.settings.accumulate, len(batch) // self.processes.size):
                 found, passes = self._pass(tapped, batch, part, i, self.schedule.eps_at(progress))
                 weight, counted = (part.stop - part.start) / (own.stop - own.start), counted + passes
                 scalars = {name: scalars.get(name, 0) + weight * value for name, value in found.items()}
@@ -292,12 +292,14 @@ class Trainer:
         """Whether the network in training is the function that it is at rest: no BatchNorm, dropout or autocast."""
         if self.settings.precision != "fp32":
             return False
-        images, _ = self.train.batch(torch.arange(min(len(self.train), 2)))
-        images = laid_out(images.to(self.classifier.device), self.classifier)
         try:
-            return try_both_modes(self.classifier, images, self._train_mode).same
+            return try_both_modes(self.classifier, self._two_images(), self._train_mode).same
         except Exception:  # whatever the user's forward raises, a step will raise as well
             return False
+
+    def _two_images(self) -> Tensor:
+        images, _ = self.train.batch(torch.arange(min(len(self.train), 2)))
+        return laid_out(images.to(self.classifier.device), self.classifier)
 
     def _recomputing(self) -> AbstractContextManager[object]:
         return recomputing(self.classifier.module) if self.settings.recompute else nullcontext()
@@ -432,7 +434,9 @@ class Trainer:
         if self.checkpoint is None or (self._whole is None and not self.processes.leads):
             return
         best = self.watch.best
-        now, good = whole(self.state.take()), whole(self.good)
+        now, good = self.state.take(), self.good
+        if self._whole is not None:
+            now, good = (whole(state, keep=self.processes.leads) for state in (now, good))
         self._written = time.monotonic()
         if not self.processes.leads:
             return

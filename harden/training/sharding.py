@@ -8,7 +8,8 @@ copy, for which there must be room as long as it lasts.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,27 +17,98 @@ import torch
 from torch import Tensor, nn
 
 from harden.models.classifier import Classifier
+from harden.models.modes import evaluating
 from harden.models.recompute import blocks_of
 
 
-def shard(module: nn.Module, device: torch.device) -> None:
-    """Leave each process a part of every parameter of `module`, which is the same in all of them.
+def shard(classifier: Classifier, blocks: Sequence[nn.Module]) -> None:
+    """Leave each process a part of every parameter of `classifier`, which is the same in all of them.
 
-    Gradients become sums over the processes. Parameters without dimensions stay whole everywhere.
+    Gradients become sums over the processes. A parameter that a step uses in one process only has zeros from the
+    others, and one that it uses nowhere has a gradient of zeros. Parameters without dimensions stay whole everywhere.
+
+    Args:
+        classifier: its module is sharded.
+        blocks: of that module (`units_of`), which are gathered one by one; what is in none of them, all at once.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    single = {parameter for parameter in module.parameters() if parameter.ndim == 0}
-    for parameter in module.parameters():
+    mesh = init_device_mesh(classifier.device.type, (torch.distributed.get_world_size(),))
+    single = {parameter for parameter in classifier.module.parameters() if parameter.ndim == 0}
+    for parameter in classifier.module.parameters():
         parameter.data = parameter.data.contiguous()  # those of convolutions may have their channels last
-    for part in (*blocks_of(module), module):
+    for part in (*blocks, classifier.module):
+        part.register_forward_hook(_not_its_input)
         fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=single)
-    for part in module.modules():
+    for part in classifier.module.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)  # gloo has no other kind
+            part.set_reduce_scatter_unused_params(True, recurse=False)
+
+
+def _not_its_input(_: nn.Module, inputs: tuple[object, ...], output: object) -> Tensor | None:
+    """Let a block that is left out in one process give a tensor of its own, so that gathering keeps its order there."""
+    passed_on = isinstance(output, Tensor) and any(output is value for value in inputs)
+    return output.clone() if passed_on else None  # type: ignore[attr-defined]
+
+
+def units_of(classifier: Classifier, images: Tensor) -> tuple[str, ...]:
+    """Return the names of the blocks of `classifier.module` that can be gathered on their own.
+
+    They are those of `blocks_of` that are called as a whole whenever something inside them is, and that share no
+    parameter with anything else.
+
+    Args:
+        classifier: whole yet; in eval mode afterwards as before.
+        images: (N, C, H, W) to try it with.
+    """
+    module = classifier.module
+    blocks = blocks_of(module)
+    holders = Counter(id(p) for part in module.modules() for p in part.parameters(recurse=False))
+    holders.update(id(p) for block in blocks for p in block.parameters())
+    calls = [_Calls(block) for block in blocks]
+    try:
+        with evaluating(classifier):
+            classifier(images)
+    finally:
+        for call in calls:
+            call.end()
+    whole_ones = {call.block for call in calls if call.as_a_whole}
+    return tuple(
+        name
+        for name, part in module.named_modules()
+        if part in whole_ones and all(holders[id(p)] == 2 for p in part.parameters())  # in a module, and in a block
+    )
+
+
+class _Calls:
+    """Hears how a block is called: as a whole, or something inside it on its own."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+        self._depth, self._called, self._apart = 0, False, False
+        inside = [part for part in block.modules() if part is not block]
+        self._hooks = [block.register_forward_pre_hook(self._enter), block.register_forward_hook(self._leave)]
+        self._hooks += [part.register_forward_pre_hook(self._hear) for part in inside]
+
+    @property
+    def as_a_whole(self) -> bool:
+        return self._called and not self._apart
+
+    def end(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter(self, *_: object) -> None:
+        self._depth, self._called = self._depth + 1, True
+
+    def _leave(self, *_: object) -> None:
+        self._depth -= 1
+
+    def _hear(self, *_: object) -> None:
+        self._apart |= self._depth == 0
 
 
 def is_part(value: object) -> bool:
@@ -44,16 +116,17 @@ def is_part(value: object) -> bool:
     return hasattr(value, "full_tensor")
 
 
-def whole(state: Any) -> Any:
-    """Return nested dictionaries, lists and tuples in which every part is the whole, on the CPU.
+def whole(state: Any, *, keep: bool = True) -> Any:
+    """Return nested dictionaries and lists in which every part is the whole, on the CPU.
 
-    All processes have to ask for it, in the same order.
+    All processes have to ask for it, in the same order; those that do not `keep` it get nothing in these places.
     """
-    if isinstance(state, dict):
-        return {key: whole(value) for key, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return type(state)(whole(value) for value in state)
-    return state.full_tensor().cpu() if is_part(state) else state
+
+    def gathered(value: Tensor) -> Tensor | None:
+        full: Tensor = value.full_tensor()  # type: ignore[attr-defined]
+        return full.cpu() if keep else None
+
+    return _with(state, lambda value: gathered(value) if is_part(value) else value)
 
 
 def like(value: Any, model: Tensor) -> Any:
@@ -67,14 +140,23 @@ def like(value: Any, model: Tensor) -> Any:
 
 
 def kept(state: Any) -> Any:
-    """Return a copy of nested dictionaries, lists and tuples, with whole tensors on the CPU, where memory is plenty."""
+    """Return a copy of nested dictionaries and lists: tensors on the CPU, where there is room; parts where they are."""
+
+    def copied(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return copy.deepcopy(value)
+        return value.detach().clone() if is_part(value) else value.detach().to("cpu", copy=True)
+
+    return _with(state, copied)
+
+
+def _with(state: Any, change: Callable[[Any], Any]) -> Any:
+    """Return nested dictionaries and lists, of the same kinds, in which everything else is changed."""
     if isinstance(state, dict):
-        return {key: kept(value) for key, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return type(state)(kept(value) for value in state)
-    if isinstance(state, Tensor):
-        return state.detach().clone() if is_part(state) else state.detach().to("cpu", copy=True)
-    return copy.deepcopy(state)
+        changed = copy.copy(state)  # a state dict has attributes besides
+        changed.update({key: _with(value, change) for key, value in state.items()})
+        return changed
+    return [_with(value, change) for value in state] if isinstance(state, list) else change(state)
 
 
 class WholeCopy:
@@ -85,14 +167,16 @@ class WholeCopy:
     """
 
     def __init__(self, classifier: Classifier) -> None:
-        self._copy = copy.deepcopy(classifier).requires_grad_(False).eval()
         self._device = classifier.device
-        self._copy.cpu()
+        self._copy = copy.deepcopy(classifier).requires_grad_(False).eval().cpu()
 
     @contextmanager
     def of(self, classifier: Classifier) -> Iterator[Classifier]:
         """Let the copy have the weights of `classifier`, in every process; on its device meanwhile."""
         self._copy.load_state_dict(whole(classifier.state_dict()))
+        for mine, theirs in zip(self._copy.buffers(), classifier.buffers(), strict=True):
+            if not torch.equal(mine, theirs.cpu()):  # what is in no state dict may have changed as well
+                mine.copy_(theirs)
         self._copy.to(self._device)
         try:
             yield self._copy

@@ -35,11 +35,20 @@ def digits(channels: int) -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(data.target).long()
 
 
-def trained(normalisation: Normalisation, channels: int, *, epochs: int = 10) -> nn.Module:
+def trained(
+    normalisation: Normalisation, channels: int, *, epochs: int = 10, targets: Tensor | None = None
+) -> nn.Module:
     images, labels = digits(channels)
+    labels = labels if targets is None else targets
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Conv2d(channels, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10))
+        net = nn.Sequential(
+            nn.Conv2d(channels, 16, 3),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(576, int(labels.max()) + 1),
+        )
         inputs = apply(normalisation, images)
         optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
         for _ in range(epochs):
@@ -87,6 +96,53 @@ def test_what_is_hopeless_on_a_first_look_is_not_tried_on_the_rest() -> None:
     for name, row in whole.items():
         alone = preflight(net, images=images, labels=labels, classes=CLASSES, given=by_name(3, name), must_know=False)
         assert (row.accuracy, pytest.approx(row.nll)) == (alone.rows[0].accuracy, alone.rows[0].nll)
+
+
+@pytest.mark.parametrize(("classes", "name", "order"), [(2, "0-255", "1,0"), (3, "ImageNet", "2,0,1")])
+def test_an_order_of_few_classes_is_found_though_accuracy_is_lowest_where_it_shows(
+    classes: int, name: str, order: str
+) -> None:
+    """The right normalisation has hardly an image right then, and the wrong ones as many as guessing has."""
+    channels = 1 if classes == 2 else 3
+    images, labels = digits(channels)
+    labels = (labels >= 5).long() if classes == 2 else labels % 3
+    net = trained(by_name(channels, name), channels, targets=labels)
+    with pytest.raises(PreflightError, match="another order") as found:
+        preflight(
+            net, images=images, labels=(labels + 1) % classes, classes=CLASSES[:classes], given=None, must_know=True
+        )
+    assert found.value.hint == f"--class-map {order}"
+
+
+def test_scores_that_are_finite_on_the_first_images_only_do_not_hide_the_others(half: nn.Module) -> None:
+    """The best on the first look has no numbers on the rest, and what was hopeless beside it is tried after all."""
+    images, labels = digits(1)
+    wide = by_name(1, "0-255")
+
+    class Fickle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.seen = half, 0
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            scores = self.net(inputs)
+            if inputs.max() > 10:
+                self.seen += len(inputs)
+                best = nn.functional.one_hot(self.truth[: len(inputs)], 10) * 9.0
+                return best if self.seen <= 359 else scores * torch.nan
+            return scores.flip(1) * 0 + torch.arange(10.0)
+
+    fickle = Fickle()
+    rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:359]
+    looks = iter([labels[rows[:250]], labels[rows[250:]]])
+
+    def truth(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        module.truth = next(looks, labels) if inputs[0].max() > 10 else labels
+
+    fickle.register_forward_pre_hook(truth)
+    found = preflight(fickle, images=images, labels=labels, classes=CLASSES, given=None, must_know=False)
+    assert wide.name not in {row.name for row in found.rows}
+    assert {row.images for row in found.rows} == {len(labels)}
 
 
 def test_few_images_are_all_looked_at(half: nn.Module) -> None:

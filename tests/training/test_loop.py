@@ -371,6 +371,8 @@ def test_no_part_of_a_batch_is_smaller_than_batchnorm_can_bear() -> None:
     assert parts_of(slice(3, 10), 3) == (slice(3, 5), slice(5, 7), slice(7, 10))
     assert parts_of(slice(0, 5), 100) == (slice(0, 2), slice(2, 5))
     assert parts_of(slice(0, 1), 4) == (slice(0, 1),)
+    assert parts_of(slice(6, 10), 2, smallest=3) == (slice(6, 10),)
+    assert parts_of(slice(0, 5), 2, smallest=4) == (slice(0, 2), slice(2, 5))
 
 
 def two_domains() -> Defence:

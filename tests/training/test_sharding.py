@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harden.distributed import ALONE, Processes
 from harden.errors import Interrupted
 from harden.models.classifier import Classifier
-from harden.training.sharding import is_part, kept, like, shard, whole
+from harden.training.sharding import is_part, kept, like, shard, units_of, whole
 from tests.forks import FORKED, in_processes
 from tests.training.test_distributed import TRAIN, assert_alike, assert_same, net, trained, trainer
 from tests.training.test_loop import of_digits
@@ -162,9 +162,94 @@ def test_a_gradient_to_the_images_is_that_of_the_whole_network() -> None:
 
     def work(processes: Processes) -> Tensor:
         model = net()
-        shard(model.module, model.device)
+        shard(model, [])
         return gradient(model)
 
     expected = gradient(net())
     for found in in_processes(2, work):
         torch.testing.assert_close(found, expected)
+
+
+class Odd(nn.Module):
+    """Blocks that cannot be gathered on their own, each for another reason, beside one that can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sound = nn.ModuleList([Block(), nn.Identity()])
+        self.lists = nn.ModuleList([nn.ModuleList([nn.Conv2d(6, 6, 1)]), nn.Identity()])
+        self.opened = nn.ModuleList([nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU()), nn.Identity()])
+        shared = nn.Conv2d(6, 6, 1)
+        self.shared = nn.Sequential(nn.Sequential(shared, nn.ReLU()), nn.Sequential(shared, nn.Tanh()))
+        self.tied = nn.Sequential(*(nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU()) for _ in range(2)))
+        self.tied[1][0].weight = self.tied[0][0].weight
+        self.idle = nn.ModuleList([nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Identity()])
+        self.first, self.last = nn.Conv2d(1, 6, 3), nn.Linear(6, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.sound[0](self.first(images))
+        features = self.opened[0][0](self.lists[0][0](features))
+        features = self.tied(self.shared(features))
+        return self.last(features.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def odd() -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return of_digits(Odd())
+
+
+def test_what_cannot_be_gathered_on_its_own_is_gathered_with_the_rest() -> None:
+    images, _ = TRAIN.batch(slice(0, 2))
+    assert units_of(odd(), images) == ("sound.0",)
+    assert units_of(blocks(), images) == ("1.0", "1.1")
+    expected = trained(ALONE, "sat", classifier=odd(), epochs=1)
+    answers = in_processes(
+        2, lambda processes: sharded(processes, "sat", classifier=odd(), epochs=1, sync_batchnorm=True)
+    )
+    assert_alike(answers)
+    assert_same(answers[0], expected)
+
+
+class Moody(nn.Module):
+    """Leaves its layer out in every second pass of one process, as stochastic depth may."""
+
+    def __init__(self, leader: bool) -> None:
+        super().__init__()
+        self.inside, self.leader, self.passes = nn.Sequential(nn.Conv2d(8, 8, 1)), leader, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes += self.training
+        return images if self.training and self.leader and self.passes % 2 else images + self.inside(images)
+
+
+def test_a_parameter_that_one_process_does_not_use_has_the_gradient_of_the_others() -> None:
+    def work(processes: Processes) -> dict[str, Any]:
+        classifier = net()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            moody = Moody(processes.leads)
+        classifier.module[1] = nn.Sequential(moody, nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()))
+        return sharded(processes, "nt", classifier=classifier, source_attacks=(), epochs=1)
+
+    assert_alike(in_processes(2, work))
+
+
+def test_parts_of_unequal_shares_are_as_many_in_every_process() -> None:
+    """Of 10 images three processes have 3, 3 and 4, of which two parts can be made by the last one only."""
+
+    def work(processes: Processes) -> dict[str, Any]:
+        changes = {"batch_size": 10, "accumulate": 2, "epochs": 1, "sync_batchnorm": True}
+        return sharded(processes, "nt", classifier=blocks(), source_attacks=(), **changes)
+
+    answers = in_processes(3, work)
+    assert_alike(answers)
+
+
+def test_only_the_leader_holds_the_whole() -> None:
+    def work(processes: Processes) -> list[bool]:
+        model = net()
+        shard(model, [])
+        state = whole({"a": dict(model.state_dict())}, keep=processes.leads)["a"]
+        return [value is None for value in state.values() if value is None or value.ndim]
+
+    assert [set(answer) for answer in in_processes(2, work)] == [{False}, {True}]
