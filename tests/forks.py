@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import multiprocessing
 import os
@@ -11,6 +12,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+import torch._dynamo  # what an optimiser imports, and FSDP: once, and not in every fork
+import torch.distributed.fsdp
 from torch.distributed import TCPStore
 
 from harden.distributed import Processes, Seat, join
@@ -18,6 +21,8 @@ from harden.distributed import Processes, Seat, join
 FORKED = "ignore:This process .* is multi-threaded:DeprecationWarning"
 """For `filterwarnings`: a test runner has threads, and the children touch nothing of those."""
 
+PATIENCE = 240.0
+"""Seconds after which a process is taken to hang."""
 Work = Callable[[Processes], Any]
 
 
@@ -30,23 +35,32 @@ def in_processes(size: int, work: Work) -> list[Any]:
         context.Process(target=_seated, args=(rank, size, server.port, work, pipe[1]))
         for rank, pipe in enumerate(pipes)
     ]
-    for child, pipe in zip(children, pipes, strict=True):
-        child.start()
-        pipe[1].close()
-    answers: list[Any] = []
-    for pipe in pipes:
-        try:
-            answers.append(torch.load(io.BytesIO(pipe[0].recv_bytes()), weights_only=False))
-        except EOFError:
-            answers.append("gone")
-    for child in children:
-        child.join()
+    try:
+        for child, pipe in zip(children, pipes, strict=True):
+            child.start()
+            pipe[1].close()
+        answers = [_answer(pipe[0], rank) for rank, pipe in enumerate(pipes)]
+        for child in children:
+            child.join()
+    finally:
+        for child in children:
+            if child.pid is not None:
+                child.kill()
     failed = [answer["failed"] for answer in answers if isinstance(answer, dict) and "failed" in answer]
     assert not failed, "\n".join(failed)
     return answers
 
 
+def _answer(pipe: Connection, rank: int) -> Any:
+    assert pipe.poll(PATIENCE), f"process {rank} said nothing for {PATIENCE:.0f} s"
+    try:
+        return torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False)
+    except EOFError:
+        return "gone"
+
+
 def _seated(rank: int, size: int, port: int, work: Work, pipe: Connection) -> None:
+    gc.freeze()  # what the parent left behind (stores with threads of their own) is not this one's to end
     torch.set_num_threads(1)
     try:
         processes = join(Seat(rank, size, rank, size), store=TCPStore("127.0.0.1", port, size, is_master=False))
