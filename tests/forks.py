@@ -21,7 +21,7 @@ from harden.distributed import Processes, Seat, join
 FORKED = "ignore:This process .* is multi-threaded:DeprecationWarning"
 """For `filterwarnings`: a test runner has threads, and the children touch nothing of those."""
 
-PATIENCE = 240.0
+PATIENCE = 90.0
 """Seconds after which a process is taken to hang."""
 Work = Callable[[Processes], Any]
 
