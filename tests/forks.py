@@ -9,6 +9,7 @@ import os
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
@@ -30,15 +31,18 @@ def in_processes(size: int, work: Work) -> list[Any]:
     """Return what `work` returns in each of `size` processes; raise what it raises there, in words."""
     context = multiprocessing.get_context("fork")
     server = TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
+    # The server looks up the names of who connects, and one that is forked meanwhile would wait for its lock for ever.
+    all_forked = context.Event()
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     children = [
-        context.Process(target=_seated, args=(rank, size, server.port, work, pipe[1]))
+        context.Process(target=_seated, args=(rank, size, server.port, all_forked, work, pipe[1]))
         for rank, pipe in enumerate(pipes)
     ]
     try:
         for child, pipe in zip(children, pipes, strict=True):
             child.start()
             pipe[1].close()
+        all_forked.set()
         answers = [_answer(pipe[0], rank) for rank, pipe in enumerate(pipes)]
         for child in children:
             child.join()
@@ -59,9 +63,10 @@ def _answer(pipe: Connection, rank: int) -> Any:
         return "gone"
 
 
-def _seated(rank: int, size: int, port: int, work: Work, pipe: Connection) -> None:
+def _seated(rank: int, size: int, port: int, all_forked: Event, work: Work, pipe: Connection) -> None:
     gc.freeze()  # what the parent left behind (stores with threads of their own) is not this one's to end
     torch.set_num_threads(1)
+    all_forked.wait()
     try:
         processes = join(Seat(rank, size, rank, size), store=TCPStore("127.0.0.1", port, size, is_master=False))
         answer = work(processes)
