@@ -33,7 +33,7 @@ from harden.workflows.audit import audit_subjects, run_facts, write_reports, wri
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
-from harden.workflows.hardening import build_defence, join_training, plan_run, tell_plan, train
+from harden.workflows.hardening import build_defence, join_training, plan_run, train
 from harden.workflows.job import (
     Job,
     StopRequested,
@@ -45,6 +45,7 @@ from harden.workflows.job import (
 )
 from harden.workflows.narrator import Narrator, Silent
 from harden.workflows.plan import Plan
+from harden.workflows.plan_table import tell_plan
 from harden.workflows.prepare import choose_device, images_for
 from harden.workflows.run_folder import RunFolder, describe, keep_architecture, new_run
 from harden.workflows.settings import FitSettings, as_recipe
@@ -99,8 +100,7 @@ def fit(
     narrator.heading("Data")
     narrator.note(f"{len(source.classes)} classes in {source.location}")
     splits = splits or choose_splits(settings, source, narrator)
-    job = prepare_job(settings, splits, narrator, stop_requested, began, command, source)
-    job = replace(job, processes=processes)
+    job = prepare_job(settings, splits, narrator, stop_requested, began, command, source, processes)
     processes.require(job.classifier.device)
     settings = job.settings
     frozen_names(job.classifier.module, settings.freeze)
@@ -119,8 +119,7 @@ def fit(
         write_whole(run.recipe, as_recipe(settings))
         run.write_splits(splits, source.classes)
         described = {**describe(job.classifier), "command": command, "earlier": job.earlier.to_json()}
-        described["gray_bits"] = settings.gray_bits
-        described["statics"] = _fingerprints(job)
+        described |= {"gray_bits": settings.gray_bits, "statics": _fingerprints(job)}
         run.write_json(run.config, described)
         if settings.budget is not None and settings.epochs is None:
             job = replace(job, budget=Budget(run.budget, settings.budget, began=job.began))

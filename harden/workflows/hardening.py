@@ -14,7 +14,6 @@ from harden.attacks import attack_names, frozen
 from harden.defences import (
     DEFENCES,
     FEATURE_DEFENCES,
-    UNLABELLED_DEFENCES,
     Defence,
     DefenceContext,
     DefenceSettings,
@@ -24,11 +23,10 @@ from harden.files import write_whole
 from harden.models.head import all_but
 from harden.models.tap import Tap, as_representation
 from harden.randomness import stream
-from harden.training.crafting import Cost, cost_of
 from harden.training.loop import Trainer
 from harden.training.settings import Replan, Trained, TrainingSettings
 from harden.workflows.budget import Budget
-from harden.workflows.job import Job, default_batch_size, default_lr, eps_text, selection_entries
+from harden.workflows.job import Job, default_batch_size, default_lr, selection_entries
 from harden.workflows.plan import (
     RESERVE,
     SOON,
@@ -41,6 +39,7 @@ from harden.workflows.plan import (
     time_attack_pass,
     time_step,
 )
+from harden.workflows.plan_table import in_words, planned_cost, tell_plan
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings, as_recipe
 from harden.workflows.tracking import Tracking
@@ -155,7 +154,7 @@ def _plan(
     seconds = TIMED_SECONDS if settings.budget is not None else SOON
     attack_pass = time_attack_pass(job.classifier, job.train, job.eps, seconds / 2)
     if _in_parts(job):  # a step on copies of everything is what there may be no room for
-        cost = _cost(job)
+        cost = planned_cost(job)
         step = _shared(training, job).batch_size * attack_pass * cost.passes / 2
         timing = Timing(step, attack_pass, cost.passes)
     else:
@@ -200,66 +199,8 @@ def _shared(settings: TrainingSettings, job: Job) -> TrainingSettings:
     return replace(settings, batch_size=math.ceil(settings.batch_size / job.processes.size))
 
 
-def tell_plan(job: Job, plan: Plan) -> None:
-    """Say what will be done, at what cost."""
-    settings = job.settings
-    sources = " + ".join(job.source_attacks) or "none"
-    job.narrator.heading("Plan")
-    job.narrator.table(
-        ("what", "value"),
-        [
-            ("method", f"{settings.method}, source attack {sources}, eps {eps_text(job.eps)}"),
-            *(
-                [("domain terms", f"beta {settings.beta:g}, gamma {settings.gamma:g}, split at {settings.split}")]
-                if settings.method in FEATURE_DEFENCES
-                else []
-            ),
-            ("epochs", f"{plan.epochs} of {plan.steps_per_epoch} steps of {plan.batch_size} images{_share(plan)}"),
-            *([("processes", f"{job.processes.size}, which share every step")] if job.processes.size > 1 else []),
-            ("passes per step", _passes(job, plan.timing.passes) + " (F forward, B backward, b backward to the input)"),
-            *([("clean pre-training", _duration(plan.pretraining))] if plan.pretraining else []),
-            ("time per step", f"{plan.timing.step * 1000:.1f} ms"),
-            ("time per epoch", f"{plan.epoch_seconds:.1f} s with its held-out measurements"),
-            ("selection", f"on {plan.selection_samples} validation images"),
-            *([("final audit", f"{plan.audit_samples} test images, before and after")] if job.audits else []),
-            ("estimated time", _duration(plan.seconds)),
-        ],
-    )
-
-
-def _share(plan: Plan) -> str:
-    return "" if plan.epoch_parts == 1 else f" (each 1/{plan.epoch_parts} of the training images)"
-
-
 def _in_parts(job: Job) -> bool:
     return job.settings.shard and job.processes.size > 1
-
-
-def _cost(job: Job) -> Cost:
-    return cost_of(
-        job.source_attacks,
-        networks=1 + len(job.statics),
-        labelled=job.settings.method not in UNLABELLED_DEFENCES,
-    )
-
-
-def _passes(job: Job, counted: int) -> str:
-    """Return the passes of a step, in passes of one batch of clean images, `counted` of them in all."""
-    cost = _cost(job)
-    if not cost.gradients:
-        return "1F+1B"
-    if counted < cost.passes:  # the examples come out of the clean images' own pass
-        extra = "+1b" if counted > 2 * cost.trained else ""
-        return f"{cost.trained}F{extra}+{cost.trained}B to train and to craft"
-    crafted = "1F+1b" if cost.gradients == 1 else f"{cost.gradients} x (F+b)"
-    predicted = f" and {cost.predictions}F" if cost.predictions else ""
-    return f"{cost.trained}F+{cost.trained}B to train, {crafted}{predicted} to craft"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
@@ -366,7 +307,7 @@ def _settle(run: RunFolder, job: Job, plan: Plan) -> Job:
 
 def _chosen_by(budget: Budget | None) -> str | None:
     """Return what a recipe must say of the numbers that a budget chose."""
-    return None if budget is None else f"A budget of {_duration(budget.seconds)} chose the epochs and the samples."
+    return None if budget is None else f"A budget of {in_words(budget.seconds)} chose the epochs and the samples."
 
 
 def _replan(run: RunFolder, job: Job, budget: Budget) -> Replan:

@@ -102,10 +102,11 @@ def prepare_job(
     began: float,
     command: str,
     source: DataSource | None = None,
+    processes: Processes = ALONE,
 ) -> Job:
     """Load the model and the images, run the preflight, and settle what the user left open.
 
-    Of the data, `source` is what is open already.
+    Of the data, `source` is what is open already; `processes` are those that train together.
     """
     require_packages(settings.track)
     if settings.accumulate > 1 and settings.method in WHOLE_BATCH_DEFENCES:
@@ -182,7 +183,8 @@ def prepare_job(
         gray_bits=reading_of(settings).gray_bits,
         split=_layer(settings, classifier, narrator),
     )
-    return Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command, met)
+    job = Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command, met)
+    return replace(job, processes=processes)
 
 
 def reading_of(settings: FitSettings) -> Reading:
