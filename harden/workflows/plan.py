@@ -22,7 +22,7 @@ from harden.training.settings import TrainingSettings
 from harden.workflows.examine import probes_of
 
 TIMED_STEPS = 12
-TIMED_SECONDS, SOON = 4.0, 1.0
+TIMED_SECONDS, SOON = 4.0, 0.4
 """Timing stops after this many steps or, from the second on, seconds; the fewer where no budget rests on it."""
 RESERVE = 0.07
 """Share of a budget kept back: timings on shared machines drift."""
