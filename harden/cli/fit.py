@@ -119,7 +119,7 @@ def fit(
         typer.Option(
             "--sync-batchnorm",
             help="With several processes: BatchNorm normalises by the images of all of them, so that the training is "
-            "that of one process; each layer takes four exchanges more per step.",
+            "that of one process; each layer takes four small exchanges more per step.",
             rich_help_panel=TRAIN,
         ),
     ] = False,

@@ -56,7 +56,8 @@ class SyncedBatchNorm(AbstractContextManager[None]):
             return _OF_ONE_PROCESS(input, running_mean, running_var, weight, bias, False, momentum, eps)
         values = input if input.dtype == torch.float64 else input.float()  # what autocast gives a layer may be coarser
         mean, variance, count = self._statistics(values.detach())
-        if count <= 1:
+        # A process with more values than one need not wait for the device to know that there are enough.
+        if values.numel() <= values.shape[1] and count.item() <= 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.shape}")
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
@@ -70,8 +71,8 @@ class SyncedBatchNorm(AbstractContextManager[None]):
             normalised = normalised + _per_channel(bias.to(values.dtype), values)
         return normalised.to(input.dtype)
 
-    def _statistics(self, values: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Return mean and biased variance (C,) over all processes, and how many values of a channel they are of.
+    def _statistics(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean and biased variance (C,) over all processes, and how many values () of a channel they are of.
 
         Each process's own mean and squares around it, put together as by Chan, Golub and LeVeque (1979): sums of
         squares around 0 would lose the variance of channels whose mean is large.
@@ -86,27 +87,27 @@ class SyncedBatchNorm(AbstractContextManager[None]):
         count = counts.sum()
         mean = (means * counts).sum(0) / count
         squares = (squares + counts * (means - mean).square()).sum(0)
-        return mean, squares / count, float(count)
+        return mean, squares / count, count
 
 
 class _Normalise(torch.autograd.Function):
     """(x - mean) * scale, where mean and scale are statistics of the x of all processes."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, mean: Tensor, scale: Tensor, count: float, processes: Processes) -> Tensor:
+    def forward(ctx: Any, values: Tensor, mean: Tensor, scale: Tensor, count: Tensor, processes: Processes) -> Tensor:
         normalised = (values - _per_channel(mean, values)) * _per_channel(scale, values)
-        ctx.save_for_backward(normalised, scale)
-        ctx.count, ctx.processes = count, processes
+        ctx.save_for_backward(normalised, scale, count)
+        ctx.processes = processes
         return normalised
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
-        normalised, scale = ctx.saved_tensors
+        normalised, scale, count = ctx.saved_tensors
         over = _but_channels(gradient)
         sums = torch.cat([gradient.sum(over), (gradient * normalised).sum(over)])
         ctx.processes.agree_on_memory()
-        plain, along = (ctx.processes.sum(sums) / ctx.count).chunk(2)
+        plain, along = (ctx.processes.sum(sums) / count).chunk(2)
         found = gradient - _per_channel(plain, gradient) - normalised * _per_channel(along, gradient)
         return found * _per_channel(scale, gradient), None, None, None, None
 

@@ -41,8 +41,9 @@ class Snapshots:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go back to what `take` returned, which stays as it is; what is sharded now may be whole there."""
         for module, name in ((self._classifier, "model"), (self._average.module, "average")):
-            present = module.state_dict()
-            module.load_state_dict({key: like(value, present[key]) for key, value in snapshot[name].items()})
+            present, values = module.state_dict(), copy.copy(snapshot[name])  # with the versions of its modules
+            values.update({key: like(value, present[key]) for key, value in values.items()})
+            module.load_state_dict(values)
         self._average.steps = snapshot["average_steps"]
         optimizer = copy.deepcopy(snapshot["optimizer"])
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]

@@ -98,6 +98,21 @@ def trained(processes: Processes, method: str, **changes: Any) -> dict[str, Any]
     }
 
 
+def stopped(processes: Processes, method: str, **changes: Any) -> int:
+    """Return after how many steps training ended that process 1 is asked to stop after four."""
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return processes.rank == 1 and asked == 4
+
+    training = trainer(processes, method, stop_requested=stop, **changes)
+    with pytest.raises(Interrupted):
+        training.run()
+    return training.epoch * training.batches.steps + training.step
+
+
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Within rounding: a sum over processes adds up in another order."""
     assert found["passes"] == expected["passes"]
@@ -292,20 +307,10 @@ def test_what_a_failed_step_moved_is_put_back_in_network_and_defence() -> None:
 def test_a_stop_that_one_process_hears_stops_all_and_any_number_goes_on(tmp_path: Path) -> None:
     kept = tmp_path / "checkpoint.pt"
 
-    def stopped(processes: Processes) -> int:
-        asked = 0
+    def work(processes: Processes) -> int:
+        return stopped(processes, "adv4adv", source_attacks=("fgsm-ep",), checkpoint=kept)
 
-        def stop() -> bool:
-            nonlocal asked
-            asked += 1
-            return processes.rank == 1 and asked == 4
-
-        training = trainer(processes, "adv4adv", source_attacks=("fgsm-ep",), checkpoint=kept, stop_requested=stop)
-        with pytest.raises(Interrupted):
-            training.run()
-        return training.epoch * training.batches.steps + training.step
-
-    assert in_processes(2, stopped) == [4, 4]
+    assert in_processes(2, work) == [4, 4]
     before = kept.read_bytes()
     expected = trained(ALONE, "adv4adv", source_attacks=("fgsm-ep",))
     for size in (1, 3):

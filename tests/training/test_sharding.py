@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from harden.distributed import ALONE, Processes
-from harden.errors import Interrupted
 from harden.models.classifier import Classifier
 from harden.training.sharding import is_part, kept, like, shard, units_of, whole
 from tests.forks import FORKED, in_processes
-from tests.training.test_distributed import TRAIN, assert_alike, assert_same, net, trained, trainer
+from tests.training.test_distributed import TRAIN, assert_alike, assert_same, net, stopped, trained, trainer
 from tests.training.test_loop import of_digits
 
 pytestmark = pytest.mark.filterwarnings(FORKED)
@@ -97,18 +96,7 @@ def test_each_process_has_its_part_until_training_ends() -> None:
 def test_any_number_of_processes_goes_on_sharded_or_not(tmp_path: Path) -> None:
     kept_at = tmp_path / "checkpoint.pt"
 
-    def stopped(processes: Processes) -> None:
-        asked = 0
-
-        def stop() -> bool:
-            nonlocal asked
-            asked += 1
-            return processes.rank == 1 and asked == 4
-
-        with pytest.raises(Interrupted):
-            trainer(processes, "adv4adv", shard=True, checkpoint=kept_at, stop_requested=stop).run()
-
-    in_processes(2, stopped)
+    in_processes(2, lambda processes: stopped(processes, "adv4adv", shard=True, checkpoint=kept_at))
     before, expected = kept_at.read_bytes(), trained(ALONE, "adv4adv")
     for size, in_parts in ((1, True), (2, False), (3, True)):
         kept_at.write_bytes(before)
