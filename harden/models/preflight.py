@@ -232,7 +232,8 @@ def _problem(
     classes: tuple[str, ...],
 ) -> PreflightError | None:
     """Tell if the best candidate is no better than guessing, or if another order of the classes explains more."""
-    count, known, best = len(labels), len(classes), max(row.accuracy for row in rows)
+    count, known = len(labels), len(classes)
+    best = max(row.accuracy for row in rows if row.images == count)
     # Always answering the commonest class is what guessing can reach; four standard errors above it is no accident
     # even for the best of a dozen candidates. A tiny sample cannot ask for more than half of what is left.
     chance = torch.bincount(labels, minlength=known).max().item() / count

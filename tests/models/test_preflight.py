@@ -112,6 +112,8 @@ def test_an_order_of_few_classes_is_found_though_accuracy_is_lowest_where_it_sho
             net, images=images, labels=(labels + 1) % classes, classes=CLASSES[:classes], given=None, must_know=True
         )
     assert found.value.hint == f"--class-map {order}"
+    right = float(found.value.message.split("order: ")[1].split("%")[0])
+    assert right < 20, "what is told of all images was measured on all of them"
 
 
 def test_scores_that_are_finite_on_the_first_images_only_do_not_hide_the_others(half: nn.Module) -> None:
