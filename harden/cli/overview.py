@@ -42,7 +42,7 @@ def show_overview() -> None:
     console.print(Padding(SUMMARY, (0, 1, 1, 1)))
     for title, rows in (("Options", OPTIONS), ("Commands", COMMANDS)):
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column(style="bold cyan", no_wrap=console.width >= 40)
+        table.add_column(style="bold cyan", no_wrap=console.width >= 40, overflow="fold")
         table.add_column()
         for name, text in rows.items():
             table.add_row(name, text)
