@@ -42,7 +42,7 @@ def together(count: int | None) -> Iterator[Processes]:
         ProcessLostError: a process did not come.
     """
     from harden import distributed
-    from harden.workflows.resources import count_cores
+    from harden.resources import count_cores
 
     if count is not None and count < 1:
         raise UsageError(f"--processes {count} does nothing", hint="give a number from 1 on, or leave it out")
@@ -95,7 +95,7 @@ def _led(count: int) -> Iterator[Processes]:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     from harden import distributed
-    from harden.workflows.resources import count_cores
+    from harden.resources import count_cores
 
     # A socket of ours, because torch's own would listen on every network.
     with socket.create_server((LOCALHOST, 0)) as server:

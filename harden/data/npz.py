@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from harden.archives import ArchiveError, check_archive
 from harden.data.dataset import Probe
 from harden.data.encoded import stamp
 from harden.data.indexed import IndexedSource
@@ -21,7 +23,7 @@ from harden.data.names import SPLIT_NAMES, some
 from harden.data.pictures import scaled
 from harden.data.rows import Row, list_rows
 from harden.data.spec import check_is_file, read_spec
-from harden.errors import DataError
+from harden.errors import DataError, UnsafeInputError
 
 IMAGES = ("x", "image", "images", "data")
 LABELS = ("y", "label", "labels", "target", "targets")
@@ -72,6 +74,7 @@ def open_npz(text: str, gray_bits: int | None = None) -> IndexedSource:
 
     Raises:
         DataError: no such file, no archive of numpy's, pickled objects, or arrays of other kinds.
+        UnsafeInputError: an archive that breaks a rule of `check_archive`.
     """
     file = read_spec(text, (), example="npz:images.npz").path
     check_is_file(file, "an .npz file")
@@ -115,8 +118,13 @@ def _look(file: Path, gray_bits: int | None) -> tuple[dict[str, Part], tuple[str
     if not zipfile.is_zipfile(file):
         raise DataError(f"{file} is no .npz archive", hint=_KEYS_HINT)
     try:
+        check_archive(file)
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             keys = list(archive.files)
+    except ArchiveError as error:
+        raise UnsafeInputError(
+            f"{file} is not opened: {error}", hint="save the arrays again with np.savez, or ask for another copy"
+        ) from error
     except _ERRORS as error:
         raise _unreadable(file, error) from error
     images, labels = _by_split(keys, IMAGES, file), _by_split(keys, LABELS, file)
@@ -141,8 +149,14 @@ def _header(file: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
             version = np.lib.format.read_magic(stream)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, kind = read(stream)
+            declared, held = math.prod(shape) * kind.itemsize, members.getinfo(f"{key}.npy").file_size - stream.tell()
     except _ERRORS as error:
         raise _unreadable(file, error) from error
+    if declared != held and not kind.hasobject:
+        raise DataError(
+            f"{key!r} of {file} declares {declared:,} bytes of values and holds {held:,} bytes",
+            hint="save the array again with np.savez",
+        )
     return shape, kind
 
 
@@ -213,6 +227,7 @@ def _labels(file: Path, part: Part, names: tuple[str, ...] | None) -> list[str]:
 
 
 def _array(file: Path, key: str) -> npt.NDArray[Any]:
+    _header(file, key)
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             array: npt.NDArray[Any] = archive[key]

@@ -8,7 +8,8 @@ import struct
 import zipfile
 from pathlib import Path
 
-from harden.errors import ModelError
+from harden.archives import ArchiveError, check_archive
+from harden.errors import ModelError, UnsafeInputError
 
 ZIP_MAGIC = b"PK\x03\x04"
 """How torch tells a zip archive; what stands at the end of the file, where other readers look, does not count."""
@@ -32,6 +33,7 @@ def kind_of(path: Path) -> FileKind:
 
     Raises:
         ModelError: it is empty, truncated, or nothing that holds a torch model.
+        UnsafeInputError: it is a zip archive that breaks a rule of `check_archive`.
     """
     try:
         with path.open("rb") as file:
@@ -40,12 +42,14 @@ def kind_of(path: Path) -> FileKind:
         raise ModelError(f"cannot read {path}: {error.strerror}", hint="check the path and its permissions") from error
     if not head:
         raise ModelError(f"{path} is empty", hint="download or copy the file again")
+    # The structure of safetensors goes before any magic number: it begins with the length of its header, whose lowest
+    # byte may be that of a pickle (0x80), of an ONNX file (0x08) or of anything else.
+    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 2**28:
+        return FileKind.SAFETENSORS
     if head.startswith(ZIP_MAGIC):
         return _kind_of_zip(path)
     if head[0] == 0x80 or _TEXT_PICKLE.match(head):
         return FileKind.PICKLE
-    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 2**28:
-        return FileKind.SAFETENSORS
     if head[0] == 0x08 and 1 <= head[1] < 32 and head[2] in b"\x12\x1a\x3a\x42":
         return FileKind.ONNX
     known = {
@@ -62,10 +66,18 @@ def kind_of(path: Path) -> FileKind:
     )
 
 
+def unsafe_archive(path: Path, error: Exception) -> UnsafeInputError:
+    """Return the error for a file that two readers could read differently, or that asks for much memory or time."""
+    return UnsafeInputError(
+        f"{path} is not opened: {error}", hint="save it again, or ask whoever made it for another copy"
+    )
+
+
 def _kind_of_zip(path: Path) -> FileKind:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2] for name in archive.namelist()}
+        names = {entry.filename.partition("/")[2] for entry in check_archive(path)}
+    except ArchiveError as error:
+        raise unsafe_archive(path, error) from error
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, struct.error) as error:
         raise ModelError(f"{path} is truncated or damaged", hint="download or copy the file again") from error
     if "archive_format" in names or "models/model.json" in names:

@@ -1,63 +1,35 @@
-"""Files of torch.save and pickle, opened without running code: an allow-list on top of torch's weights-only reader.
+"""Files of torch.save and pickle, opened without running code.
 
-A pickle may name the layers and networks of torch, timm and torchvision, and a short list of harmless things. Each
-name is resolved, and what it resolves to has to be defined where the name says, so that a path through a module's
-imports (`torch.nn.functional.os`) leads nowhere. It may *call* only torch's own rebuilding functions and the few
-names of `_CALLABLE`.
+Naming a class in a file never leads to calling it with arguments from the file. The file is read as data, with a
+stand-in for every class (`pickles.inert`); what may stand in it is a list of layers and of a few values beside them
+(`pickles.names`); and networks are made of the data, part by part (`pickles.rebuild`).
 """
 
 from __future__ import annotations
 
-import argparse
-import enum
-import functools
-import importlib
-import inspect
 import pickle
 import re
-import sys
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch._weights_only_unpickler import _get_allowed_globals
-from torch.fx import GraphModule
-from torch.serialization import safe_globals
 
+from harden.archives import ArchiveError
 from harden.errors import ModelError, UnsafeInputError, WriteError
 from harden.files import write_torch
-from harden.models.formats import FileKind, kind_of
+from harden.models.formats import FileKind, kind_of, unsafe_archive
 from harden.models.loaded import one_line
-from harden.models.pickle_scan import scan
-from harden.vision import import_timm, import_torchvision
+from harden.models.pickles import names
+from harden.models.pickles.inert import read_inert
+from harden.models.pickles.rebuild import RefusedError, UnusableError, rebuild
+from harden.models.pickles.scan import PickleScan, TooLargeError, scan
+from harden.vision import import_torchvision
 
 _EMA = re.compile(r"(?<![a-z0-9])ema(?![a-z0-9])")
-_MODULES = (
-    "torch.nn.modules.",
-    "torch.nn.parallel.data_parallel.",
-    "torchvision.models.",
-    "torchvision.ops.",
-    "timm.layers.",
-    "timm.models.",
-)
-_ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "selu", "silu", "mish", "hardtanh", "hardswish", "hardsigmoid")
-_FUNCTIONS = {f"torch.nn.functional.{name}" for name in (*_ACTIVATIONS, "sigmoid", "tanh", "softmax")}
-_FUNCTIONS |= {"torch._C._nn.gelu"}
-# `functools.partial` runs nothing when it is made, and can only ever call what this same list lets a pickle name.
-# argparse.Namespace and numpy's numbers and arrays stand beside the weights in many checkpoints (arguments, best
-# accuracy); numpy's readers of both take raw bytes and refuse object arrays.
-_NUMPY_SCALAR = np.float64(0).__reduce__()[0]  # the module that holds it was renamed in numpy 2
-_CALLABLE: dict[str, Any] = {
-    "functools.partial": functools.partial,
-    "argparse.Namespace": argparse.Namespace,
-    "numpy.dtype": np.dtype,
-    "numpy._core.multiarray.scalar": _NUMPY_SCALAR,
-    "numpy.core.multiarray.scalar": _NUMPY_SCALAR,
-}
+_MANY = 8
+"""Names that an error lists."""
 
 
 def load_pickled(path: Path, *, trust: bool) -> nn.Module:
@@ -125,26 +97,33 @@ def save_skeleton(module: nn.Module, path: Path) -> None:
 def read_pickle(path: Path, *, trust: bool) -> object:
     """Return what is in a torch.save file or a plain pickle: a module, or a checkpoint dictionary, on the CPU.
 
+    Quantised tensors come dequantised.
+
     Raises:
-        UnsafeInputError: it names things outside the allow-list, and `trust` is off.
-        ModelError: the file is damaged.
+        UnsafeInputError: it names things outside the lists or asks for more memory than it brings, and `trust` is off.
+        ModelError: the file is damaged, or its tensors are not stored value by value.
     """
     kind = kind_of(path)
-    try:
-        found = scan(path)
-    except Exception as error:  # whatever junk makes the opcode reader raise
-        raise _damaged(path, error) from error
-    allowed, refused = _sort(found.imports)
-    refused |= {name for name in found.calls if not _may_be_called(name, allowed)}
     if trust:
         return _read_trusted(path)
+    try:
+        found = scan(path)
+    except (ArchiveError, TooLargeError) as error:
+        raise unsafe_archive(path, error) from error
+    except Exception as error:  # whatever junk makes the opcode reader raise
+        raise _damaged(path, error) from error
+    for name in sorted(found.imports & names.NOT_DENSE.keys()):
+        raise _no_values(path, f"it holds {names.NOT_DENSE[name]}")
+    refused = _refused(found)
     if refused:
         raise _unsafe(path, refused)
     try:
-        # A tuple lets the pickle's own name stand for the object (`numpy.core` is called `numpy._core` today).
-        with safe_globals([(obj, name) for name, obj in allowed.items()]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
-            return _torch_load(path, weights_only=True)
+        inert = read_inert(path, (name for name in found.imports if not names.is_read_by_torch(name)))
+        return rebuild(inert, size=path.stat().st_size)
+    except RefusedError as error:
+        raise _unsafe(path, (str(error),)) from error
+    except UnusableError as error:
+        raise _no_values(path, str(error)) from error
     except pickle.UnpicklingError as error:
         if kind is FileKind.PICKLE and found.imports:
             raise _unsafe(path, found.imports, old=True) from error
@@ -153,16 +132,20 @@ def read_pickle(path: Path, *, trust: bool) -> object:
         raise _damaged(path, error) from error
 
 
-def _torch_load(path: Path, *, weights_only: bool) -> object:
-    # An open file, because torch.load takes a path that ends in .safetensors for what its name says.
-    with path.open("rb") as file:
-        return torch.load(file, map_location="cpu", weights_only=weights_only)
+def _refused(found: PickleScan) -> set[str]:
+    """Return the names that a file must not import, call or make instances of."""
+    refused = {name for name in found.imports if not names.is_known(name)}
+    refused |= {name for name in found.calls if not names.may_be_called(name)}
+    if names.GETATTR in found.calls and not found.imports & {layer for layer, _ in names.BOUND}:
+        refused.add(names.GETATTR)
+    return refused | {name for name in found.instances if not names.may_be_made(name)}
 
 
 def _read_trusted(path: Path) -> object:
     import_torchvision()
     try:
-        return _torch_load(path, weights_only=False)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=False)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ModelError(
             f"{path} needs code that is not here: {one_line(error)}",
@@ -176,76 +159,27 @@ def _read_trusted(path: Path) -> object:
             raise _damaged(path, error) from error
 
 
-def _sort(names: frozenset[str]) -> tuple[dict[str, Any], set[str]]:
-    """Return the objects behind the names that are allowed, and the names that are not."""
-    allowed: dict[str, Any] = {}
-    refused: set[str] = set()
-    if "numpy.dtype" in names:  # `numpy.dtype("f8")` is an instance of a class that the pickle does not name
-        for kind in vars(np.dtypes).values():
-            if isinstance(kind, type) and issubclass(kind, np.dtype) and kind is not np.dtypes.ObjectDType:
-                allowed[f"numpy.dtypes.{kind.__name__}"] = kind
-    for name in names:
-        if name in _get_allowed_globals():
-            continue
-        resolved = _resolve(name)
-        if resolved is None:
-            refused.add(name)
-        else:
-            allowed[name] = resolved
-    return allowed, refused
-
-
-def _resolve(name: str) -> Any:
-    if name in _CALLABLE:
-        return _CALLABLE[name]
-    if name.startswith("numpy.dtypes."):
-        kind = getattr(np.dtypes, name.removeprefix("numpy.dtypes."), None)
-        return kind if isinstance(kind, type) and issubclass(kind, np.dtype) else None
-    if name in _FUNCTIONS:
-        return getattr(nn.functional, name.rpartition(".")[2])
-    if not name.startswith(_MODULES):
-        return None
-    module_name, _, attribute = name.rpartition(".")
-    try:
-        if name.startswith("timm."):
-            import_timm()
-        elif name.startswith("torchvision."):
-            import_torchvision()
-        module = sys.modules.get(module_name) or importlib.import_module(module_name)
-    except ImportError:
-        return None
-    found = vars(module).get(attribute)
-    home = f"{getattr(found, '__module__', '')}."
-    if not home.startswith(_MODULES):
-        return None
-    if isinstance(found, type):
-        # A GraphModule is rebuilt by running source text that the pickle brings along.
-        if issubclass(found, nn.Module) and not issubclass(found, GraphModule):
-            return found
-        return found if issubclass(found, enum.Enum) else None
-    return found if inspect.isfunction(found) and home == "timm.layers.activations." else None
-
-
-def _may_be_called(name: str, allowed: dict[str, Any]) -> bool:
-    if name in _get_allowed_globals() or name in _CALLABLE:
-        return True
-    found = allowed.get(name)
-    return isinstance(found, type) and issubclass(found, (enum.Enum, np.dtype))
-
-
 def _holds(content: dict[Any, Any], key: Any) -> bool:
     return isinstance(content.get(key), nn.Module)
 
 
 def _unsafe(path: Path, names: Iterable[str], *, old: bool = False) -> UnsafeInputError:
     listed = sorted(names)
-    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
-    wants = f"it wants to import or call {', '.join(listed[:8])}{more}"
+    more = f" and {len(listed) - _MANY} more" if len(listed) > _MANY else ""
+    wants = f"it wants to import or call {', '.join(listed[:_MANY])}{more}"
     why = f"its old format cannot be read without running code ({wants})" if old else wants
     return UnsafeInputError(
         f"opening {path} could run code from the file: {why}",
         hint="give the network with --arch path/file.py:callable and pass only its weights (a state_dict); or, if you "
         "know who made the file, --trust-pickle, which lets it run any code as you",
+    )
+
+
+def _no_values(path: Path, why: str) -> ModelError:
+    return ModelError(
+        f"{path} cannot be used: {why}",
+        hint="save it again with dense tensors on the CPU: {name: tensor.cpu() for name, tensor in "
+        "model.state_dict().items()}",
     )
 
 

@@ -1,24 +1,42 @@
-"""TorchScript files as programs. A TorchScript is code: one that could touch other files is opened only on trust."""
+"""TorchScript files as programs. A TorchScript is code: one that calls other operators than those of a list, which
+only compute, is opened only on trust.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
-import re
+import importlib.resources
+import io
+import json
+import pickletools
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from harden.archives import ArchiveError, check_archive
 from harden.errors import ModelError, UnsafeInputError
 from harden.models.black_box import Program
 from harden.models.classifier import scores_of
+from harden.models.formats import unsafe_archive
 from harden.models.loaded import one_line
 
-_FILE_OPERATORS = re.compile(rb"\b(?:from_file|save)\b|\bops\.(?!prims?\b|quantized\b|mkldnn\b|torchvision\b)\w+")
-"""torch's operators that open a file, and those of libraries that nobody has looked at. Every call in the source text
-of a TorchScript names its operator; there is no other way to it."""
+OPERATORS_FILE = "torchscript_operators.json"
+"""Operators by namespace; made by `python -m tests.models.make_operators`."""
+_CLASSES = ("quantized", "xnnpack")
+"""Namespaces of the classes in C++ that a TorchScript may have: they hold packed weights."""
+_LANGUAGE = """
+torch ops CONSTANTS __torch__ annotate uninitialized unchecked_cast isinstance getattr hasattr range len int float
+complex bool str list dict tuple set min max abs round sum sorted zip enumerate print inf nan infj nanj Exception
+AssertionError ValueError RuntimeError IndexError KeyError TypeError NotImplementedError Tensor Optional List Dict
+Tuple Final Module NoneType number Device device Any Union Enum NamedTuple Interface self __annotations__
+"""
+"""Names that the language itself gives a meaning."""
 
 
 def open_torchscript(path: Path, *, trust: bool) -> Program:
@@ -29,13 +47,13 @@ def open_torchscript(path: Path, *, trust: bool) -> Program:
         trust: load it whatever operators it calls.
 
     Raises:
-        UnsafeInputError: it calls operators that could read or write files, and `trust` is off.
+        UnsafeInputError: it calls operators that are not on the list, and `trust` is off.
         ModelError: torch cannot load it.
     """
-    suspects = _suspects(path)
+    suspects = sorted(_suspects(path))
     if suspects and not trust:
         raise UnsafeInputError(
-            f"{path} is a program that could read or write other files: it calls {', '.join(suspects)}",
+            f"{path} is a program that could read or write other files: it calls {', '.join(suspects[:8])}",
             hint="if you know who made the file: --trust-pickle, which lets it do so as you",
         )
     try:
@@ -53,13 +71,131 @@ def open_torchscript(path: Path, *, trust: bool) -> Program:
     return Program(path.name, "TorchScript", score, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def _suspects(path: Path) -> list[str]:
-    found: set[str] = set()
+@functools.cache
+def _operators() -> dict[str, frozenset[str]]:
+    text = importlib.resources.files(__package__).joinpath(OPERATORS_FILE).read_text(encoding="utf-8")
+    return {space: frozenset(names) for space, names in json.loads(text).items()}
+
+
+def _suspects(path: Path) -> set[str]:
+    """Return what the code and the objects in a TorchScript use that is on no list."""
+    sources, found = [], set()
     try:
+        entries = check_archive(path)
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(".py"):
-                    found.update(match.decode() for match in _FILE_OPERATORS.findall(archive.read(name)))
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+            for entry in entries:
+                if entry.filename.casefold().endswith(".py"):
+                    sources.append(ast.parse(archive.read(entry)))
+                elif entry.filename.casefold().endswith(".pkl"):
+                    found |= set(_classes_in(archive.read(entry)))
+    except ArchiveError as error:
+        raise unsafe_archive(path, error) from error
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise UnsafeInputError(
+            f"{path} is a program whose code cannot be read ({one_line(error)})",
+            hint="export it again with torch.jit.script or torch.jit.trace",
+        ) from error
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, NotImplementedError) as error:
         raise ModelError(f"{path} is truncated or damaged", hint="download or copy the file again") from error
-    return sorted(found)
+    own = {name for source in sources for name in _defined(source)}
+    for source in sources:
+        found |= set(_used(source, own))
+    return found
+
+
+def _classes_in(pickled: bytes) -> Iterator[str]:
+    """Yield the classes in C++ of the objects in one pickle of a TorchScript, except those of `_CLASSES`."""
+    for opcode, argument, _ in pickletools.genops(io.BytesIO(pickled)):
+        if opcode.name == "GLOBAL":
+            name = str(argument).replace(" ", ".")
+            if ".classes." in name and not _is_known_class(name.split(".")):
+                yield name
+
+
+def _is_known_class(parts: list[str]) -> bool:
+    return parts[:3] == ["__torch__", "torch", "classes"] and len(parts) > 3 and parts[3] in _CLASSES
+
+
+def _defined(source: ast.Module) -> Iterator[str]:
+    """Yield the names of functions, classes, attributes and variables that a source text defines."""
+    for node in ast.walk(source):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+        elif isinstance(node, ast.Assign) and _is_annotations(node.targets[0]):
+            yield _text_of(node.targets[0])
+
+
+def _is_annotations(target: ast.expr) -> bool:
+    return (
+        isinstance(target, ast.Subscript)
+        and isinstance(target.value, ast.Name)
+        and target.value.id == "__annotations__"
+        and isinstance(target.slice, ast.Constant)
+    )
+
+
+def _text_of(target: ast.expr) -> str:
+    assert isinstance(target, ast.Subscript)
+    assert isinstance(target.slice, ast.Constant)
+    return str(target.slice.value)
+
+
+def _used(source: ast.Module, own: set[str]) -> Iterator[str]:
+    """Yield what a source text uses that is on no list: operators, attributes, names, classes in C++.
+
+    Any mention of an operator counts, called or not, since it could be called under another name.
+    """
+    inner: set[int] = set()
+    for node in ast.walk(source):
+        if isinstance(node, ast.Attribute) and id(node) not in inner:
+            chain, below = _chain(node)
+            inner |= below
+            if not _is_known(chain, own):
+                yield ".".join(chain).removeprefix(".")
+        elif (
+            isinstance(node, ast.Name)
+            and id(node) not in inner
+            and node.id not in own
+            and node.id not in _LANGUAGE.split()
+        ) or (isinstance(node, ast.Name) and id(node) not in inner and node.id in ("torch", "ops")):
+            yield node.id
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
+            name = node.args[1] if len(node.args) == 2 else None
+            text = name.value if isinstance(name, ast.Constant) else None
+            if not isinstance(text, str) or not _is_known(["", text], own):
+                yield f"getattr({text!r})"
+
+
+def _chain(node: ast.Attribute) -> tuple[list[str], set[int]]:
+    """Return the names in `a.b.c`, the first "" if it is no name, and the nodes inside."""
+    names, inner = [node.attr], set()
+    value: ast.expr = node.value
+    while isinstance(value, ast.Attribute):
+        names.append(value.attr)
+        inner.add(id(value))
+        value = value.value
+    if isinstance(value, ast.Name):
+        names.append(value.id)
+        inner.add(id(value))
+    else:
+        names.append("")
+    return names[::-1], inner
+
+
+def _is_known(chain: list[str], own: set[str]) -> bool:
+    first, *rest = chain
+    allowed = _operators()
+    if first == "torch":
+        return len(rest) == 1 and rest[0] in allowed["aten"]
+    if first == "ops":
+        return len(rest) == 2 and rest[1] in allowed.get(rest[0], frozenset())
+    if first == "CONSTANTS":
+        return len(rest) == 1
+    if first == "__torch__":
+        return "classes" not in rest or _is_known_class(chain)
+    # On a tensor, a method of this name is the operator, even if the code has an attribute of the name as well.
+    return all(name in allowed["aten"] or (name in own and not hasattr(torch.ops.aten, name)) for name in rest)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from harden.errors import RunFolderError
+from harden.errors import ModelError, RunFolderError
 from harden.files import write_torch
+from harden.models.pickled import read_pickle
 
 VERSION = 2
 
@@ -27,14 +26,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         RunFolderError: the file is missing, damaged, or of another version.
+        UnsafeInputError: it holds something else than a checkpoint has.
     """
+    if not path.exists():
+        raise RunFolderError(f"there is no checkpoint {path}", hint="start the run again without --resume")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise RunFolderError(f"there is no checkpoint {path}", hint="start the run again without --resume") from None
-    except Exception as error:  # torch raises half a dozen types for damaged files
+        state = read_pickle(path, trust=False)
+    except ModelError as error:
         raise RunFolderError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__})",
+            f"the checkpoint {path} cannot be read: {error.message}",
             hint="start the run again in another folder with --out",
         ) from error
     version = state.get("version") if isinstance(state, dict) else None

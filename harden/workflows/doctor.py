@@ -14,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harden.folders import cache_root, state_root
-from harden.workflows.finding import Finding, Verdict
-from harden.workflows.installed import judge_versions, pip, probe_all
-from harden.workflows.narrator import Narrator
-from harden.workflows.resources import (
+from harden.resources import (
     Cores,
     Memory,
     Place,
@@ -27,6 +24,9 @@ from harden.workflows.resources import (
     nvidia_driver,
     size_of,
 )
+from harden.workflows.finding import Finding, Verdict
+from harden.workflows.installed import judge_versions, pip, probe_all
+from harden.workflows.narrator import Narrator
 
 GIB = 1024**3
 LEAST_MEMORY = GIB // 2

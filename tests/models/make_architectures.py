@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,17 @@ class _EmptyOnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def weightless() -> tuple[AbstractContextManager[Any], ...]:
+    """Return the ways of building a network without memory for its weights, in the order in which to try them."""
+    return torch.device("meta"), _EmptyOnMeta()
+
+
 def _shapes(name: str, build: Callable[[int, int], nn.Module]) -> Shapes | None:
     failure: Exception | None = None
     for channels in (CHANNELS, _RGB):
-        for weightless in (torch.device("meta"), _EmptyOnMeta()):
+        for device in weightless():
             try:
-                with weightless:
+                with device:
                     return weight_shapes(build(CLASSES, channels).state_dict())
             except Exception as error:  # constructors raise whatever they like
                 failure = error

@@ -6,8 +6,7 @@ from typing import IO
 import pytest
 import torch
 
-from harden.errors import RunFolderError
-from harden.training import checkpoint as module
+from harden.errors import RunFolderError, UnsafeInputError
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
 
 
@@ -38,7 +37,7 @@ def test_a_failing_write_leaves_the_old_one(
         raise failure
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.torch, "save", half_a_file)
+        patch.setattr(torch, "save", half_a_file)
         with pytest.raises(RunFolderError) as caught:
             write_checkpoint({"a": 2}, path)
     assert caught.value.hint
@@ -66,6 +65,6 @@ def test_missing_damaged_and_of_another_version(tmp_path: Path) -> None:
 def test_a_checkpoint_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save({"version": 1, "a": Bomb()}, path)
-    with pytest.raises(RunFolderError):
+    with pytest.raises(UnsafeInputError):
         read_checkpoint(path)
     assert capsys.readouterr().out == ""

@@ -12,8 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harden import resources
 from harden.export.to_onnx import OPSET
-from harden.workflows import installed, resources
+from harden.resources import (
+    Cores,
+    Memory,
+    Place,
+    count_cores,
+    look_at,
+    measure_memory,
+    nvidia_driver,
+    size_of,
+)
+from harden.workflows import installed
 from harden.workflows.doctor import (
     GIB,
     examine,
@@ -27,16 +38,6 @@ from harden.workflows.finding import Finding, Verdict
 from harden.workflows.installed import judge_versions, probe_all
 from harden.workflows.narrator import Silent
 from harden.workflows.probe import IDENTITY
-from harden.workflows.resources import (
-    Cores,
-    Memory,
-    Place,
-    count_cores,
-    look_at,
-    measure_memory,
-    nvidia_driver,
-    size_of,
-)
 
 TORCH = """
 __version__ = "2.13.0+cpu"
