@@ -16,7 +16,7 @@ from typing import NamedTuple
 from torch import nn
 
 from harden.errors import ModelError
-from harden.models import factory, recognise, timm_folder, timm_models, torchvision_models, trust
+from harden.models import factory, foreign, recognise, timm_folder, timm_models, torchvision_models, trust
 from harden.models.formats import FileKind, kind_of
 from harden.models.frozen import keep_frozen
 from harden.models.head import renew
@@ -212,6 +212,9 @@ def _check_file(path: Path, spec: str) -> None:
     if path.is_file():
         return
     if path.is_dir():
+        found = foreign.of_folder(path)
+        if found is not None:
+            raise ModelError(f"{spec} is {found.what}", hint=found.way)
         raise ModelError(f"{spec} is a folder, not a model file", hint="name the weights file inside")
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     raise ModelError(
@@ -285,6 +288,9 @@ def _recognised(
     """Return the network whose names and shapes the weights have, with the weights."""
     found = recognise.recognise(candidates)
     if found is None:
+        other = foreign.of_weights(path, candidates[0].tensors)
+        if other is not None:
+            raise ModelError(f"{path} holds weights of {other.what}", hint=other.way)
         raise _needs_arch(path, recognise.nearest(candidates))
     sizes = Sizes(found.classes, found.channels)
     return recognise.only_one(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from harden.archives import ArchiveError, check_archive
 from harden.errors import ModelError, UnsafeInputError
+from harden.models import foreign
+from harden.models.foreign import Foreign
 
 ZIP_MAGIC = b"PK\x03\x04"
 """How torch tells a zip archive; what stands at the end of the file, where other readers look, does not count."""
@@ -50,19 +52,17 @@ def kind_of(path: Path) -> FileKind:
         return _kind_of_zip(path)
     if head[0] == 0x80 or _TEXT_PICKLE.match(head):
         return FileKind.PICKLE
-    if head[0] == 0x08 and 1 <= head[1] < 32 and head[2] in b"\x12\x1a\x3a\x42":
+    if head[0] == 0x08 and 2 <= head[1] < 32 and head[2] in b"\x12\x1a\x3a\x42":
         return FileKind.ONNX
-    known = {
-        b"\x89HDF": "a Keras/HDF5 file",
-        b"version https://git-lfs": "a Git LFS pointer, not the file itself (run: git lfs pull)",
-        b"<": "a web page or XML, not a model (an error page saved by a download?)",
-        b"\x1f\x8b": "gzip-compressed (unpack it first)",
-        b"\x93NUMPY": "a numpy array",
-    }
-    looks = next((f"; it looks like {what}" for start, what in known.items() if head.lstrip().startswith(start)), "")
-    raise ModelError(
-        f"{path} is not a model file{looks}",
-        hint="expected a torch.save file (.pt, .pth, .th, .bin, .ckpt) or .safetensors",
+    raise _not_a_model(path, foreign.of_head(head))
+
+
+def _not_a_model(path: Path, found: Foreign | None) -> ModelError:
+    if found is not None:
+        return ModelError(f"{path} is {found.what}, which torch does not read", hint=found.way)
+    return ModelError(
+        f"{path} is not a model file",
+        hint="expected a torch.save file (.pt, .pth, .th, .bin, .ckpt), .safetensors, TorchScript or ONNX",
     )
 
 
@@ -75,17 +75,21 @@ def unsafe_archive(path: Path, error: Exception) -> UnsafeInputError:
 
 def _kind_of_zip(path: Path) -> FileKind:
     try:
-        names = {entry.filename.partition("/")[2] for entry in check_archive(path)}
+        entries = [entry.filename for entry in check_archive(path)]
     except ArchiveError as error:
         raise unsafe_archive(path, error) from error
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, struct.error) as error:
         raise ModelError(f"{path} is truncated or damaged", hint="download or copy the file again") from error
+    names = {name.partition("/")[2] for name in entries}
     if "archive_format" in names or "models/model.json" in names:
         return FileKind.EXPORTED_PROGRAM
     if "constants.pkl" in names:
         return FileKind.TORCHSCRIPT
     if "data.pkl" in names:
         return FileKind.TORCH_ZIP
+    found = foreign.of_archive(entries)
+    if found is not None:
+        raise _not_a_model(path, found)
     raise ModelError(
         f"{path} is a zip archive without a torch model in it",
         hint="unpack it and pass the weights file inside",

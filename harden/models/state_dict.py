@@ -18,12 +18,19 @@ from harden.models.pickled import is_averaged, read_pickle
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights")
 _OTHER = ("optimizer", "optim", "scheduler", "scaler", "amp")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
+_BODIES = ("backbone", "encoder", "trunk", "base", "body", "features", "feature_extractor", "extractor", "model", "net")
+_HEADS = ("head.", "fc.", "classifier.", "linear.", "head.fc.")
+"""What files call the two parts of a network that were made apart, and what networks call the last layer."""
 _IGNORED = ("num_batches_tracked", "total_ops", "total_params", "n_averaged", "relative_position_index", "attn_mask")
 """Last parts of keys that older releases and profilers leave in files: constants, counters; never trained weights."""
 
 
 class MisfitError(ModelError):
     """Weights whose names or shapes are not those of the network."""
+
+
+_LISTED = 16
+"""Items of a list that are looked at for a state dict."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +172,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _unwrap(content: object, wrapper: str, *, depth: int) -> Iterator[Candidate]:
     if isinstance(content, nn.Module):
         content = content.state_dict()
+    if isinstance(content, (list, tuple)) and depth:
+        for number, item in enumerate(content[:_LISTED]):
+            yield from _unwrap(item, f"{wrapper}[{number}]", depth=depth - 1)
+        return
     if not isinstance(content, Mapping) or not depth:
         return
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
@@ -211,6 +222,7 @@ def readings(candidate: Candidate, expected: Mapping[str, Tensor]) -> Iterator[C
             seen.add(found)
             yield reading
             queue.append(reading)
+    yield from _joined(candidate, expected)
     for word in ("module", "_orig_mod"):
         inner = {".".join(p for p in key.split(".") if p != word): value for key, value in candidate.tensors.items()}
         if (candidate.averaged, frozenset(inner)) not in seen and len(inner) == len(candidate.tensors):
@@ -220,6 +232,25 @@ def readings(candidate: Candidate, expected: Mapping[str, Tensor]) -> Iterator[C
         prefix = f"{owners.pop()}."
         added = {prefix + key: value for key, value in candidate.tensors.items()}
         yield _changed(candidate, added, f"the prefix {prefix!r} was put before the keys")
+
+
+def _joined(candidate: Candidate, expected: Mapping[str, Tensor]) -> Iterator[Candidate]:
+    """Yield readings of a file with a body and a head under two prefixes, for a network with one of them or none."""
+    firsts = {key.partition(".")[0] for key in candidate.tensors}
+    for body in firsts & set(_BODIES) if len(firsts) == 2 else ():
+        (head,) = firsts - {body}
+        inside = {k.removeprefix(f"{body}."): v for k, v in candidate.tensors.items() if k.startswith(f"{body}.")}
+        rest = {k: v for k, v in candidate.tensors.items() if not k.startswith(f"{body}.")}
+        owners = {key.rpartition(".")[0] for key in rest}
+        taken = f"{owners.pop() if len(owners) == 1 else head}."
+        rest = {key.removeprefix(taken): value for key, value in rest.items()}
+        missing = {f"{key.rpartition('.')[0]}." for key in expected if key not in inside and "." in key}
+        for name in dict.fromkeys((taken, "", *_HEADS, *sorted(missing))):
+            tensors = inside | {f"{name}{key}": value for key, value in rest.items()}
+            if len(tensors) == len(candidate.tensors):
+                yield _changed(
+                    candidate, tensors, f"the keys had the prefixes '{body}.' (taken off) and {taken!r} (now {name!r})"
+                )
 
 
 def _changed(candidate: Candidate, tensors: dict[str, Tensor], change: str) -> Candidate:

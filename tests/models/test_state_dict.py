@@ -203,3 +203,17 @@ def test_plain_dictionaries_are_of_the_versions_of_the_module(tmp_path: Path) ->
     assert torch.equal(source.weight, target.weight)
     with pytest.raises(RuntimeError, match="size mismatch"):
         load_into(target, {"weight": torch.zeros(3, 2), "bias": torch.zeros(2)})
+
+
+@pytest.mark.parametrize("head", ["head.", "classifier.fc.", "head.2."])
+def test_a_body_and_a_head_under_two_prefixes(source: nn.Module, head: str, tmp_path: Path) -> None:
+    """Libraries of backbones save the two parts side by side; the network has the head under a name of its own."""
+    weights = source.state_dict()
+    saved = {f"{head}{key[2:]}" if key.startswith("2.") else f"backbone.{key}": value for key, value in weights.items()}
+    notes = fits(source, saved, tmp_path / "parts.pt")
+    assert any("'backbone.'" in note for note in notes)
+
+
+def test_a_list_of_state_dicts_is_unwrapped(source: nn.Module, tmp_path: Path) -> None:
+    for content in ([source.state_dict()], (3, source.state_dict()), {"models": [source.state_dict()]}):
+        assert any("under the key" in note for note in fits(source, content, tmp_path / "list.pt"))
