@@ -162,7 +162,7 @@ def _end_of_entry(file: IO[bytes], entry: zipfile.ZipInfo, begin: int) -> int:
         wide = central > 0xFFFFFFFE or local == 0xFFFFFFFF
         if local != central and not (deferred and local in marks) and not (wide and local == 0xFFFFFFFF):
             raise ArchiveError(f"the entry {entry.filename[:80]!r} and the directory contradict each other")
-    end = begin + _LOCAL.size + named + extra + entry.compress_size
+    end: int = begin + _LOCAL.size + named + extra + entry.compress_size
     return end + (_descriptor(file, end, told) if deferred else 0)
 
 

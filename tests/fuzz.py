@@ -37,6 +37,7 @@ from harden.data.dataset import Entry, Format
 from harden.data.pictures import decode_pictures, look
 from harden.errors import DataError, HardenError
 from harden.models import load_model
+from harden.models.torchscript import open_torchscript
 from harden.recipe import find_recipe, read_recipe, resolve
 from harden.report import document
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
@@ -97,6 +98,13 @@ def weights() -> list[bytes]:
         _saved(lambda path: torch.save(small_net(), path)),
         save(state),
     ]
+
+
+def scripts() -> list[bytes]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        script = torch.jit.script(small_net())
+        return [_saved(lambda path: torch.jit.save(script, str(path)))]
 
 
 def checkpoints() -> list[bytes]:
@@ -201,6 +209,7 @@ def _in_run(name: str, read: Callable[[RunFolder], object]) -> Open:
 
 TARGETS = {
     "weights": Target(open_weights, weights),
+    "scripts": Target(lambda path: open_torchscript(path, trust=False), scripts),
     "checkpoints": Target(read_checkpoint, checkpoints),
     "recipes": Target(open_recipe, recipes),
     "images": Target(open_picture, pictures),

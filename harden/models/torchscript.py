@@ -13,6 +13,7 @@ import json
 import pickletools
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def _suspects(path: Path) -> set[str]:
             f"{path} is a program whose code cannot be read ({one_line(error)})",
             hint="export it again with torch.jit.script or torch.jit.trace",
         ) from error
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, NotImplementedError) as error:
         raise ModelError(f"{path} is truncated or damaged", hint="download or copy the file again") from error
     own = {name for source in sources for name in _defined(source)}
     for source in sources:

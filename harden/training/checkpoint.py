@@ -43,5 +43,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"the checkpoint {path} has version {version}; this program reads {VERSION}",
             hint="continue the run with the version of harden that began it",
         )
-    checked: dict[str, Any] = state
-    return checked
+    assert isinstance(state, dict)
+    return state

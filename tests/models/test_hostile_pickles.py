@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from harden.errors import HardenError, ModelError, UnsafeInputError
-from harden.models import load_model
+from harden.models import load_model, rebuild
+from harden.models.origin import Origin
 from harden.models.pickled import load_pickled, read_pickle
 from harden.models.pickles import scan
 from harden.training.checkpoint import read_checkpoint
@@ -164,6 +165,7 @@ def open_any(path: Path) -> None:
     for read in (
         lambda: load_pickled(path, trust=False),
         lambda: read_checkpoint(path),
+        lambda: rebuild(Origin("pickled", path.name), skeleton_dir=path.parent),
         lambda: load_model(str(path), classes=2, in_channels=1, image_size=(4, 4)),
         lambda: load_model(str(path), arch="timm:resnet10t", classes=2, in_channels=1, image_size=(32, 32)),
     ):

@@ -27,7 +27,7 @@ class Named(type):
 
     def __call__(cls, *arguments: object) -> Instance:
         """Return a record of the call; torch's reader gets here if the file calls the name."""
-        made = cls.__new__(cls, *arguments)
+        made: Instance = cls.__new__(cls, *arguments)  # type: ignore[call-overload]
         made.called = True
         return made
 
@@ -43,6 +43,9 @@ class Instance(metaclass=Named):
 
     __slots__ = ("arguments", "called", "state")
     named = ""
+    arguments: tuple[object, ...]
+    called: bool
+    state: object
 
     def __new__(cls, *arguments: object) -> Instance:
         """Keep the arguments."""

@@ -83,11 +83,12 @@ class _Rebuild:
             return self._tensor(found)
         if isinstance(found, Instance):
             return self._instance(found, key)
-        if type(found) in (dict, OrderedDict, Counter):
-            pairs = ((self.value(name, key), self.value(value, key)) for name, value in dict.items(found))  # type: ignore[arg-type]
+        if isinstance(found, dict) and type(found) in (dict, OrderedDict, Counter):
+            # Not found.items(), which the file may have replaced on this dictionary.
+            pairs = ((self.value(name, key), self.value(value, key)) for name, value in dict.items(found))
             return OrderedDict(pairs) if type(found) is OrderedDict else dict(pairs)
-        if type(found) in (list, tuple, set, torch.Size):
-            return type(found)([self.value(value, key) for value in found])  # type: ignore[call-overload, attr-defined]
+        if isinstance(found, (list, tuple, set)) and type(found) in (list, tuple, set, torch.Size):
+            return type(found)([self.value(value, key) for value in found])
         raise RefusedError(f"a value of the type {type(found).__name__}")
 
     def _tensor(self, tensor: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ class _Rebuild:
         except LookupError:
             raise RefusedError(found.named) from None
         layer: nn.Module = kind.__new__(kind)
-        layer.__setstate__(self._state(found, layer))
+        layer.__setstate__(self._state(found, layer))  # type: ignore[no-untyped-call]
         for name, value in vars(layer).items():
             if isinstance(value, Instance):  # a method of its own, which can be bound only now
                 vars(layer)[name] = getattr(layer, str(value.arguments[1]))

@@ -100,8 +100,8 @@ class _Tuple:
     def __init__(self, items: list[object]) -> None:
         inside = [item for item in items if isinstance(item, _Tuple)]
         self.items = items
-        self.size = len(items) + sum(item.size for item in inside)
-        self.depth = 1 + max((item.depth for item in inside), default=0)
+        self.size: int = len(items) + sum(item.size for item in inside)
+        self.depth: int = 1 + max((item.depth for item in inside), default=0)
         if self.size > _LARGEST_TUPLE or self.depth > _DEEPEST_TUPLE:
             raise TooLargeError(f"it holds a tuple of {self.size:,} elements, {self.depth:,} tuples deep")
 
