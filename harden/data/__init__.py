@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harden.data.cache import decode_cached
 from harden.data.csv_table import open_csv
-from harden.data.dataset import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable
+from harden.data.dataset import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable, to_look_at
 from harden.data.digits import open_digits
 from harden.data.folder import open_folder
 from harden.data.huggingface import open_hf
@@ -39,6 +39,7 @@ __all__ = [
     "open_data",
     "plan_splits",
     "stratified_sample",
+    "to_look_at",
 ]
 
 

@@ -75,7 +75,9 @@ def single_labels(values: Sequence[object], where: Callable[[int], str], source:
     return single
 
 
-def column_labels(columns: Mapping[str, Sequence[object]], where: Callable[[int], str], source: str) -> list[str] | None:
+def column_labels(
+    columns: Mapping[str, Sequence[object]], where: Callable[[int], str], source: str
+) -> list[str] | None:
     """Return the label of each row from columns of 0 and 1, one for each class; None where no two columns are such.
 
     Raises:

@@ -128,9 +128,7 @@ def open_table(
     root = spec.path.parent
     read = list(lines)
     find = Finder(str(root))
-    rows = (
-        _row(line, label, find, spec.path) for line, label in zip(read, _labels(read, columns, spec), strict=True)
-    )
+    rows = (_row(line, label, find, spec.path) for line, label in zip(read, _labels(read, columns, spec), strict=True))
     classes, listings = list_rows(rows, str(spec.path))
     _check_paths(root, spec, next(iter(listings.values())))
     return files_below(root, f"{scheme}:{spec.path}{spec.query}", classes, listings, gray_bits)
