@@ -37,8 +37,8 @@ def open_hf(text: str, gray_bits: int | None = None) -> EncodedSource:
 
     A folder is one that `save_to_disk` wrote, or one that `load_dataset` reads. Unless they are named, the columns are
     the only one of images, and the only one of class labels or the one called "label"; without any of these, columns of
-    0 and 1 for each class. Splits other than train, val and test are passed over where there is one of these. The library downloads what is not on the disk, unless HF_HUB_OFFLINE
-    is set.
+    0 and 1 for each class. Splits other than train, val and test are passed over where there is one of these. The
+    library downloads what is not on the disk, unless HF_HUB_OFFLINE is set.
 
     Raises:
         UsageError: `datasets` is not installed, or too old.

@@ -1,7 +1,7 @@
 """One label for each image: what else tables and arrays hold under that name is turned into one, or refused.
 
-Read are one-hot vectors, and lists of one. Refused are several labels for one image, in every way that they are written:
-many-hot vectors and columns, lists, texts with a separator, and rows for the same image; and soft labels.
+One-hot vectors and lists of one are read. Several labels for one image are refused however they are written (many-hot
+vectors and columns, lists, texts with a separator, rows for the same image), and so are soft labels.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def column_labels(
     """
     numbers = {name: found for name, cells in columns.items() if (found := _as_numbers(cells)) is not None}
     marks = {name: found for name, found in numbers.items() if np.isin(found, (-1, 0, 1)).all()}
-    chosen = marks if len(marks) > 1 else numbers
+    shares = {name: found for name, found in numbers.items() if found.min() >= 0 and found.max() <= 1}
+    chosen = marks if len(marks) > 1 else shares
     if len(chosen) < 2:
         return None
     matrix = np.stack(list(chosen.values()), axis=1)

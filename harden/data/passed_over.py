@@ -1,4 +1,4 @@
-"""What a data set does not read of the files that lie in its place: counted, by suffix and folder, and said in a line."""
+"""What a data set does not read of the files in its place: counted by suffix and folder, and said in a line."""
 
 from __future__ import annotations
 

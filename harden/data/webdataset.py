@@ -50,8 +50,8 @@ class Sample:
 def open_webdataset(text: str, gray_bits: int | None = None) -> EncodedSource:
     """List the pictures in the tar archives at `text`, a folder of them or one; no picture is decoded.
 
-    A key is a file's path up to the first dot of its name. Other files under the same key are passed over. Archives of a
-    folder belong to a split where a word of their path names one (`train-000017.tar`, `test/000003.tar`).
+    A key is a file's path up to the first dot of its name. Other files under the same key are passed over. Archives
+    of a folder belong to a split where a word of their path names one (`train-000017.tar`, `test/000003.tar`).
 
     Raises:
         DataError: no archive there, a compressed or damaged one, a picture without a label or a label without one, or

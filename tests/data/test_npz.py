@@ -119,7 +119,7 @@ def objects() -> np.ndarray:
         ({"images": np.zeros((6, 64), np.uint8), "labels": LABELS}, r"has the shape \(6, 64\)"),
         ({"images": np.zeros((0, 8, 8), np.uint8), "labels": LABELS[:0]}, r"has the shape \(0, 8, 8\)"),
         ({"images": IMAGES, "labels": LABELS[:5]}, "6 integers or texts were expected"),
-        ({"images": IMAGES, "labels": np.maximum(np.eye(2)[LABELS], [1, 0])}, "number . has 2: 0, 1; one label per image"),
+        ({"images": IMAGES, "labels": np.maximum(np.eye(2)[LABELS], [1, 0])}, "number . has 2: 0, 1; one label"),
         ({"images": IMAGES, "labels": np.eye(2)[LABELS] / 2 + 0.25}, "has soft labels .*; one label per image"),
         ({"images": IMAGES, "labels": np.eye(2)[LABELS] * 7}, "6 integers or texts were expected"),
         ({"images": IMAGES, "labels": LABELS / 2}, "6 integers or texts were expected"),
