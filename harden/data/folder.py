@@ -15,6 +15,7 @@ from harden.data.names import SPLIT_NAMES, composed, in_order, some
 from harden.data.passed_over import NOTHING, PassedOver
 from harden.data.pictures import SUFFIXES
 from harden.data.scan import Scan, subfolders
+from harden.data.spec import check_is_there, path_of, shown
 from harden.errors import DataError
 from harden.registry import did_you_mean
 
@@ -45,7 +46,7 @@ def open_folder(path: str, gray_bits: int | None = None) -> EncodedSource:
         DataError: no folder there, an archive, fewer than two classes, a class without images, or a class in val or
             test that train does not know.
     """
-    root = Path(os.path.abspath(Path(path).expanduser()))
+    root = path_of(path)
     _check_is_folder(root)
     layout = Scan(root)
     splits = _split_folders(root)
@@ -110,20 +111,18 @@ def files_below(
 
 
 def _check_is_folder(root: Path) -> None:
+    check_is_there(root, "folder", _LAYOUT_HINT)
     if root.is_dir():
         return
-    if not root.exists():
-        siblings = [path.name for path in subfolders(root.parent)] if root.parent.is_dir() else []
-        raise DataError(f"no folder at {root}{did_you_mean(root.name, siblings)}", hint=_LAYOUT_HINT)
     for suffix, command in _UNPACKERS.items():
         if root.name.lower().endswith(suffix):
             unpack = command.format(file=root)
             in_place = f", or --data webdataset:{root} if every KEY.jpg in it has a KEY.cls" if suffix == ".tar" else ""
             raise DataError(
-                f"{root} is an archive; a folder of images was expected",
+                f"{shown(root)} is an archive; a folder of images was expected",
                 hint=f"unpack it first (mkdir FOLDER && {unpack}) and give FOLDER{in_place}",
             )
-    raise DataError(f"{root} is a file; a folder of images was expected", hint=_FILE_HINT)
+    raise DataError(f"{shown(root)} is a file; a folder of images was expected", hint=_FILE_HINT)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

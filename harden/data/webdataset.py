@@ -20,9 +20,8 @@ from harden.data.names import SPLIT_NAMES
 from harden.data.passed_over import PassedOver, Why, reason_for
 from harden.data.pictures import SUFFIXES
 from harden.data.rows import Row, list_rows
-from harden.data.spec import read_spec
+from harden.data.spec import check_is_there, read_spec
 from harden.errors import DataError
-from harden.registry import did_you_mean
 
 LONGEST_LABEL = 1000
 """Bytes."""
@@ -103,14 +102,9 @@ def _singly(rows: Sequence[Row], root: Path) -> list[Row]:
 
 
 def _archives(root: Path) -> list[Path]:
+    check_is_there(root, "folder or tar archive", "give a tar archive or a folder of them")
     if root.is_file():
         return [root]
-    if not root.is_dir():
-        siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
-        raise DataError(
-            f"no folder or tar archive at {root}{did_you_mean(root.name, siblings)}",
-            hint="give a tar archive or a folder of them",
-        )
     found = sorted(path for path in root.rglob("*.tar") if not path.name.startswith(".") and path.is_file())
     if not found:
         raise DataError(

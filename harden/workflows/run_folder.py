@@ -21,6 +21,7 @@ from harden.models.origin import Origin
 from harden.models.pickled import save_skeleton
 from harden.models.state_dict import load_into
 from harden.training.history import EpochRecord, History
+from harden.workflows.run_files import check_config, read_run_file
 
 if TYPE_CHECKING:
     from harden.workflows.prepare import ModelSpec
@@ -108,14 +109,7 @@ class RunFolder:
         Raises:
             RunFolderError: missing or damaged.
         """
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunFolderError(
-                f"{self.path} is no run folder: it has no {path.name}", hint="check the path"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunFolderError(f"{path} is damaged ({type(error).__name__})", hint="start the run again") from error
+        return read_run_file(path, _json)
 
     def read_config(self) -> dict[str, Any]:
         """Return what config.json says.
@@ -123,10 +117,7 @@ class RunFolder:
         Raises:
             RunFolderError: missing or damaged.
         """
-        config = self.read_json(self.config)
-        if not isinstance(config, dict) or not isinstance(config.get("training", {}), dict):
-            raise RunFolderError(f"{self.config} is damaged (an object was expected)", hint="start the run again")
-        return config
+        return read_run_file(self.config, lambda path: check_config(_json(path)))
 
     @property
     def gray_bits(self) -> int | None:
@@ -150,21 +141,20 @@ class RunFolder:
         """Return which files the run trained on, selected on and tested on.
 
         Raises:
-            RunFolderError, DataError: the list is missing or damaged.
+            RunFolderError: the list is missing or damaged.
         """
-        return SplitPlan.from_json(self.read_json(self.splits))
+        return read_run_file(self.splits, lambda path: SplitPlan.from_json(_json(path)))
 
     def read_history(self) -> History | None:
         """Return what happened in training, epoch by epoch; None before the first one.
 
         Raises:
-            RunFolderError: config.json is missing or damaged.
+            RunFolderError: config.json is missing, or it or metrics.jsonl is damaged.
         """
         if not self.metrics.exists():
             return None
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        epochs = tuple(EpochRecord.from_json(json.loads(line)) for line in lines if line.strip())
-        return History(epochs, self.read_config().get("training", {}).get("chosen_epoch"))
+        chosen = (self.read_config().get("training") or {}).get("chosen_epoch")
+        return History(read_run_file(self.metrics, _epochs), chosen)
 
     def splits_of(self, source: DataSource) -> SplitPlan | None:
         """Return the run's splits of `source`, without files that are gone; None if the run used other data.
@@ -191,7 +181,7 @@ class RunFolder:
         """Return the run's splits with labels that count `classes`, whose order may be another; None for other classes.
 
         Raises:
-            RunFolderError, DataError: as `read_splits`.
+            RunFolderError: as `read_splits`.
         """
         plan = self.read_splits()
         own = self.read_json(self.splits).get("classes")
@@ -257,6 +247,21 @@ class RunFolder:
                 hint="config.json and the weights do not fit each other; run `harden fit` again",
             ) from error
         return classifier.eval()
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _epochs(path: Path) -> tuple[EpochRecord, ...]:
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            try:
+                found.append(EpochRecord.from_json(json.loads(line)))
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                raise ValueError(f"line {number} is no record of an epoch: {str(error)[:100]}") from error
+    return tuple(found)
 
 
 def is_run(path: Path) -> bool:
