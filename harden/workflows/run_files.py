@@ -57,7 +57,10 @@ def check_config(config: Any) -> dict[str, Any]:
     """
     fields = _checked(config, "it", {"training": _is_object, "earlier": _is_object, "command": _is_text, **_MODEL})
     for name in ("training", "earlier"):
-        _checked(fields.get(name) or {}, name, _TRAINING)
+        _checked(fields.get(name, {}), name, _TRAINING)
+    missing = {"data", "eps", "method"} - fields.get("training", {}).keys() if "training" in fields else set()
+    if missing:
+        raise ValueError(f"training has no {' and no '.join(sorted(missing))}")
     return fields
 
 
@@ -65,7 +68,8 @@ def _checked(value: Any, name: str, kinds: Mapping[str, Callable[[Any], bool]]) 
     if not isinstance(value, dict):
         raise ValueError(f"{name} is {str(value)[:40]!r}, where an object was expected")
     for key, fits in kinds.items():
-        if value.get(key) is not None and not fits(value[key]):
+        left_open = value.get(key) is None and (key not in value or fits is not _is_object)
+        if not left_open and not fits(value[key]):
             raise ValueError(f"{key} cannot be {str(value[key])[:40]!r}")
     return value
 

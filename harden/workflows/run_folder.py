@@ -119,6 +119,20 @@ class RunFolder:
         """
         return read_run_file(self.config, lambda path: check_config(_json(path)))
 
+    def read_training(self) -> dict[str, Any]:
+        """Return what config.json says of the training.
+
+        Raises:
+            RunFolderError: config.json is missing or damaged, or the run is not trained yet.
+        """
+        training: dict[str, Any] | None = self.read_config().get("training")
+        if training is None:
+            raise RunFolderError(
+                f"{self.config} says nothing of a training: the run has not finished",
+                hint=f"finish it with: harden fit --resume {self.path}",
+            )
+        return training
+
     @property
     def gray_bits(self) -> int | None:
         """How many bits of gray the run took the images with more than 8 to use.
@@ -153,7 +167,7 @@ class RunFolder:
         """
         if not self.metrics.exists():
             return None
-        chosen = (self.read_config().get("training") or {}).get("chosen_epoch")
+        chosen = self.read_config().get("training", {}).get("chosen_epoch")
         return History(read_run_file(self.metrics, _epochs), chosen)
 
     def splits_of(self, source: DataSource) -> SplitPlan | None:
