@@ -371,7 +371,7 @@ def fit(
             import json
             from dataclasses import asdict
 
-            print(json.dumps({**asdict(result.plan), "seconds": result.plan.seconds}))
+            print(json.dumps({**asdict(result.plan), "seconds": result.plan.seconds, "data": dict(result.data)}))
 
     run_command(body, quiet=quiet or as_json, shared=True)
 
@@ -390,7 +390,8 @@ def show_report(terminal: Terminal, report: Any, *, as_json: bool, where: Path) 
 
         from harden.report.report import summary_of
 
-        print(json.dumps({"folder": str(where), "models": [summary_of(result) for result in report.results]}))
+        models = [summary_of(result) for result in report.results]
+        print(json.dumps({"folder": str(where), "models": models, "data": dict(report.data)}))
         return
     from harden.report.terminal import render
 

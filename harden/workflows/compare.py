@@ -240,7 +240,7 @@ def _splits(settings: CompareSettings, folder: Path, narrator: Narrator) -> Spli
     source = open_source(settings.common)
     if not kept.splits.exists():
         plan = choose_splits(replace(settings.common, seed=settings.shared_seed), source, narrator)
-        kept.write_splits(plan, source.classes)
+        kept.write_splits(plan, source)
         return plan
     plan = kept.read_splits()
     there = {entry for entries in source.listings.values() for entry in entries}

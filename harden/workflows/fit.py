@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +32,7 @@ from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, con
 from harden.training.settings import Trained
 from harden.workflows.audit import audit_subjects, run_facts, write_reports, write_unreadable
 from harden.workflows.budget import Budget
+from harden.workflows.data_facts import changes_of, facts_of, tell_passed_over
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.hardening import build_defence, join_training, plan_run, train
@@ -59,11 +61,13 @@ class FitResult:
         run: the run folder; None for a dry run.
         report: before and after; None for a dry run, or where no audit was asked for.
         plan: of a dry run.
+        data: what programs may want to know of the data; see `facts_of`.
     """
 
     run: RunFolder | None
     report: Report | None
     plan: Plan | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fit(
@@ -99,6 +103,7 @@ def fit(
     source = open_source(settings)
     narrator.heading("Data")
     narrator.note(f"{len(source.classes)} classes in {source.location}")
+    tell_passed_over(source, narrator)
     splits = splits or choose_splits(settings, source, narrator)
     job = prepare_job(settings, splits, narrator, stop_requested, began, command, source, processes)
     processes.require(job.classifier.device)
@@ -111,13 +116,13 @@ def fit(
         defence, layer = build_defence(job)
         plan = plan_run(job, defence, layer, pretrained=False)
         tell_plan(job, plan)
-        return FitResult(None, None, plan)
+        return FitResult(None, None, plan, facts_of(source, job.images.probe, {}))
     run = new_run(out, name=f"{name_of(settings.data)}-{settings.method}")
     try:
         keep_architecture(run, job.classifier)
         run.save_classifier(job.classifier, run.starting_weights if settings.pretrain else run.initial_weights)
         write_whole(run.recipe, as_recipe(settings))
-        run.write_splits(splits, source.classes)
+        run.write_splits(splits, source)
         described = {**describe(job.classifier), "command": command, "earlier": job.earlier.to_json()}
         described |= {"gray_bits": settings.gray_bits, "statics": _fingerprints(job)}
         run.write_json(run.config, described)
@@ -236,7 +241,11 @@ def _reopened(
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         kept = (path for path in (run.initial_weights, run.starting_weights) if path.exists())
         classifier = run.build_classifier(next(kept, None), arch=arch)
-    images = images_for(classifier, open_data(settings.data, settings.reading))
+    source = open_data(settings.data, settings.reading)
+    tell_passed_over(source, narrator)
+    for name, found in changes_of([run], source, data=settings.data).items():
+        narrator.warn(found.sentence(name))
+    images = images_for(classifier, source)
     training_images = images.decode(splits.train, narrator, "training images")
     val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
     classifier.to(choose_device(settings.device))
@@ -328,6 +337,8 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     settings = job.settings
     subjects = _subjects(run, job, _met(job, trained))
     unread = write_unreadable(job.images.unreadable, run.path, job.narrator)
+    source = job.images.source
+    changes = changes_of([run], source)
     job.processes.tell("audit")  # now that what the followers decode as well is in the cache
     job.processes.make_alike(job.classifier)  # buffers that training has no part in may differ
     report = _report_on(
@@ -337,8 +348,9 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
         title=_title(settings, trained),
         history=trained.history,
         facts=run_facts(settings, job.command, job.splits.how, trained.history, job.budget),
-        caveats=unread,
+        caveats=(*unread, *(found.sentence(name) for name, found in changes.items()), *source.passed_over.warnings()),
     )
+    report = replace(report, data=facts_of(source, job.images.probe, changes))
     write_reports(report, run.path, job.narrator)
     shutil.rmtree(run.audit_progress, ignore_errors=True)
     return report

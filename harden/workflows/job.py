@@ -30,6 +30,7 @@ from harden.models.tap import Tap
 from harden.randomness import derive_seed
 from harden.training.memory import LARGEST, memory_needed
 from harden.workflows.budget import Budget
+from harden.workflows.data_facts import changes_of
 from harden.workflows.encounters import Encounters
 from harden.workflows.narrator import Narrator
 from harden.workflows.normalising import rows_for_preflight
@@ -250,6 +251,8 @@ def choose_splits(settings: FitSettings, source: DataSource, narrator: Narrator)
     inherited = earlier.splits_of(source) if earlier is not None else None
     if earlier is not None and inherited is None:
         narrator.note(f"{earlier.path} used other images, so the splits are drawn anew")
+    for name, found in changes_of([earlier] if earlier is not None else [], source).items():
+        narrator.warn(found.sentence(name))
     splits = plan_splits(source, seed=settings.seed) if inherited is None else continue_splits(inherited, source)
     narrator.note(splits.how)
     return splits

@@ -102,7 +102,7 @@ _MODEL: Mapping[str, Callable[[Any], bool]] = {
     "statics": _are(_is_text),
 }
 _TRAINING: Mapping[str, Callable[[Any], bool]] = {
-    "data": _is_text,
+    "data": lambda value: _is_text(value) and "\0" not in value,
     "eps": lambda value: _is_number(value) and 0 <= value <= 1,
     "method": _is_text,
     "split": _is_text,

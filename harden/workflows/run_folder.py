@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harden.data import DataSource, Entry, Reading, SplitPlan
+from harden.data.changes import Changes, changes_since
+from harden.data.dataset import Written
+from harden.data.names import composed
 from harden.data.reading import FEWEST_BITS, MOST_BITS
 from harden.errors import ExportError, HardenError, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights, save_weights
@@ -147,9 +151,14 @@ class RunFolder:
             )
         return bits
 
-    def write_splits(self, plan: SplitPlan, classes: Sequence[str]) -> None:
-        """Keep which files are trained on, selected on and tested on, and the classes that their labels count."""
-        self.write_json(self.splits, {**plan.to_json(), "classes": list(classes)})
+    def write_splits(self, plan: SplitPlan, source: DataSource) -> None:
+        """Keep which files are trained on, selected on and tested on, their states, and the classes of their labels."""
+        kept = {**plan.to_json(), "classes": list(source.classes)}
+        for name, entries in (("train", plan.train), ("val", plan.val), ("test", plan.test)):
+            states = [source.written(entry) for entry in entries]
+            kept[name]["sizes"] = [state and state.size for state in states]
+            kept[name]["modified"] = [state and state.modified for state in states]
+        self.write_json(self.splits, kept)
 
     def read_splits(self) -> SplitPlan:
         """Return which files the run trained on, selected on and tested on.
@@ -170,6 +179,27 @@ class RunFolder:
         chosen = self.read_config().get("training", {}).get("chosen_epoch")
         return History(read_run_file(self.metrics, _epochs), chosen)
 
+    def changes_of(self, source: DataSource, *, data: str | None = None) -> Changes:
+        """Return what became of the run's images in `source`; nothing where these are other data.
+
+        Args:
+            source: images.
+            data: where those of the run lie; None: as config.json says.
+
+        Raises:
+            RunFolderError: the run is damaged.
+        """
+        plan = self.splits_under(source.classes) if self.splits.exists() else None
+        same_place = self._is_at(source, data)
+        if plan is None or not (same_place or self.splits_of(source)):
+            return Changes()
+        return changes_since(plan, read_run_file(self.splits, _written), source, same_place=same_place)
+
+    def _is_at(self, source: DataSource, data: str | None = None) -> bool:
+        """Whether `source` lies where the data of the run lay, as far as this is known."""
+        data = data or self.read_config().get("training", {}).get("data")
+        return data is not None and os.path.realpath(data) == os.path.realpath(source.location)
+
     def splits_of(self, source: DataSource) -> SplitPlan | None:
         """Return the run's splits of `source`, without files that are gone; None if the run used other data.
 
@@ -185,9 +215,7 @@ class RunFolder:
             tuple(entry for entry in entries if entry in listed) for entries in (plan.train, plan.val, plan.test)
         )
         kept = replace(plan, train=train, val=val, test=test)
-        data = self.read_config().get("training", {}).get("data")
-        moved = data is None or Path(data).resolve() != Path(source.location).resolve()
-        if (moved and kept != plan) or not (train and val and test):
+        if (not self._is_at(source) and kept != plan) or not (train and val and test):
             return None
         return kept
 
@@ -199,10 +227,13 @@ class RunFolder:
         """
         plan = self.read_splits()
         own = self.read_json(self.splits).get("classes")
-        if own is None or own == list(classes):  # runs of earlier versions had the data's own order, and did not say so
+        if own is None:  # runs of earlier versions had the data's own order, and did not say so
             return plan
         if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
             return None
+        own = list(map(composed, own))
+        if own == list(classes):
+            return plan
         if sorted(own) != sorted(classes):
             return None
         labels = {label: classes.index(name) for label, name in enumerate(own)}
@@ -265,6 +296,18 @@ class RunFolder:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _written(path: Path) -> dict[str, Written]:
+    """Return the states of files that splits.json keeps; earlier versions kept none."""
+    states = {}
+    kept = _json(path)
+    for name in ("train", "val", "test"):
+        files, sizes, times = (kept[name].get(key) for key in ("files", "sizes", "modified"))
+        for file, size, time in zip(files, sizes or (), times or (), strict=True) if sizes else ():
+            if size is not None:
+                states[str(file)] = Written(int(size), int(time))
+    return states
 
 
 def _epochs(path: Path) -> tuple[EpochRecord, ...]:
