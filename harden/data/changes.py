@@ -66,7 +66,7 @@ def changes_since(plan: SplitPlan, written: Mapping[str, Written], source: DataS
         source: the images of today.
         same_place: whether they lie where they lay; a copy elsewhere has other times.
     """
-    known = {entry.file: entry for entries in (plan.train, plan.val, plan.test) for entry in entries}
+    known = {entry.file: entry for _, entries in plan.parts() for entry in entries}
     listed = {entry.file: entry for entries in source.listings.values() for entry in entries}
     gone = [entry for file, entry in known.items() if file not in listed]
     added = [entry for file, entry in listed.items() if file not in known]

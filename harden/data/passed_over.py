@@ -132,10 +132,11 @@ def _files(count: int) -> str:
 def _told(found: PassedOver) -> str:
     suffixes = found.by(lambda group: group.suffix or "without suffix")
     return f"{_some([f'{count} {suffix}' for suffix, count in suffixes.items()])} in " + _some(
-        list(found.by(lambda group: group.folder)), "folders"
+        list(found.by(lambda group: group.folder)), "folder"
     )
 
 
-def _some(items: list[str], what: str = "kinds") -> str:
-    more = f" and {len(items) - NAMED} more {what}" if len(items) > NAMED else ""
+def _some(items: list[str], what: str = "kind") -> str:
+    left = len(items) - NAMED
+    more = f" and {left} more {what}{'' if left == 1 else 's'}" if left > 0 else ""
     return ", ".join(items[:NAMED]) + more

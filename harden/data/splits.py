@@ -40,12 +40,15 @@ class SplitPlan:
     seed: int
     how: str
 
+    def parts(self) -> tuple[tuple[str, tuple[Entry, ...]], ...]:
+        """Return each split's name and entries."""
+        return ("train", self.train), ("val", self.val), ("test", self.test)
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain lists, the way splits.json keeps it."""
-        splits = {"train": self.train, "val": self.val, "test": self.test}
         return {"seed": self.seed, "how": self.how} | {
             name: {"files": [entry.file for entry in entries], "labels": [entry.label for entry in entries]}
-            for name, entries in splits.items()
+            for name, entries in self.parts()
         }
 
     @classmethod

@@ -153,12 +153,12 @@ class RunFolder:
 
     def write_splits(self, plan: SplitPlan, source: DataSource) -> None:
         """Keep which files are trained on, selected on and tested on, their states, and the classes of their labels."""
-        kept = {**plan.to_json(), "classes": list(source.classes)}
-        for name, entries in (("train", plan.train), ("val", plan.val), ("test", plan.test)):
-            states = [source.written(entry) for entry in entries]
-            kept[name]["sizes"] = [state and state.size for state in states]
-            kept[name]["modified"] = [state and state.modified for state in states]
-        self.write_json(self.splits, kept)
+        states = {name: list(map(source.written, entries)) for name, entries in plan.parts()}
+        written = {
+            name: {"sizes": [one and one.size for one in found], "modified": [one and one.modified for one in found]}
+            for name, found in states.items()
+        }
+        self.write_json(self.splits, {**plan.to_json(), "classes": list(source.classes), "written": written})
 
     def read_splits(self) -> SplitPlan:
         """Return which files the run trained on, selected on and tested on.
@@ -300,14 +300,13 @@ def _json(path: Path) -> Any:
 
 def _written(path: Path) -> dict[str, Written]:
     """Return the states of files that splits.json keeps; earlier versions kept none."""
-    states = {}
     kept = _json(path)
-    for name in ("train", "val", "test"):
-        files, sizes, times = (kept[name].get(key) for key in ("files", "sizes", "modified"))
-        for file, size, time in zip(files, sizes or (), times or (), strict=True) if sizes else ():
-            if size is not None:
-                states[str(file)] = Written(int(size), int(time))
-    return states
+    return {
+        str(file): Written(int(size), int(modified))
+        for name, states in kept.get("written", {}).items()
+        for file, size, modified in zip(kept[name]["files"], states["sizes"], states["modified"], strict=True)
+        if size is not None
+    }
 
 
 def _epochs(path: Path) -> tuple[EpochRecord, ...]:
