@@ -240,6 +240,7 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
     """
     size = (spec.image_size, spec.image_size) if spec.image_size else stated_size(spec.model, arch=spec.arch)
     images = open_images(source, channels=None, size=size, class_map=spec.class_map)
+    tell_fallback(images, narrator)
 
     def labelled(channels: int) -> tuple[ImageSet, tuple[str, ...]]:
         seen = open_images(source, channels=channels, size=images.image_format.size, class_map=spec.class_map)
@@ -276,7 +277,6 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
     class_map = spec.class_map if spec.class_map is not None else _by_name(loaded.stated.labels, source, narrator)
     if channels != stored.channels or class_map != spec.class_map:
         images = open_images(source, channels=channels, size=size, class_map=class_map)
-    tell_fallback(images, narrator)
     return Candidate(loaded, images)
 
 
