@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from harden.attacks import ATTACKS, CRAFTERS
+from harden.data.dataset import Written
 from harden.errors import HardenError, RunFolderError, UnsafeInputError
+from harden.training.history import EpochRecord
 
 T = TypeVar("T")
 
@@ -47,6 +50,34 @@ def read_run_file(path: Path, read: Callable[[Path], T]) -> T:
         raise RunFolderError(f"{path} is damaged: it is not text in UTF-8", hint=hint) from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError) as error:
         raise RunFolderError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]})", hint=hint) from error
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value in a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_written(path: Path) -> dict[str, Written]:
+    """Return the states of files that splits.json keeps; earlier versions kept none."""
+    kept = read_json(path)
+    return {
+        str(file): Written(int(size), int(modified))
+        for name, states in kept.get("written", {}).items()
+        for file, size, modified in zip(kept[name]["files"], states["sizes"], states["modified"], strict=True)
+        if size is not None
+    }
+
+
+def read_epochs(path: Path) -> tuple[EpochRecord, ...]:
+    """Return the records that metrics.jsonl holds, one in each line."""
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            try:
+                found.append(EpochRecord.from_json(json.loads(line)))
+            except (ValueError, TypeError, AttributeError, RecursionError) as error:
+                raise ValueError(f"line {number} is no record of an epoch: {str(error)[:100]}") from error
+    return tuple(found)
 
 
 def check_config(config: Any) -> dict[str, Any]:

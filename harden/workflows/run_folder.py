@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harden.data import DataSource, Entry, Reading, SplitPlan
-from harden.data.changes import Changes, changes_since
-from harden.data.dataset import Written
 from harden.data.names import composed
 from harden.data.reading import FEWEST_BITS, MOST_BITS
 from harden.errors import ExportError, HardenError, RunFolderError, UsageError
@@ -24,8 +22,8 @@ from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
 from harden.models.pickled import save_skeleton
 from harden.models.state_dict import load_into
-from harden.training.history import EpochRecord, History
-from harden.workflows.run_files import check_config, read_run_file
+from harden.training.history import History
+from harden.workflows.run_files import check_config, read_epochs, read_json, read_run_file
 
 if TYPE_CHECKING:
     from harden.workflows.prepare import ModelSpec
@@ -113,7 +111,7 @@ class RunFolder:
         Raises:
             RunFolderError: missing or damaged.
         """
-        return read_run_file(path, _json)
+        return read_run_file(path, read_json)
 
     def read_config(self) -> dict[str, Any]:
         """Return what config.json says.
@@ -121,7 +119,7 @@ class RunFolder:
         Raises:
             RunFolderError: missing or damaged.
         """
-        return read_run_file(self.config, lambda path: check_config(_json(path)))
+        return read_run_file(self.config, lambda path: check_config(read_json(path)))
 
     def read_training(self) -> dict[str, Any]:
         """Return what config.json says of the training.
@@ -166,7 +164,7 @@ class RunFolder:
         Raises:
             RunFolderError: the list is missing or damaged.
         """
-        return read_run_file(self.splits, lambda path: SplitPlan.from_json(_json(path)))
+        return read_run_file(self.splits, lambda path: SplitPlan.from_json(read_json(path)))
 
     def read_history(self) -> History | None:
         """Return what happened in training, epoch by epoch; None before the first one.
@@ -177,26 +175,10 @@ class RunFolder:
         if not self.metrics.exists():
             return None
         chosen = self.read_config().get("training", {}).get("chosen_epoch")
-        return History(read_run_file(self.metrics, _epochs), chosen)
+        return History(read_run_file(self.metrics, read_epochs), chosen)
 
-    def changes_of(self, source: DataSource, *, data: str | None = None) -> Changes:
-        """Return what became of the run's images in `source`; nothing where these are other data.
-
-        Args:
-            source: images.
-            data: where those of the run lie; None: as config.json says.
-
-        Raises:
-            RunFolderError: the run is damaged.
-        """
-        plan = self.splits_under(source.classes) if self.splits.exists() else None
-        same_place = self._is_at(source, data)
-        if plan is None or not (same_place or self.splits_of(source)):
-            return Changes()
-        return changes_since(plan, read_run_file(self.splits, _written), source, same_place=same_place)
-
-    def _is_at(self, source: DataSource, data: str | None = None) -> bool:
-        """Whether `source` lies where the data of the run lay, as far as this is known."""
+    def is_at(self, source: DataSource, data: str | None = None) -> bool:
+        """Whether `source` lies where the data of the run lay: at `data`, or where config.json says."""
         data = data or self.read_config().get("training", {}).get("data")
         return data is not None and os.path.realpath(data) == os.path.realpath(source.location)
 
@@ -215,7 +197,7 @@ class RunFolder:
             tuple(entry for entry in entries if entry in listed) for entries in (plan.train, plan.val, plan.test)
         )
         kept = replace(plan, train=train, val=val, test=test)
-        if (not self._is_at(source) and kept != plan) or not (train and val and test):
+        if (not self.is_at(source) and kept != plan) or not (train and val and test):
             return None
         return kept
 
@@ -292,32 +274,6 @@ class RunFolder:
                 hint="config.json and the weights do not fit each other; run `harden fit` again",
             ) from error
         return classifier.eval()
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _written(path: Path) -> dict[str, Written]:
-    """Return the states of files that splits.json keeps; earlier versions kept none."""
-    kept = _json(path)
-    return {
-        str(file): Written(int(size), int(modified))
-        for name, states in kept.get("written", {}).items()
-        for file, size, modified in zip(kept[name]["files"], states["sizes"], states["modified"], strict=True)
-        if size is not None
-    }
-
-
-def _epochs(path: Path) -> tuple[EpochRecord, ...]:
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            try:
-                found.append(EpochRecord.from_json(json.loads(line)))
-            except (ValueError, TypeError, AttributeError, RecursionError) as error:
-                raise ValueError(f"line {number} is no record of an epoch: {str(error)[:100]}") from error
-    return tuple(found)
 
 
 def is_run(path: Path) -> bool:

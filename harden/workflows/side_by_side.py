@@ -17,7 +17,7 @@ from harden.errors import DataError, UsageError
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
 from harden.workflows.black_box import is_black_box, open_black_box, without_gradients
-from harden.workflows.data_facts import changes_of, facts_of, tell_passed_over
+from harden.workflows.data_facts import facts_of
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Subject
 from harden.workflows.narrator import Narrator
@@ -90,7 +90,7 @@ class Ready:
         available: how many there are.
         chosen: those that are audited.
         caveats: what must be said of others, and of how they were found.
-        facts: what programs may want to know of the data; see `facts_of`.
+        facts: of the data, for programs; see `DataFacts`.
         eps: l_inf radius on the [0, 1] scale.
         opened: the models, in the order of the report; the last is the one that it is on.
         subjects: the same, with their images.
@@ -120,11 +120,10 @@ def make_ready(settings: ReportSettings, run: RunFolder | None, narrator: Narrat
         raise UsageError("which images?", hint="give --data DIR; only a finished run folder knows its own")
     source = open_data(data, reading_for(run, settings.reading, other_data=settings.data is not None))
     runs = _runs(settings, run)
-    changes = changes_of(runs, source)
+    known = facts_of(source, runs)
     entries, which, left_out = _entries(source, runs)
-    tell_passed_over(source, narrator)
-    caveats = (*left_out, *(found.sentence(name) for name, found in changes.items()))
-    for caveat in caveats:
+    known.tell(narrator)
+    for caveat in left_out:
         narrator.warn(caveat)
     narrator.heading("Model")
     eps = settings.eps
@@ -156,8 +155,8 @@ def make_ready(settings: ReportSettings, run: RunFolder | None, narrator: Narrat
         which=which,
         available=len(entries),
         chosen=tuple(chosen),
-        caveats=(*caveats, *source.passed_over.warnings()),
-        facts=facts_of(source, subject.images.probe, changes),
+        caveats=(*left_out, *known.caveats),
+        facts=known.to_json(subject.images.probe),
         eps=eps,
         opened=(*others, subject),
         subjects=tuple(subjects),
