@@ -117,6 +117,7 @@ def compare(
         from harden.recipe import find_recipe, read_recipe, resolve, resolve_variants
         from harden.workflows.compare import ATTACKS, CompareSettings
         from harden.workflows.compare import compare as workflow
+        from harden.workflows.run_files import read_run_file
         from harden.workflows.variants import parse_variants
 
         variants = parse_variants(methods or list(DEFENCES))
@@ -189,7 +190,7 @@ def compare(
                 narrator=terminal,
                 stop_requested=stop,
                 command=typed_command(),
-                read_settings=lambda run: resolve(read_recipe(run.recipe), {}),
+                read_settings=lambda run: read_run_file(run.recipe, lambda path: resolve(read_recipe(path), {})),
             )
         if as_json:
             import json

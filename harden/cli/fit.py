@@ -255,6 +255,7 @@ def fit(
         from harden.models.factory import is_reference
         from harden.recipe import find_recipe, read_recipe, resolve
         from harden.workflows import fit as workflow
+        from harden.workflows.run_files import read_run_file
         from harden.workflows.run_folder import RunFolder
 
         flags: dict[str, Any] = {
@@ -328,7 +329,9 @@ def fit(
                     raise UsageError(f"{resume} is no run folder: it has no recipe.toml", hint="check the path")
                 result = workflow.resume(
                     run,
-                    resolve(read_recipe(run.recipe), {"trust_pickle": trust_pickle or None}),
+                    read_run_file(
+                        run.recipe, lambda path: resolve(read_recipe(path), {"trust_pickle": trust_pickle or None})
+                    ),
                     narrator=terminal,
                     stop_requested=stop,
                     command=typed_command(),
@@ -368,7 +371,7 @@ def fit(
             import json
             from dataclasses import asdict
 
-            print(json.dumps({**asdict(result.plan), "seconds": result.plan.seconds}))
+            print(json.dumps({**asdict(result.plan), "seconds": result.plan.seconds, "data": dict(result.data)}))
 
     run_command(body, quiet=quiet or as_json, shared=True)
 
@@ -387,7 +390,8 @@ def show_report(terminal: Terminal, report: Any, *, as_json: bool, where: Path) 
 
         from harden.report.report import summary_of
 
-        print(json.dumps({"folder": str(where), "models": [summary_of(result) for result in report.results]}))
+        models = [summary_of(result) for result in report.results]
+        print(json.dumps({"folder": str(where), "models": models, "data": dict(report.data)}))
         return
     from harden.report.terminal import render
 

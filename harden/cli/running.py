@@ -32,7 +32,7 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False, shared
             all of it, and write over the same files.
     """
     from harden.cli.console import Terminal
-    from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, exit_code
+    from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, exit_code, refused_by_system
     from harden.errors import HardenError
 
     terminal = Terminal(quiet=quiet)
@@ -64,6 +64,9 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False, shared
                 "a smaller --image-size, fewer images, another --device, or fewer programs beside it",
             )
             raise typer.Exit(EXIT_FAILURE) from None
+        if (refused := refused_by_system(error)) is not None:
+            terminal.error(refused.message, refused.hint)
+            raise typer.Exit(exit_code(refused)) from None
         terminal.error(
             f"this is a defect in harden: {type(error).__name__}: {str(error)[:300]}",
             "run the same command with --debug for the traceback, and report it",

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from harden.data.cache import decode_cached
 from harden.data.csv_table import open_csv
-from harden.data.dataset import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable
+from harden.data.dataset import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable, to_look_at
 from harden.data.digits import open_digits
 from harden.data.folder import open_folder
 from harden.data.huggingface import open_hf
 from harden.data.npz import open_npz
 from harden.data.parquet_table import open_parquet
 from harden.data.reading import AS_IT_IS, Reading, in_class_order
+from harden.data.spec import user_paths
 from harden.data.splits import SplitPlan, continue_splits, duplicate_files, plan_splits, stratified_sample
 from harden.data.webdataset import open_webdataset
 from harden.registry import lookup
@@ -39,6 +40,7 @@ __all__ = [
     "open_data",
     "plan_splits",
     "stratified_sample",
+    "to_look_at",
 ]
 
 
@@ -75,12 +77,13 @@ def open_data(spec: str, reading: Reading = AS_IT_IS) -> DataSource:
         reading: what is said of how it is read.
 
     Raises:
-        UsageError: an unknown scheme before the colon, a package that a layout needs is not installed, or the classes
-            are not those that an order names.
-        DataError: the path cannot be used as a data set.
+        UsageError: `spec` is empty or holds a null byte, an unknown scheme stands before the colon, a package that a
+            layout needs is not installed, or the classes are not those that an order names.
+        DataError: the path cannot be read, or not be used as a data set.
     """
-    scheme, rest = _scheme(spec)
-    source = lookup(LAYOUTS, scheme, kind="data layout")(rest, reading.gray_bits)
+    with user_paths(spec):
+        scheme, rest = _scheme(spec)
+        source = lookup(LAYOUTS, scheme, kind="data layout")(rest, reading.gray_bits)
     return in_class_order(source, reading.class_order)
 
 

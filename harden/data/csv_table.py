@@ -29,11 +29,14 @@ def open_csv(text: str, gray_bits: int | None = None) -> EncodedSource:
     lines = _lines(spec.path)
     _, header = next(lines, ("", []))
     names = [name.strip() for name in header]
-    return open_table("csv", spec, _read(lines, names, find_columns(names, spec), spec), gray_bits)
+    columns = find_columns(names, spec)
+    return open_table("csv", spec, columns, _read(lines, names, columns, spec), gray_bits)
 
 
 def _read(lines: Iterator[tuple[str, list[str]]], names: list[str], columns: Columns, spec: Spec) -> Iterator[Line]:
-    path, label = names.index(columns.path), names.index(columns.label)
+    path = names.index(columns.path)
+    label = names.index(columns.label) if columns.label is not None else None
+    others = [names.index(name) for name in columns.others]
     split = names.index(columns.split) if columns.split is not None else None
     for where, fields in lines:
         if len(fields) != len(names):
@@ -41,7 +44,8 @@ def _read(lines: Iterator[tuple[str, list[str]]], names: list[str], columns: Col
                 f"{where} of {spec.path} has {len(fields)} fields; the first line names {len(names)} columns",
                 hint="a field that holds the separator has to stand in double quotes",
             )
-        yield Line(fields[path], fields[label], None if split is None else fields[split], where)
+        cell = fields[label] if label is not None else [fields[other] for other in others]
+        yield Line(fields[path], cell, None if split is None else fields[split], where)
 
 
 def _lines(file: Path) -> Iterator[tuple[str, list[str]]]:

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from harden.data.passed_over import PassedOver
 from harden.tensors import as_float_images
 
 Progress = Callable[[int, int], None]
@@ -80,11 +81,21 @@ class Probe:
         channels: 1 if every probed image is gray, else 3.
         size: the commonest (height, width).
         uniform: whether every probed image has that size.
+        sizes: (size, how many of the probed images have it), the commonest first.
     """
 
     channels: int
     size: tuple[int, int]
     uniform: bool
+    sizes: tuple[tuple[tuple[int, int], int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Written:
+    """The state of the file that holds an image: `size` in bytes, and `modified`, in ns since 1970."""
+
+    size: int
+    modified: int
 
 
 class DataSource(Protocol):
@@ -95,6 +106,7 @@ class DataSource(Protocol):
         classes: class names in label order.
         listings: entries per split; the keys are a subset of "train", "val", "test", or "all" alone where the data
             has no splits of its own.
+        passed_over: files in the data set's place that are not read.
     """
 
     @property
@@ -112,8 +124,13 @@ class DataSource(Protocol):
         """Entries per split."""
         ...
 
+    @property
+    def passed_over(self) -> PassedOver:
+        """Files that are not read."""
+        ...
+
     def probe(self) -> Probe:
-        """Look at a few images (never at those of a test split) and say what they are like.
+        """Look at a few of the images that `to_look_at` returns and say what they are like.
 
         Raises:
             DataError: none of the images looked at could be opened.
@@ -133,3 +150,12 @@ class DataSource(Protocol):
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """Return a text that changes whenever decoding `entries` could give other pixels (it reads no pixel)."""
         ...
+
+    def written(self, entry: Entry) -> Written | None:
+        """Return the state of the file that holds the image of `entry`; None where it is gone or there is none."""
+        ...
+
+
+def to_look_at(source: DataSource) -> tuple[Entry, ...]:
+    """Return the images that may be looked at before an audit; those of a test split only where there are no others."""
+    return next(source.listings[split] for split in ("train", "all", "val", "test") if split in source.listings)

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import PIL
 
-from harden.data.dataset import Entry, Format, ImageSet, Probe, Progress, Unreadable
+from harden.data.dataset import Entry, Format, ImageSet, Probe, Progress, Unreadable, Written, to_look_at
+from harden.data.passed_over import NOTHING, PassedOver
 from harden.data.pictures import Stored, decode_pictures, look
 from harden.errors import DataError
 
@@ -31,6 +32,8 @@ class EncodedSource:
         stored: from an entry to its picture; it may raise OSError. Several threads call it.
         version: from entries to a text that changes whenever their pictures could (see `stamp`).
         gray_bits: of pictures with more than 8; see `harden.data.pictures`.
+        passed_over: files that are not read.
+        file_of: from an entry to the file that holds its picture; None: it is not known.
     """
 
     location: str
@@ -39,18 +42,19 @@ class EncodedSource:
     stored: Callable[[Entry], Stored]
     version: Callable[[Sequence[Entry]], str]
     gray_bits: int | None = None
+    passed_over: PassedOver = NOTHING
+    file_of: Callable[[Entry], str | None] = lambda entry: None
 
     def probe(self) -> Probe:
-        """Open up to 64 images of the train split (or of the unsplit set), spread over the classes.
+        """Open up to 64 images of those that `to_look_at` returns, spread over the classes.
 
         Raises:
             DataError: none of them can be opened.
         """
-        entries = self.listings["train"] if "train" in self.listings else self.listings["all"]
         gray: list[bool] = []
         sizes: Counter[tuple[int, int]] = Counter()
         reasons: list[str] = []
-        for entry in _spread(entries, PROBED):
+        for entry in _spread(to_look_at(self), PROBED):
             try:
                 is_gray, size = look(self.stored, entry)
             except DataError as error:
@@ -63,7 +67,8 @@ class EncodedSource:
                 f"none of {len(reasons)} image files in {self.location} can be opened; {reasons[0]}",
                 hint="open one of them with an image viewer; if they are fine there, save them as 8-bit PNG or JPEG",
             )
-        return Probe(channels=1 if all(gray) else 3, size=sizes.most_common(1)[0][0], uniform=len(sizes) == 1)
+        common = tuple(sizes.most_common())
+        return Probe(channels=1 if all(gray) else 3, size=common[0][0], uniform=len(common) == 1, sizes=common)
 
     def decode(
         self, entries: Sequence[Entry], image_format: Format, progress: Progress | None = None
@@ -77,6 +82,20 @@ class EncodedSource:
         """Return the version of `entries`, and the bits of gray where they are told."""
         version = self.version(entries)
         return version if self.gray_bits is None else f"{version} gray {self.gray_bits}"
+
+    def written(self, entry: Entry) -> Written | None:
+        """See `DataSource.written`."""
+        file = self.file_of(entry)
+        return state_of(file) if file is not None else None
+
+
+def state_of(path: str) -> Written | None:
+    """Return size and time of a file; None where it is not there."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a null byte in the path
+        return None
+    return Written(status.st_size, status.st_mtime_ns)
 
 
 def stamp(paths: Iterable[str]) -> str:

@@ -6,13 +6,16 @@ This file knows which folder is a split, which a class and which file an image; 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harden.data.dataset import Entry
 from harden.data.encoded import EncodedSource, stamp
-from harden.data.names import SPLIT_NAMES, in_order, some
+from harden.data.names import SPLIT_NAMES, composed, in_order, some
+from harden.data.passed_over import NOTHING, PassedOver
 from harden.data.pictures import SUFFIXES
+from harden.data.scan import Scan, subfolders
+from harden.data.spec import check_is_there, path_of, shown
 from harden.errors import DataError
 from harden.registry import did_you_mean
 
@@ -34,35 +37,51 @@ _UNPACKERS = {
 def open_folder(path: str, gray_bits: int | None = None) -> EncodedSource:
     """List the image folder at `path`; entries are ordered by class and then by path.
 
-    Folders and files whose names begin with a dot are ignored, and so are files without an image suffix. Below a
-    class folder images are found at any depth; links to folders are followed.
+    Hidden files and folders, and those that systems write, are passed over, and so are files that are no images. Below
+    a class folder images are found at any depth; links to folders are followed. Names of classes are compared, and
+    given, in Unicode's form NFC. A folder without splits that is itself called like one for validation or testing is
+    that split.
 
     Raises:
         DataError: no folder there, an archive, fewer than two classes, a class without images, or a class in val or
             test that train does not know.
     """
-    root = Path(os.path.abspath(Path(path).expanduser()))
+    root = path_of(path)
     _check_is_folder(root)
+    layout = Scan(root)
     splits = _split_folders(root)
     if not splits:
         _refuse_collection(root)
-        folders = _subfolders(root)
+        folders = _class_folders(root)
         classes = _classes(root, folders)
-        return files_below(root, str(root), classes, {"all": _list_classes(root, root, classes)}, gray_bits)
-    if "train" not in splits:
-        found = next(iter(splits.values()))
-        raise DataError(
-            f"{root} has a folder {found.name!r} but no folder 'train'",
-            hint=f"give {found} itself to use it as one unsplit set, or rename it if {found.name!r} is a class",
-        )
-    classes = _classes(splits["train"], _subfolders(splits["train"]))
-    listings = {"train": _list_classes(root, splits["train"], classes)}
+        split = SPLIT_NAMES.get(root.name.lower(), "train")
+        listings = {"all" if split == "train" else split: _list_classes(layout, root, classes, folders)}
+    else:
+        classes, listings = _list_splits(layout, splits)
+    layout.count_outside(root, [*splits.values()] if splits else subfolders(root))
+    return files_below(root, str(root), classes, listings, gray_bits, passed_over=layout.passed_over)
+
+
+def _list_splits(layout: Scan, splits: Mapping[str, Path]) -> tuple[tuple[str, ...], dict[str, tuple[Entry, ...]]]:
+    """Return the classes and the entries per split; without one to train on, the classes are those of the others."""
+    folders = {split: _class_folders(path) for split, path in splits.items()}
+    if "train" in splits:
+        classes = _classes(splits["train"], folders["train"])
+        listings = {"train": _list_classes(layout, splits["train"], classes, folders["train"])}
+    else:
+        _require_only_splits(layout.root, splits)
+        classes = _classes(layout.root, {name: paths for found in folders.values() for name, paths in found.items()})
+        listings = {}
     for split in ("val", "test"):
         if split in splits:
-            entries = _list_held_out(root, splits[split], classes)
+            entries = _list_held_out(layout, splits[split], classes, folders[split])
             if entries:
                 listings[split] = entries
-    return files_below(root, str(root), classes, listings, gray_bits)
+    for path in splits.values():
+        layout.count_outside(path, subfolders(path))
+    if not listings:
+        raise DataError(f"no images in the class folders of {layout.root}", hint=_LAYOUT_HINT)
+    return classes, listings
 
 
 def files_below(
@@ -71,6 +90,8 @@ def files_below(
     classes: tuple[str, ...],
     listings: Mapping[str, tuple[Entry, ...]],
     gray_bits: int | None,
+    *,
+    passed_over: PassedOver = NOTHING,
 ) -> EncodedSource:
     """Return the data set whose entries name files relative to `root`."""
 
@@ -84,24 +105,24 @@ def files_below(
         stored=lambda entry: Path(path(entry)),
         version=lambda entries: stamp(map(path, entries)),
         gray_bits=gray_bits,
+        passed_over=passed_over,
+        file_of=path,
     )
 
 
 def _check_is_folder(root: Path) -> None:
+    check_is_there(root, "folder", _LAYOUT_HINT)
     if root.is_dir():
         return
-    if not root.exists():
-        siblings = [path.name for path in _subfolders(root.parent)] if root.parent.is_dir() else []
-        raise DataError(f"no folder at {root}{did_you_mean(root.name, siblings)}", hint=_LAYOUT_HINT)
     for suffix, command in _UNPACKERS.items():
         if root.name.lower().endswith(suffix):
             unpack = command.format(file=root)
             in_place = f", or --data webdataset:{root} if every KEY.jpg in it has a KEY.cls" if suffix == ".tar" else ""
             raise DataError(
-                f"{root} is an archive; a folder of images was expected",
+                f"{shown(root)} is an archive; a folder of images was expected",
                 hint=f"unpack it first (mkdir FOLDER && {unpack}) and give FOLDER{in_place}",
             )
-    raise DataError(f"{root} is a file; a folder of images was expected", hint=_FILE_HINT)
+    raise DataError(f"{shown(root)} is a file; a folder of images was expected", hint=_FILE_HINT)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -110,9 +131,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
     A folder `train` that holds images and no folders is a class of its own (trains), not a split.
     """
     splits: dict[str, Path] = {}
-    for folder in _subfolders(root):
+    for folder in subfolders(root):
         split = SPLIT_NAMES.get(folder.name.lower())
-        if split is None or not _subfolders(folder):
+        if split is None or not subfolders(folder):
             continue
         if split in splits:
             raise DataError(
@@ -123,28 +144,51 @@ def _split_folders(root: Path) -> dict[str, Path]:
     return splits
 
 
+def _require_only_splits(root: Path, splits: Mapping[str, Path]) -> None:
+    """Refuse what may be class folders beside a test split: they would be ignored."""
+    others = [folder.name for folder in subfolders(root) if folder not in splits.values()]
+    if others:
+        names = " and ".join(repr(folder.name) for folder in splits.values())
+        raise DataError(
+            f"{root} has a folder {names} of class folders, no folder 'train', and beside it the folders "
+            f"{some(others)}",
+            hint=f"move class folders to train on into {root / 'train'}, and all others away; or rename {names} if it "
+            "is a class",
+        )
+
+
 def _refuse_collection(root: Path) -> None:
-    for folder in _subfolders(root):
+    for folder in subfolders(root):
         if "train" in _split_folders(folder):
             raise DataError(
                 f"{root} holds a whole data set in {folder.name!r}, where a class was expected", hint=f"give {folder}"
             )
 
 
-def _classes(root: Path, folders: Sequence[Path]) -> tuple[str, ...]:
+def _class_folders(folder: Path) -> dict[str, list[Path]]:
+    """Return the folders in `folder` by the name of their class in NFC; two that differ in form only are one class."""
+    found: dict[str, list[Path]] = {}
+    for path in subfolders(folder):
+        found.setdefault(composed(path.name), []).append(path)
+    return found
+
+
+def _classes(root: Path, folders: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
     if len(folders) < 2:
         archives = any(root.glob("*.tar"))
         raise DataError(
             f"{root} has {len(folders)} class folder{'' if len(folders) == 1 else 's'}; at least 2 were expected",
             hint=f"for tar archives of KEY.jpg and KEY.cls: --data webdataset:{root}" if archives else _LAYOUT_HINT,
         )
-    return in_order(folder.name for folder in folders)
+    return in_order(folders)
 
 
-def _list_classes(root: Path, split: Path, classes: Sequence[str]) -> tuple[Entry, ...]:
+def _list_classes(
+    layout: Scan, split: Path, classes: Sequence[str], folders: Mapping[str, Sequence[Path]]
+) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     for label, name in enumerate(classes):
-        files = sorted(_image_files(split / name, f"{_prefix(root, split)}{name}/"))
+        files = sorted(file for folder in folders[name] for file in layout.images(folder))
         if not files:
             raise DataError(
                 f"class {name!r} has no images in {split / name}",
@@ -154,56 +198,17 @@ def _list_classes(root: Path, split: Path, classes: Sequence[str]) -> tuple[Entr
     return tuple(entries)
 
 
-def _list_held_out(root: Path, split: Path, classes: Sequence[str]) -> tuple[Entry, ...]:
+def _list_held_out(
+    layout: Scan, split: Path, classes: Sequence[str], folders: Mapping[str, Sequence[Path]]
+) -> tuple[Entry, ...]:
     """List a val or test folder, whose classes must be among those of train; it may lack some of them."""
     label_of = {name: label for label, name in enumerate(classes)}
     entries: list[Entry] = []
-    for folder in _subfolders(split):
-        if folder.name not in label_of:
+    for name, paths in folders.items():
+        if name not in label_of:
             raise DataError(
-                f"class {folder.name!r} of {split} is unknown in train{did_you_mean(folder.name, classes)}",
+                f"class {name!r} of {split} is unknown in train{did_you_mean(name, classes)}",
                 hint=f"the classes of train are: {some(classes)}; rename the folder or move it away",
             )
-        files = sorted(_image_files(folder, f"{_prefix(root, split)}{folder.name}/"))
-        entries.extend(Entry(file, label_of[folder.name]) for file in files)
-    return tuple(sorted(entries, key=lambda entry: entry.label))
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    """Return the visible folders directly in `folder`, sorted by name."""
-    with _scan(folder) as items:
-        return sorted(Path(item.path) for item in items if item.is_dir() and _is_visible(item.name))
-
-
-def _prefix(root: Path, split: Path) -> str:
-    return "" if split == root else f"{split.name}/"
-
-
-def _image_files(folder: Path, prefix: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Yield `prefix` + the POSIX path of each image below `folder`; a link back to a folder above is not followed.
-
-    Broken links are yielded: decoding then reports them as unreadable.
-    """
-    here = os.path.realpath(folder)
-    if here in above:
-        return
-    with _scan(folder) as items:
-        for item in items:
-            if not _is_visible(item.name):
-                continue
-            if item.is_dir():
-                yield from _image_files(Path(item.path), f"{prefix}{item.name}/", above | {here})
-            elif os.path.splitext(item.name)[1].lower() in SUFFIXES and (item.is_file() or item.is_symlink()):
-                yield prefix + item.name
-
-
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name != "__MACOSX"
-
-
-def _scan(folder: Path) -> os._ScandirIterator[str]:
-    try:
-        return os.scandir(folder)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise DataError(f"the folder {folder} cannot be listed: {reason}", hint="check its permissions") from error
+        entries.extend(Entry(file, label_of[name]) for path in paths for file in layout.images(path))
+    return tuple(sorted(entries, key=lambda entry: (entry.label, entry.file)))

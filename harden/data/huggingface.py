@@ -13,7 +13,9 @@ from typing import Any
 
 from harden.data.dataset import Entry
 from harden.data.encoded import EncodedSource, stamp
-from harden.data.names import SPLIT_NAMES, some
+from harden.data.labels import column_labels, single_labels
+from harden.data.names import SPLIT_NAMES, composed, some
+from harden.data.passed_over import NOTHING, PassedOver, Why
 from harden.data.pictures import Stored
 from harden.data.rows import Row, list_rows
 from harden.data.spec import Spec, read_spec
@@ -34,9 +36,9 @@ def open_hf(text: str, gray_bits: int | None = None) -> EncodedSource:
     """List the images of the data set that `text` names: NAME or FOLDER, and ?image=COLUMN&label=COLUMN&config=NAME.
 
     A folder is one that `save_to_disk` wrote, or one that `load_dataset` reads. Unless they are named, the columns are
-    the only one of images, and the only one of class labels or the one called "label". Splits other than train, val and
-    test are left out where there is a train split. The library downloads what is not on the disk, unless HF_HUB_OFFLINE
-    is set.
+    the only one of images, and the only one of class labels or the one called "label"; without any of these, columns of
+    0 and 1 for each class. Splits other than train, val and test are passed over where there is one of these. The
+    library downloads what is not on the disk, unless HF_HUB_OFFLINE is set.
 
     Raises:
         UsageError: `datasets` is not installed, or too old.
@@ -49,8 +51,9 @@ def open_hf(text: str, gray_bits: int | None = None) -> EncodedSource:
     splits = _splits(loaded, name)
     features = next(iter(splits.values())).features
     image = _column(library.Image, "image", features, spec, name)
-    label = _column(library.ClassLabel, "label", features, spec, name)
-    classes = _classes(library, splits, label, name)
+    hot = _hot_columns(library, features, spec)
+    label = None if hot else _column(library.ClassLabel, "label", features, spec, name)
+    classes = None if label is None else _classes(library, splits, label, name)
     for split, part in splits.items():
         if not isinstance(part.features.get(image), library.Image):
             raise DataError(
@@ -78,10 +81,12 @@ def open_hf(text: str, gray_bits: int | None = None) -> EncodedSource:
             files += [str(found) for found in map(cell, entries) if isinstance(found, Path)]
         return stamp(files)
 
-    rows = _rows(splits, label, classes, name)
+    rows = (row for split, part in splits.items() for row in _rows(split, part, label or hot, classes, name))
     listed_classes, listings = list_rows(rows, name, classes)
     location = f"hf:{spec.path}{spec.query}" if spec.path.is_dir() else f"hf:{text}"
-    return EncodedSource(location, listed_classes, listings, stored, version, gray_bits)
+    return EncodedSource(
+        location, listed_classes, listings, stored, version, gray_bits, passed_over=_passed_over(loaded, splits)
+    )
 
 
 def _library() -> ModuleType:
@@ -123,7 +128,7 @@ def _splits(loaded: Any, name: str) -> dict[str, Any]:
     if not isinstance(loaded, Mapping):
         return {"all": loaded.with_format(None)}
     known = {split: part.with_format(None) for split, part in loaded.items() if split.lower() in SPLIT_NAMES}
-    if any(SPLIT_NAMES[split.lower()] == "train" for split in known):
+    if known:
         return known
     if len(loaded) == 1:
         return {"all": next(iter(loaded.values())).with_format(None)}
@@ -157,7 +162,9 @@ def _column(kind: type, what: str, features: Mapping[str, Any], spec: Spec, name
 def _classes(library: ModuleType, splits: Mapping[str, Any], label: str, name: str) -> list[str] | None:
     """Return the names of the classes, if the data set knows them: they have to be the same for every split."""
     known = {
-        split: list(part.features[label].names) if isinstance(part.features.get(label), library.ClassLabel) else None
+        split: list(map(composed, part.features[label].names))
+        if isinstance(part.features.get(label), library.ClassLabel)
+        else None
         for split, part in splits.items()
     }
     first, *others = known.values()
@@ -169,14 +176,47 @@ def _classes(library: ModuleType, splits: Mapping[str, Any], label: str, name: s
     return first
 
 
-def _rows(splits: Mapping[str, Any], label: str, classes: Sequence[str] | None, name: str) -> Iterator[Row]:
-    for split, part in splits.items():
-        for number, value in enumerate(part[label]):
-            where = f"row {number} of {split}"
-            if not isinstance(value, str | int) or (classes is not None and value not in range(len(classes))):
-                raise DataError(
-                    f"{where} of {name} has the label {str(value)[:40]!r}; a class was expected",
-                    hint="leave such rows out (filter), and save the rest with save_to_disk(FOLDER)",
-                )
-            text = str(value) if classes is None else classes[int(value)]
-            yield Row(f"{split}/{number:06d}", text, None if split == "all" else split, where)
+def _passed_over(loaded: Any, splits: Mapping[str, Any]) -> PassedOver:
+    """Return the rows of the splits that are left out."""
+    if not isinstance(loaded, Mapping) or "all" in splits:
+        return NOTHING
+    left = (split for split in loaded if split not in splits)
+    return PassedOver.of((Why.OUTSIDE, split, "") for split in left for _ in range(len(loaded[split])))
+
+
+def _hot_columns(library: ModuleType, features: Mapping[str, Any], spec: Spec) -> tuple[str, ...]:
+    """Return the columns of numbers where nothing is a label by its kind, its name, or what the user says."""
+    if "label" in spec.told or "label" in features:
+        return ()
+    if any(isinstance(feature, library.ClassLabel) for feature in features.values()):
+        return ()
+    kinds = {column: str(getattr(feature, "dtype", "")) for column, feature in features.items()}
+    found = tuple(name for name, kind in kinds.items() if kind.startswith(("bool", "int", "uint", "float")))
+    return found if len(found) > 1 else ()
+
+
+def _rows(
+    split: str, part: Any, columns: str | tuple[str, ...], classes: Sequence[str] | None, name: str
+) -> Iterator[Row]:
+    def where(number: int) -> str:
+        return f"row {number} of {split}"
+
+    labels: Sequence[object] | None
+    if isinstance(columns, str):
+        labels = single_labels(list(part[columns]), where, name)
+    else:
+        labels = column_labels({column: list(part[column]) for column in columns}, where, name)
+    if labels is None:
+        raise DataError(
+            f"{name} has no column for the labels, nor columns of 0 and 1 for the classes; its columns of numbers are: "
+            f"{some([repr(column) for column in columns])}",
+            hint=f"say which one it is: --data 'hf:{name}?label=COLUMN'",
+        )
+    for number, value in enumerate(labels):
+        if not isinstance(value, str | int) or (classes is not None and value not in range(len(classes))):
+            raise DataError(
+                f"{where(number)} of {name} has the label {str(value)[:40]!r}; a class was expected",
+                hint="leave such rows out (filter), and save the rest with save_to_disk(FOLDER)",
+            )
+        text = str(value) if classes is None else classes[int(value)]
+        yield Row(f"{split}/{number:06d}", text, None if split == "all" else split, where(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from harden.data.dataset import Entry, Format, ImageSet, Probe, Progress, Unreadable
+from harden.data.dataset import Entry, Format, ImageSet, Probe, Progress, Unreadable, Written
+from harden.data.encoded import state_of
+from harden.data.passed_over import NOTHING, PassedOver
 from harden.data.pictures import fit
 from harden.errors import DataError
 
@@ -28,6 +31,8 @@ class IndexedSource:
         picture: from a split and a number to the image.
         version: of what holds the images; it changes whenever their pixels could.
         known: what the images are like; None: a few are looked at.
+        passed_over: what else there is and is not read.
+        file: that holds all images; None: it is not known.
     """
 
     location: str
@@ -36,6 +41,8 @@ class IndexedSource:
     picture: Callable[[str, int], Image.Image]
     version: str
     known: Probe | None = None
+    passed_over: PassedOver = NOTHING
+    file: str | None = None
 
     def probe(self) -> Probe:
         """Say what the images are like; where it is not known, from some of the first split."""
@@ -45,9 +52,9 @@ class IndexedSource:
         numbers = range(0, len(self.listings[split]), max(1, len(self.listings[split]) // 32))
         images = [self.picture(split, number) for number in numbers]
         sizes = [(image.height, image.width) for image in images]
-        size = max(set(sizes), key=sizes.count)
+        common = tuple(Counter(sizes).most_common())
         gray = all(image.mode in ("L", "1") for image in images)
-        return Probe(channels=1 if gray else 3, size=size, uniform=len(set(sizes)) == 1)
+        return Probe(channels=1 if gray else 3, size=common[0][0], uniform=len(common) == 1, sizes=common)
 
     def decode(
         self, entries: Sequence[Entry], image_format: Format, progress: Progress | None = None
@@ -80,3 +87,7 @@ class IndexedSource:
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """Return the version: the images are part of what has it."""
         return self.version
+
+    def written(self, entry: Entry) -> Written | None:
+        """See `DataSource.written`."""
+        return state_of(self.file) if self.file is not None else None

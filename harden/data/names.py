@@ -1,8 +1,9 @@
-"""What the names in a data set mean: which of them is a split, and in which order classes come."""
+"""What the names in a data set mean: which is a split, which a system wrote, and in which order classes come."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 SPLIT_NAMES: Mapping[str, str] = {
@@ -16,6 +17,25 @@ SPLIT_NAMES: Mapping[str, str] = {
     "testing": "test",
 }
 """Name in lower case -> split."""
+
+_OF_SYSTEMS = frozenset(
+    {
+        *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "lost+found", "$recycle.bin"),
+        *("system volume information", "network trash folder", "_vti_cnf", "_vti_pvt", "__pycache__"),
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "#recycle", "#snapshot"),
+    }
+)
+"""Names in lower case of what operating systems and network storage write among other people's files."""
+
+
+def is_visible(name: str) -> bool:
+    """Whether a file or folder may be part of a data set: it is neither hidden nor written by a system."""
+    return not name.startswith(".") and name.lower() not in _OF_SYSTEMS
+
+
+def composed(name: str) -> str:
+    """Return a name in Unicode's form NFC; file systems and tables write the same name in NFC or in NFD."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

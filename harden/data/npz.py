@@ -19,6 +19,7 @@ from harden.archives import ArchiveError, check_archive
 from harden.data.dataset import Probe
 from harden.data.encoded import stamp
 from harden.data.indexed import IndexedSource
+from harden.data.labels import hot_labels
 from harden.data.names import SPLIT_NAMES, some
 from harden.data.pictures import scaled
 from harden.data.rows import Row, list_rows
@@ -70,10 +71,11 @@ def open_npz(text: str, gray_bits: int | None = None) -> IndexedSource:
     The keys are x_train and y_train, train_images and train_labels or the like for every split, or images and labels
     for a set without splits. Images are uint8, or float in [0, 1] and then rounded to uint8, or other integers if
     `gray_bits` says how many bits of them are used; (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3. Labels are
-    integers or texts, (N,) or (N, 1). A key `classes` may name the classes of integer labels.
+    integers or texts, (N,) or (N, 1), or one-hot vectors, (N, K). A key `classes` may name the classes of either.
 
     Raises:
-        DataError: no such file, no archive of numpy's, pickled objects, or arrays of other kinds.
+        DataError: no such file, no archive of numpy's, pickled objects, several labels for an image, or arrays of other
+            kinds.
         UnsafeInputError: an archive that breaks a rule of `check_archive`.
     """
     file = read_spec(text, (), example="npz:images.npz").path
@@ -101,6 +103,7 @@ def open_npz(text: str, gray_bits: int | None = None) -> IndexedSource:
         picture=lambda split, number: Image.fromarray(pixels(split)[listed_as[split][number]]),
         version=version,
         known=_probe(parts.values()),
+        file=str(file),
     )
 
 
@@ -210,11 +213,18 @@ def _labels(file: Path, part: Part, names: tuple[str, ...] | None) -> list[str]:
     where = f"{part.labels!r} of {file}"
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
+    elif values.ndim == 2 and values.shape[0] == part.shape[0] > 0 and values.dtype.kind in "buif":
+        classes = names if names is not None else tuple(map(str, range(values.shape[1])))
+        hot = (
+            hot_labels(values, classes, lambda row: f"number {row}", where) if len(classes) == values.shape[1] else None
+        )
+        if hot is not None:
+            return hot
     if values.shape != (part.shape[0],) or values.dtype.kind not in "uiU":
         raise DataError(
             f"{where} is {values.dtype} of the shape {values.shape}; {part.shape[0]} integers or texts were expected, "
             f"one for each image of {part.images!r}",
-            hint="one-hot labels become integers with labels.argmax(axis=1)",
+            hint="give each image the number or the name of its class",
         )
     if names is None or values.dtype.kind == "U":
         return list(map(str, values.tolist()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,21 +30,35 @@ def open_parquet(text: str, gray_bits: int | None = None) -> EncodedSource:
         schema = parquet.read_schema(spec.path)
         columns = find_columns(list(schema.names), spec)
         _check_holds_paths(schema, columns.path, spec.path)
-        wanted = [name for name in (columns.path, columns.label, columns.split) if name is not None]
+        if columns.label is None:
+            columns = replace(columns, others=_numbers(schema, columns.others))
+        labels = columns.others if columns.label is None else (columns.label,)
+        wanted = [name for name in (columns.path, *labels, columns.split) if name is not None]
         table = parquet.read_table(spec.path, columns=wanted, partitioning=None).to_pydict()
     except (OSError, ValueError, TypeError, NotImplementedError, KeyError, MemoryError) as error:
         raise DataError(
             f"{spec.path} cannot be read as Parquet: {_first_line(error)}",
             hint="write it again, for instance with pandas: frame.to_parquet(...)",
         ) from error
-    return open_table("parquet", spec, _read(table, columns), gray_bits)
+    return open_table("parquet", spec, columns, _read(table, columns), gray_bits)
 
 
 def _read(table: dict[str, list[Any]], columns: Columns) -> Iterator[Line]:
-    paths, labels = table[columns.path], table[columns.label]
+    paths = table[columns.path]
+    labels: list[Any] = (
+        table[columns.label]
+        if columns.label is not None
+        else list(zip(*(table[name] for name in columns.others), strict=True)) or [()] * len(paths)
+    )
     splits = table[columns.split] if columns.split is not None else [None] * len(paths)
     for number, (path, label, split) in enumerate(zip(paths, labels, splits, strict=True), start=1):
         yield Line(path, label, "" if split is None and columns.split is not None else split, f"row {number}")
+
+
+def _numbers(schema: Any, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of numbers: what else stands beside paths may not fit into memory."""
+    kinds = {name: str(schema.field(name).type) for name in names}
+    return tuple(name for name, kind in kinds.items() if kind.startswith(("bool", "int", "uint", "float", "double")))
 
 
 def _check_holds_paths(schema: Any, name: str, file: Path) -> None:

@@ -20,7 +20,7 @@ import io
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,14 +29,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 
 from harden.data.dataset import Entry, Format, ImageSet, Progress, Unreadable
 from harden.errors import DataError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+_SUFFIXES_OF: Mapping[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"),
+    "PNG": (".png", ".apng"),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    **({"AVIF": (".avif", ".avifs")} if features.check("avif") else {}),  # Pillow may be built without it
+}
+"""Pillow's name of a format -> how files of it end."""
+
+FORMATS = tuple(_SUFFIXES_OF)
+SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES_OF.values() for suffix in suffixes)
 
 CHUNK = 64
 THREADS = 8
@@ -68,6 +80,17 @@ def look(stored: Callable[[Entry], Stored], entry: Entry) -> tuple[bool, tuple[i
         width, height = image.size
         size = (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
         return _is_gray(image), size
+
+
+def is_picture(file: Path) -> bool:
+    """Whether a file begins like a picture of `FORMATS`; its pixels are not decoded."""
+    if not file.is_file():  # a pipe would be waited for
+        return False
+    try:
+        with _pillow_warnings(), _reasons(), _open(file):
+            return True
+    except DataError:
+        return False
 
 
 def fit(image: Image.Image, image_format: Format) -> Pixels:

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harden.data.dataset import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable
-from harden.data.names import some
+from harden.data.dataset import DataSource, Entry, Format, ImageSet, Probe, Progress, Unreadable, Written
+from harden.data.names import composed, some
+from harden.data.passed_over import PassedOver
 from harden.errors import UsageError
 from harden.registry import did_you_mean
 
@@ -64,6 +65,11 @@ class Reordered:
         """Where the data set is."""
         return self.source.location
 
+    @property
+    def passed_over(self) -> PassedOver:
+        """See `DataSource.passed_over`."""
+        return self.source.passed_over
+
     def probe(self) -> Probe:
         """See `DataSource.probe`."""
         return self.source.probe()
@@ -77,6 +83,10 @@ class Reordered:
     def fingerprint(self, entries: Sequence[Entry]) -> str:
         """See `DataSource.fingerprint`."""
         return self.source.fingerprint(entries)
+
+    def written(self, entry: Entry) -> Written | None:
+        """See `DataSource.written`."""
+        return self.source.written(entry)
 
 
 def in_class_order(source: DataSource, order: str | Sequence[str] | None) -> DataSource:
@@ -92,7 +102,7 @@ def in_class_order(source: DataSource, order: str | Sequence[str] | None) -> Dat
     elif order == NATURAL:
         classes = tuple(sorted(source.classes, key=natural))
     else:
-        classes = tuple(order)
+        classes = tuple(map(composed, order))
         _check_permutation(classes, source)
     if classes == source.classes:
         return source

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harden.data.dataset import Entry
-from harden.data.names import SPLIT_NAMES, in_order, some
+from harden.data.labels import refuse_lists, several_labels
+from harden.data.names import SPLIT_NAMES, composed, in_order, some
 from harden.errors import DataError
 from harden.registry import did_you_mean
 
@@ -35,22 +36,26 @@ def list_rows(
 ) -> tuple[tuple[str, ...], Listings]:
     """Return the classes, and the entries per split or under "all", ordered by class and then by file.
 
+    Without a train split the classes are those of all splits. Names of classes are in Unicode's form NFC.
+
     Args:
         rows: one for each image.
         source: what the rows are of, for messages.
         classes: class names in label order, where the data set has an order; otherwise that of `in_order`.
 
     Raises:
-        DataError: no rows, an image that is named twice, an unknown split or one without a name beside others, no
-            train split, fewer than two classes, a class without images, or one that train does not know.
+        DataError: no rows, an image that is named twice or has several labels, an unknown split or one without a name
+            beside others, fewer than two classes, a class without images to train on, or one that train does not know.
     """
-    by_split = _by_split(_checked(rows, source), source)
-    origin = "all" if "all" in by_split else "train"
-    names = {row.name for row in by_split[origin]}
+    listed = _checked(rows, source)
     if classes is None:
-        classes = in_order(names)
+        refuse_lists([row.name for row in listed], lambda number: listed[number].where, source)
+    by_split = _by_split(listed, source)
+    origin = next((split for split in ("all", "train") if split in by_split), None)
+    names = {row.name for row in (listed if origin is None else by_split[origin])}
+    classes = in_order(names) if classes is None else tuple(map(composed, classes))
     empty = [name for name in classes if name not in names]
-    if empty:
+    if empty and origin is not None:
         raise DataError(
             f"class {empty[0]!r} has no images in {source}{'' if origin == 'all' else ' in train'}",
             hint="every class needs images to train on; leave the class out of the data set",
@@ -61,8 +66,8 @@ def list_rows(
             hint="check that the right labels are read; a classifier tells two classes or more apart",
         )
     labels = {name: label for label, name in enumerate(classes)}
-    for split, listed in by_split.items():
-        for row in listed:
+    for split, members in by_split.items():
+        for row in members:
             if row.name not in labels:
                 raise DataError(
                     f"class {row.name!r} of {split} ({row.where} of {source}) is unknown"
@@ -83,13 +88,13 @@ def _by_label(entry: Entry) -> tuple[int, str]:
 def _checked(rows: Iterable[Row], source: str) -> list[Row]:
     first: dict[str, Row] = {}
     for row in rows:
+        row = replace(row, name=composed(row.name))
         other = first.setdefault(row.file, row)
         if other is not row:
-            classes = f", as {other.name!r} and as {row.name!r}" if other.name != row.name else ""
-            raise DataError(
-                f"{source} names {row.file!r} twice ({other.where} and {row.where}){classes}",
-                hint="every image belongs to one class and one split: leave one of the two out",
-            )
+            twice = f"{source} names {row.file!r} twice ({other.where} and {row.where})"
+            if other.name != row.name:
+                raise several_labels(f"{twice}, as {other.name!r} and as {row.name!r}")
+            raise DataError(twice, hint="every image belongs to one class and one split: leave one of the two out")
     if not first:
         raise DataError(f"{source} names no image", hint="it needs images of at least 2 classes")
     return list(first.values())
@@ -116,9 +121,4 @@ def _by_split(rows: Sequence[Row], source: str) -> dict[str, list[Row]]:
                 hint="call them the same, or leave one of them out",
             )
         found.setdefault(split, []).append(row)
-    if "train" not in found:
-        raise DataError(
-            f"{source} has a split {next(iter(typed.values()))!r} but no split 'train'",
-            hint="without names of splits it would be used as one unsplit set",
-        )
     return found

@@ -40,12 +40,15 @@ class SplitPlan:
     seed: int
     how: str
 
+    def parts(self) -> tuple[tuple[str, tuple[Entry, ...]], ...]:
+        """Return each split's name and entries."""
+        return ("train", self.train), ("val", self.val), ("test", self.test)
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plain lists, the way splits.json keeps it."""
-        splits = {"train": self.train, "val": self.val, "test": self.test}
         return {"seed": self.seed, "how": self.how} | {
             name: {"files": [entry.file for entry in entries], "labels": [entry.label for entry in entries]}
-            for name, entries in splits.items()
+            for name, entries in self.parts()
         }
 
     @classmethod
@@ -99,7 +102,11 @@ def plan_splits(
             raise UsageError(f"the {name} fraction must lie between 0 and 1 (exclusive), got {fraction}")
     origin = "train" if "train" in source.listings else "all"
     if origin not in source.listings:
-        raise DataError(f"{source.location} has no train split", hint="give a data set with a train split or unsplit")
+        raise DataError(
+            f"{source.location} has no train split, only {' and '.join(source.listings)}, which nothing is cut from",
+            hint="give a data set with a train split, or one without splits (if a folder is called like a split and is "
+            "none, rename it); `harden report` needs no train split",
+        )
     pool = list(source.listings[origin])
     whole = f"{'the train split' if origin == 'train' else 'the unsplit data set'} ({len(pool)} images)"
     if "val" not in source.listings or "test" not in source.listings:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from harden.data.dataset import Entry
 from harden.data.encoded import EncodedSource
+from harden.data.finder import Finder
 from harden.data.folder import files_below
+from harden.data.labels import column_labels, single_labels
 from harden.data.names import some
 from harden.data.rows import Row, list_rows
 from harden.data.spec import Spec
@@ -33,11 +35,19 @@ LOOKED_FOR = 16
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what; `split` is None where there is none."""
+    """Which column holds what.
+
+    Attributes:
+        path: paths.
+        label: labels; None where there may be a column for each class instead.
+        split: names of splits; None where there is none.
+        others: all others.
+    """
 
     path: str
-    label: str
+    label: str | None
     split: str | None
+    others: tuple[str, ...]
 
 
 def find_columns(columns: Sequence[str], spec: Spec) -> Columns:
@@ -47,18 +57,30 @@ def find_columns(columns: Sequence[str], spec: Spec) -> Columns:
 
     Raises:
         UsageError: a column that is named is not there.
-        DataError: no column for paths or labels, or several that could be it.
+        DataError: no column for paths, none for labels and no two others, or several that could be it.
     """
     found = {what: _column(what, columns, spec) for what in KEYS}
     path, label = found["path"], found["label"]
-    if path is None or label is None:
-        what, key = ("paths of images", "path") if path is None else ("labels", "label")
-        known = some([repr(name) for name in columns]) or "none"
-        raise DataError(
-            f"{spec.path} has no column for the {what}; its columns are: {known}",
-            hint=f"the first line names the columns: path,label. Or name it: --data '{spec.path}?{key}=NAME'",
-        )
-    return Columns(path, label, found["split"])
+    others = tuple(name for name in columns if name not in found.values())
+    if path is None:
+        raise _no_column("paths of images", "path", columns, spec)
+    if label is None and len(others) < 2:
+        raise no_labels(columns, spec)
+    return Columns(path, label, found["split"], others)
+
+
+def no_labels(columns: Sequence[str], spec: Spec) -> DataError:
+    """Return the refusal of a table without labels."""
+    return _no_column("labels", "label", columns, spec)
+
+
+def _no_column(what: str, key: str, columns: Sequence[str], spec: Spec) -> DataError:
+    known = some([repr(name) for name in columns]) or "none"
+    each = ", nor two of 0 and 1, one for each class" if key == "label" else ""
+    return DataError(
+        f"{spec.path} has no column for the {what}{each}; its columns are: {known}",
+        hint=f"the first line names the columns: path,label. Or name it: --data '{spec.path}?{key}=NAME'",
+    )
 
 
 def _column(what: str, columns: Sequence[str], spec: Spec) -> str | None:
@@ -82,7 +104,11 @@ def _column(what: str, columns: Sequence[str], spec: Spec) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a row of a table holds; `where` it stands is for messages."""
+    """What a row of a table holds; `where` it stands is for messages.
+
+    Attributes:
+        label: the cell, or those of all `Columns.others` where there is no column for labels.
+    """
 
     path: object
     label: object
@@ -90,23 +116,41 @@ class Line:
     where: str
 
 
-def open_table(scheme: str, spec: Spec, lines: Iterable[Line], gray_bits: int | None) -> EncodedSource:
+def open_table(
+    scheme: str, spec: Spec, columns: Columns, lines: Iterable[Line], gray_bits: int | None
+) -> EncodedSource:
     """Return the data set of a table; paths are relative to its folder, or absolute.
 
     Raises:
-        DataError: a path, label or split is missing or of the wrong kind, none of the first images is there, or see
-            `list_rows`.
+        DataError: a path, label or split is missing or of the wrong kind, an image has several labels, none of the
+            first images is there, or see `list_rows`.
     """
     root = spec.path.parent
-    classes, listings = list_rows((_row(line, str(root), spec.path) for line in lines), str(spec.path))
+    read = list(lines)
+    find = Finder(str(root))
+    rows = (_row(line, label, find, spec.path) for line, label in zip(read, _labels(read, columns, spec), strict=True))
+    classes, listings = list_rows(rows, str(spec.path))
     _check_paths(root, spec, next(iter(listings.values())))
     return files_below(root, f"{scheme}:{spec.path}{spec.query}", classes, listings, gray_bits)
 
 
-def _row(line: Line, root: str, table: Path) -> Row:
-    path, name = (_text(value, what, line, table) for value, what in ((line.path, "path"), (line.label, "label")))
+def _labels(lines: Sequence[Line], columns: Columns, spec: Spec) -> Sequence[object]:
+    """Return the label of every line."""
+    source, cells = str(spec.path), [line.label for line in lines]
+    if columns.label is not None or not lines:
+        return single_labels(cells, lambda row: lines[row].where, source)
+    by_column = dict(zip(columns.others, zip(*cells, strict=True), strict=True))  # type: ignore[arg-type]
+    labels = column_labels(by_column, lambda row: lines[row].where, source)
+    if labels is None:
+        known = (columns.path, *(() if columns.split is None else (columns.split,)), *columns.others)
+        raise no_labels(known, spec)
+    return labels
+
+
+def _row(line: Line, label: object, find: Finder, table: Path) -> Row:
+    path, name = (_text(value, what, line, table) for value, what in ((line.path, "path"), (label, "label")))
     split = None if line.split is None else str(line.split).strip()
-    return Row(_relative(path, root), name, split, line.where)
+    return Row(find(path), name, split, line.where)
 
 
 def _text(value: object, what: str, line: Line, table: Path) -> str:
@@ -121,13 +165,6 @@ def _text(value: object, what: str, line: Line, table: Path) -> str:
             hint="a label is a name or an integer" if what == "label" else "a path names a file of one image",
         )
     return text
-
-
-def _relative(path: str, root: str) -> str:
-    """Return a path in one spelling, relative to `root` where it lies below it: no file has two names."""
-    whole = os.path.normpath(os.path.join(root, path))
-    below = os.path.join(root, "")
-    return whole.removeprefix(below).replace(os.sep, "/")
 
 
 def _check_paths(root: Path, spec: Spec, entries: Sequence[Entry]) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from harden.data.dataset import Entry
 from harden.data.indexed import IndexedSource
+from harden.data.spec import path_of
 from harden.errors import DataError
 from harden.folders import cache_root
 from harden.registry import lookup
@@ -72,7 +73,7 @@ def open_torchvision(spec: str) -> IndexedSource:
     # FashionMNIST and fashion_mnist are fashion-mnist, too.
     name = next((key for key in READERS if _bare(key) == _bare(typed)), typed)
     reader = lookup(READERS, name, kind="torchvision data set")
-    root = Path(folder).expanduser() if at else _default_root()
+    root = path_of(folder) if at else _default_root()
     torchvision = import_torchvision()
     kind = getattr(torchvision.datasets, reader.kind)
     sets = {split: _read(kind, name, root, arguments) for split, arguments in reader.splits.items()}
@@ -100,7 +101,7 @@ def _bare(name: str) -> str:
 
 def _default_root() -> Path:
     named = os.environ.get(FOLDER_VARIABLE)
-    return Path(named).expanduser() if named else cache_root() / "datasets"
+    return path_of(named) if named else cache_root() / "datasets"
 
 
 def _read(kind: Any, name: str, root: Path, arguments: Mapping[str, Any]) -> Any:

@@ -9,18 +9,19 @@ import posixpath
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from harden.data.dataset import Entry
 from harden.data.encoded import EncodedSource, stamp
+from harden.data.labels import single_labels
 from harden.data.names import SPLIT_NAMES
+from harden.data.passed_over import PassedOver, Why, reason_for
 from harden.data.pictures import SUFFIXES
 from harden.data.rows import Row, list_rows
-from harden.data.spec import read_spec
+from harden.data.spec import check_is_there, read_spec
 from harden.errors import DataError
-from harden.registry import did_you_mean
 
 LONGEST_LABEL = 1000
 """Bytes."""
@@ -48,8 +49,8 @@ class Sample:
 def open_webdataset(text: str, gray_bits: int | None = None) -> EncodedSource:
     """List the pictures in the tar archives at `text`, a folder of them or one; no picture is decoded.
 
-    A key is a file's path up to the first dot of its name. Other files under the same key are ignored. Archives of a
-    folder belong to a split where a word of their path names one (`train-000017.tar`, `test/000003.tar`).
+    A key is a file's path up to the first dot of its name. Other files under the same key are passed over. Archives
+    of a folder belong to a split where a word of their path names one (`train-000017.tar`, `test/000003.tar`).
 
     Raises:
         DataError: no archive there, a compressed or damaged one, a picture without a label or a label without one, or
@@ -58,18 +59,21 @@ def open_webdataset(text: str, gray_bits: int | None = None) -> EncodedSource:
     root = read_spec(text, (), example="webdataset:shards").path
     archives = _archives(root)
     places: dict[str, Place] = {}
+    passed: list[tuple[Why, str, str]] = []
 
     def rows() -> Iterator[Row]:
         for archive in archives:
             name = archive.relative_to(root).as_posix() if archive != root else archive.name
             split = _split(name, archive) if archive != root else None
-            for sample in _samples(archive):
+            samples, others = _samples(archive)
+            passed.extend((reason_for(suffix), name, suffix) for suffix in others)
+            for sample in samples:
                 file, place, label = _complete(sample, archive)
                 row = Row(f"{name}/{file}", label, split, f"{sample.key!r} in {name}")
                 places[row.file] = place
                 yield row
 
-    classes, listings = list_rows(rows(), str(root))
+    classes, listings = list_rows(_singly(list(rows()), root), str(root))
 
     def stored(entry: Entry) -> bytes:
         place = places[entry.file]
@@ -80,18 +84,27 @@ def open_webdataset(text: str, gray_bits: int | None = None) -> EncodedSource:
     def version(entries: Sequence[Entry]) -> str:
         return stamp(sorted({str(places[entry.file].archive) for entry in entries if entry.file in places}))
 
-    return EncodedSource(f"webdataset:{root}", classes, listings, stored, version, gray_bits)
+    return EncodedSource(
+        f"webdataset:{root}",
+        classes,
+        listings,
+        stored,
+        version,
+        gray_bits,
+        passed_over=PassedOver.of(passed),
+        file_of=lambda entry: str(places[entry.file].archive) if entry.file in places else None,
+    )
+
+
+def _singly(rows: Sequence[Row], root: Path) -> list[Row]:
+    labels = single_labels([row.name for row in rows], lambda number: rows[number].where, str(root))
+    return [replace(row, name=str(label)) for row, label in zip(rows, labels, strict=True)]
 
 
 def _archives(root: Path) -> list[Path]:
+    check_is_there(root, "folder or tar archive", "give a tar archive or a folder of them")
     if root.is_file():
         return [root]
-    if not root.is_dir():
-        siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
-        raise DataError(
-            f"no folder or tar archive at {root}{did_you_mean(root.name, siblings)}",
-            hint="give a tar archive or a folder of them",
-        )
     found = sorted(path for path in root.rglob("*.tar") if not path.name.startswith(".") and path.is_file())
     if not found:
         raise DataError(
@@ -111,9 +124,10 @@ def _split(name: str, archive: Path) -> str | None:
     return next(iter(named.values()), None)
 
 
-def _samples(archive: Path) -> list[Sample]:
-    """Return what an archive holds, by key, in its order."""
+def _samples(archive: Path) -> tuple[list[Sample], list[str]]:
+    """Return what an archive holds, by key, in its order; and the suffixes of the files that are not read."""
     samples: dict[str, Sample] = {}
+    others: list[str] = []
     try:
         with tarfile.open(archive, "r:") as tar:
             for member in _members(tar):
@@ -122,6 +136,7 @@ def _samples(archive: Path) -> list[Sample]:
                 stem, _, extension = name.partition(".")
                 suffix = f".{extension.lower()}"
                 if not stem or (suffix != ".cls" and suffix not in SUFFIXES):
+                    others.append(suffix if extension else "")
                     continue
                 key = posixpath.join(folder, stem)
                 sample = samples.setdefault(key, Sample(key))
@@ -136,7 +151,7 @@ def _samples(archive: Path) -> list[Sample]:
             f"{archive} is no tar archive, or is compressed, damaged or cut short ({str(error)[:100]})",
             hint="copy it again; a compressed one has to be unpacked to .tar first, for instance with gunzip",
         ) from error
-    return list(samples.values())
+    return list(samples.values()), others
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from harden.audit.believe import Status
@@ -28,6 +29,7 @@ class Report:
             data, machine, versions.
         caveats: sentences that a reader must see beside the numbers.
         gates: what became of the gates that the subject was held to.
+        data: counts of files that were passed over and that changed, for programs; plain JSON.
     """
 
     title: str
@@ -36,6 +38,7 @@ class Report:
     facts: tuple[tuple[str, str], ...] = ()
     caveats: tuple[str, ...] = ()
     gates: tuple[GateVerdict, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def subject(self) -> AuditResult:
@@ -58,6 +61,7 @@ class Report:
             "history": self.history.to_json() if self.history else None,
             "facts": [list(fact) for fact in self.facts],
             "caveats": list(self.caveats),
+            "data": dict(self.data),
         }
 
     @classmethod
@@ -79,6 +83,7 @@ class Report:
             facts=tuple((fact[0], fact[1]) for fact in data["facts"]),
             caveats=tuple(data["caveats"]),
             gates=tuple(GateVerdict.from_json(verdict) for verdict in data["gates"]),
+            data=data.get("data", {}),
         )
 
 

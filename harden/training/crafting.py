@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harden.attacks import CRAFTERS, GradientAttack, craft, finish, sees_one_gradient
 from harden.defences import Craft
 from harden.distributed import Processes
+from harden.errors import TrainingError
 from harden.models.classifier import Classifier
 from harden.training.augment import Placement
 from harden.training.memory import Perturbations
@@ -134,8 +135,18 @@ class Crafting:
         return self.memory.levels if self.memory is not None else None
 
     def load(self, state: Tensor | None) -> None:
-        """Go on where another run was."""
+        """Go on where another run was.
+
+        Raises:
+            TrainingError: it had other training images, to whose number the perturbations belong.
+        """
         if self.memory is not None and state is not None:
+            if state.shape != self.memory.levels.shape:
+                raise TrainingError(
+                    f"the checkpoint holds a perturbation for each of {len(state)} training images, and "
+                    f"{len(self.memory.levels)} can be read now",
+                    hint="bring the training images back as they were, or start the run again in another folder",
+                )
             self.memory.levels.copy_(state)
 
     def _examples(

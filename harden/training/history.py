@@ -39,8 +39,22 @@ class EpochRecord:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> EpochRecord:
-        """Read what `to_json` wrote."""
-        return cls(**data)
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: a field is not of its kind.
+            TypeError: a field is missing, or is none of a record.
+        """
+        record = cls(**data)
+        numbers = (record.seconds, *record.scalars.values()) if isinstance(record.scalars, dict) else (None,)
+        if (
+            any(not isinstance(value, int | float) for value in numbers)
+            or any(type(value) is not int for value in (record.epoch, record.passes))
+            or any(not isinstance(value, str) for value in (record.source_attack, record.event))
+            or not isinstance(record.rolled_back, bool)
+        ):
+            raise ValueError(f"the record of epoch {str(record.epoch)[:20]} holds a value of another kind")
+        return record
 
 
 @dataclass(frozen=True)

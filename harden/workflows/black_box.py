@@ -30,6 +30,7 @@ from harden.workflows.prepare import (
     ModelSpec,
     open_images,
     preflight_sample,
+    tell_fallback,
 )
 
 DEFAULT_ATTACK = "square-5000"
@@ -96,6 +97,8 @@ def open_black_box(
             f"{program.name} reads {COLOURS[channels]} images: the {COLOURS[stored.channels]} ones are converted"
         )
     images = open_images(source, channels=channels, size=size, class_map=_class_map(spec, program, source))
+    if asked is None and program.size is None:
+        tell_fallback(as_stored, narrator)
     sample = preflight_sample(images, entries, narrator)
     floats, _ = sample.batch(slice(0, _LOOKED_AT))
     probabilities = are_probabilities(program.ask(floats))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 
-from harden.errors import RunFolderError
 from harden.files import write_whole
+from harden.workflows.run_files import read_run_file
 
 KEEP_SECONDS = 5.0
 """How often the spent seconds are written down; what a killed process did since then is not counted."""
@@ -48,12 +49,16 @@ class Budget:
         Raises:
             RunFolderError: the file is missing or damaged.
         """
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            names = ("seconds", "spent", "attack_pass", "finish_seconds")
-            seconds, spent, attack_pass, finish_seconds = (float(data[name]) for name in names)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(f"{path} is damaged ({type(error).__name__})", hint="start the run again") from error
+        names = ("seconds", "spent", "attack_pass", "finish_seconds")
+
+        def numbers(file: Path) -> tuple[float, ...]:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            found = tuple(float(data[name]) for name in names)
+            if not all(map(math.isfinite, found)) or min(found) < 0:
+                raise ValueError(f"{dict(zip(names, found, strict=True))} are no seconds")
+            return found
+
+        seconds, spent, attack_pass, finish_seconds = read_run_file(path, numbers)
         return cls(path, seconds, began=began, spent=spent, attack_pass=attack_pass, finish_seconds=finish_seconds)
 
     @property

@@ -32,6 +32,7 @@ from harden.workflows.job import StopRequested, choose_splits, default_sources, 
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import epochs_within
 from harden.workflows.prepare import choose_device, images_for
+from harden.workflows.run_files import read_run_file
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings
 from harden.workflows.surrogate_training import Surrogate
@@ -126,7 +127,7 @@ def compare(
             failed.append((error, f"{variant.name}, seed {seed}, is left out: {error.message}"))
             narrator.warn(failed[-1][1])
             continue
-        report = document.read(run.path / "report.json")
+        report = read_run_file(run.path / "report.json", document.read)
         assert report.history is not None
         source = " + ".join(read_settings(run).source_attack or ())
         trials.append(Trial(variant.name, variant.method, source, seed, report.subject, report.history))
@@ -239,7 +240,7 @@ def _splits(settings: CompareSettings, folder: Path, narrator: Narrator) -> Spli
     source = open_source(settings.common)
     if not kept.splits.exists():
         plan = choose_splits(replace(settings.common, seed=settings.shared_seed), source, narrator)
-        kept.write_splits(plan, source.classes)
+        kept.write_splits(plan, source)
         return plan
     plan = kept.read_splits()
     there = {entry for entries in source.listings.values() for entry in entries}
@@ -274,7 +275,7 @@ class _Audit:
         settings, narrator = self._settings, self._narrator
         classifier = run.load_classifier(arch=_arch(settings.common)).to(choose_device(settings.common.device))
         test, surrogates = self._prepare(classifier)
-        config = run.read_config()["training"]
+        config = run.read_training()
         eps = float(config["eps"])
         narrator.heading(f"Audit of {variant.name}, seed {seed}")
         report = audit_subjects(

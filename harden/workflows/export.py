@@ -341,7 +341,7 @@ def _kept(folder: Path, stated: Manifest, sample: str, new: set[str], narrator: 
 def _from_run(run: RunFolder, settings: ExportSettings) -> _Subject:
     refuse_stated(run, settings.spec, settings.reading)
     classifier = run.load_classifier(arch=settings.spec.arch)
-    training = run.read_config().get("training", {})
+    training = run.read_training()
     reading = reading_for(run, settings.reading, other_data=settings.data is not None)
     data = settings.data or training["data"]
     source = open_data(data, reading)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,10 +19,8 @@ from harden.distributed import ALONE, Processes
 from harden.errors import HardenError, Interrupted, ProcessLostError, RunFolderError, UsageError, WriteError
 from harden.export.to_safetensors import load_weights
 from harden.files import clear_temporaries, write_whole
-from harden.models.factory import is_reference, origin_of
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
-from harden.models.trust import require_trust
 from harden.randomness import derive_seed
 from harden.report.report import Report
 from harden.training.evaluate import CANARY_ATTACK
@@ -31,6 +30,7 @@ from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, con
 from harden.training.settings import Trained
 from harden.workflows.audit import audit_subjects, run_facts, write_reports, write_unreadable
 from harden.workflows.budget import Budget
+from harden.workflows.data_facts import facts_of
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.hardening import build_defence, join_training, plan_run, train
@@ -40,13 +40,14 @@ from harden.workflows.job import (
     choose_splits,
     open_source,
     prepare_job,
+    require_trust_in_statics,
     selection_entries,
     with_statics,
 )
 from harden.workflows.narrator import Narrator, Silent
 from harden.workflows.plan import Plan
 from harden.workflows.plan_table import tell_plan
-from harden.workflows.prepare import choose_device, images_for
+from harden.workflows.prepare import as_run, choose_device, images_for
 from harden.workflows.run_folder import RunFolder, describe, keep_architecture, new_run
 from harden.workflows.settings import FitSettings, as_recipe
 
@@ -59,11 +60,13 @@ class FitResult:
         run: the run folder; None for a dry run.
         report: before and after; None for a dry run, or where no audit was asked for.
         plan: of a dry run.
+        data: of the data, for programs; see `DataFacts`.
     """
 
     run: RunFolder | None
     report: Report | None
     plan: Plan | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fit(
@@ -99,6 +102,8 @@ def fit(
     source = open_source(settings)
     narrator.heading("Data")
     narrator.note(f"{len(source.classes)} classes in {source.location}")
+    known = facts_of(source, [earlier] if (earlier := as_run(settings.model)) is not None else [])
+    known.tell(narrator)
     splits = splits or choose_splits(settings, source, narrator)
     job = prepare_job(settings, splits, narrator, stop_requested, began, command, source, processes)
     processes.require(job.classifier.device)
@@ -111,13 +116,13 @@ def fit(
         defence, layer = build_defence(job)
         plan = plan_run(job, defence, layer, pretrained=False)
         tell_plan(job, plan)
-        return FitResult(None, None, plan)
+        return FitResult(None, None, plan, known.to_json(job.images.probe))
     run = new_run(out, name=f"{name_of(settings.data)}-{settings.method}")
     try:
         keep_architecture(run, job.classifier)
         run.save_classifier(job.classifier, run.starting_weights if settings.pretrain else run.initial_weights)
         write_whole(run.recipe, as_recipe(settings))
-        run.write_splits(splits, source.classes)
+        run.write_splits(splits, source)
         described = {**describe(job.classifier), "command": command, "earlier": job.earlier.to_json()}
         described |= {"gray_bits": settings.gray_bits, "statics": _fingerprints(job)}
         run.write_json(run.config, described)
@@ -172,7 +177,7 @@ def resume(
     job = replace(job, began=began, command=job.command or command, budget=budget, audits=audit, processes=processes)
     processes.require(job.classifier.device)
     if settings.method in STATIC_DEFENCES:
-        _require_trust_in_statics(run, settings, arch)
+        require_trust_in_statics(run.path, settings, arch)
     job = with_statics(job)
     if _fingerprints(job) != run.read_config().get("statics", []):
         narrator.warn(
@@ -236,7 +241,9 @@ def _reopened(
         torch.manual_seed(derive_seed(settings.seed, "weights"))
         kept = (path for path in (run.initial_weights, run.starting_weights) if path.exists())
         classifier = run.build_classifier(next(kept, None), arch=arch)
-    images = images_for(classifier, open_data(settings.data, settings.reading))
+    source = open_data(settings.data, settings.reading)
+    facts_of(source, [run], data=settings.data).tell(narrator)
+    images = images_for(classifier, source)
     training_images = images.decode(splits.train, narrator, "training images")
     val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
     classifier.to(choose_device(settings.device))
@@ -253,17 +260,6 @@ def _reopened(
         command=config.get("command", ""),
         earlier=Encounters.from_json(config.get("earlier")),
     )
-
-
-def _require_trust_in_statics(run: RunFolder, settings: FitSettings, arch: str | None) -> None:
-    """Refuse to run code for a run's static models that the user never named: the folder may be somebody else's.
-
-    Raises:
-        UnsafeInputError: naming the code.
-    """
-    for code in (*settings.static, settings.arch if arch is None and settings.static else None):
-        if code is not None and is_reference(code):
-            require_trust(origin_of(code, {}), run.path)
 
 
 def _can_go_on(run: RunFolder, settings: FitSettings) -> bool:
@@ -328,6 +324,7 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     settings = job.settings
     subjects = _subjects(run, job, _met(job, trained))
     unread = write_unreadable(job.images.unreadable, run.path, job.narrator)
+    known = facts_of(job.images.source, [run])
     job.processes.tell("audit")  # now that what the followers decode as well is in the cache
     job.processes.make_alike(job.classifier)  # buffers that training has no part in may differ
     report = _report_on(
@@ -337,8 +334,9 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
         title=_title(settings, trained),
         history=trained.history,
         facts=run_facts(settings, job.command, job.splits.how, trained.history, job.budget),
-        caveats=unread,
+        caveats=(*unread, *known.caveats),
     )
+    report = replace(report, data=known.to_json(job.images.probe))
     write_reports(report, run.path, job.narrator)
     shutil.rmtree(run.audit_progress, ignore_errors=True)
     return report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harden.data import AS_IT_IS, DataSource, Entry, Reading, open_data
+from harden.data import AS_IT_IS, DataSource, Reading, open_data, to_look_at
 from harden.errors import ModelError, PreflightError
 from harden.models import accepted_channels, load_model, output_classes, stated_size
 from harden.models.classifier import Classifier, Normalisation
@@ -80,14 +80,14 @@ def inspect(spec: ModelSpec, *, data: str | None, narrator: Narrator, reading: R
 
 def _preflight_run(classifier: Classifier, source: DataSource, narrator: Narrator) -> None:
     images = images_for(classifier, source)
-    sample = preflight_sample(images, _looked_at(source), narrator)
+    sample = preflight_sample(images, to_look_at(source), narrator)
     normalisation = classifier.normalisation
     run_preflight(classifier.module, classifier.classes, sample, normalisation, narrator, must_know=False)
 
 
 def _with_data(spec: ModelSpec, source: DataSource, narrator: Narrator) -> Classifier:
-    candidate = load_candidate(spec, source, _looked_at(source), narrator)
-    sample = preflight_sample(candidate.images, _looked_at(source), narrator)
+    candidate = load_candidate(spec, source, to_look_at(source), narrator)
+    sample = preflight_sample(candidate.images, to_look_at(source), narrator)
     try:
         normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=False)
     except PreflightError as error:  # another number of classes
@@ -129,10 +129,6 @@ def _without_data(spec: ModelSpec, narrator: Narrator) -> Classifier:
             origin=loaded.origin,
         )
     raise failures[0]
-
-
-def _looked_at(source: DataSource) -> tuple[Entry, ...]:
-    return source.listings.get("train") or next(iter(source.listings.values()))
 
 
 def _given_or_none(spec: ModelSpec, channels: int, stated: Stated) -> Normalisation:

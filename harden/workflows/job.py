@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -24,9 +25,11 @@ from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES, WHOLE_BA
 from harden.distributed import ALONE, Processes
 from harden.errors import ModelError, UsageError
 from harden.models.classifier import Classifier
+from harden.models.factory import is_reference, origin_of
 from harden.models.modes import require_trainable
 from harden.models.split import default_split
 from harden.models.tap import Tap
+from harden.models.trust import require_trust
 from harden.randomness import derive_seed
 from harden.training.memory import LARGEST, memory_needed
 from harden.workflows.budget import Budget
@@ -242,6 +245,22 @@ def with_statics(job: Job) -> Job:
         stop_requested=job.stop_requested,
     )
     return replace(job, statics=statics)
+
+
+def require_trust_in_statics(folder: Path, settings: FitSettings, arch: str | None) -> None:
+    """Refuse to run code for a run's static models that the user never named: the folder may be somebody else's.
+
+    Args:
+        folder: of the run.
+        settings: as its recipe says.
+        arch: code that the user named.
+
+    Raises:
+        UnsafeInputError: naming the code.
+    """
+    for code in (*settings.static, settings.arch if arch is None and settings.static else None):
+        if code is not None and is_reference(code):
+            require_trust(origin_of(code, {}), folder)
 
 
 def choose_splits(settings: FitSettings, source: DataSource, narrator: Narrator) -> SplitPlan:

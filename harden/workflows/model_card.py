@@ -12,19 +12,20 @@ from typing import Any
 from harden.audit.metrics import Proportion, wilson
 from harden.audit.result import AuditResult
 from harden.data import name_of
-from harden.errors import HardenError
 from harden.export import EXPORTERS, PRECISIONS
 from harden.export.any_size import OTHER_SIZE
 from harden.export.card import CARD, Card, Figure
 from harden.export.sample import Sample
 from harden.files import write_whole
 from harden.models.classifier import Classifier
+from harden.report import document
 from harden.report.beliefs import failures
 from harden.report.figures import threat, with_interval
-from harden.report.report import Report
+from harden.report.report import SCHEMA, Report
 from harden.workflows.export_description import without_folders
 from harden.workflows.job import eps_text
 from harden.workflows.prove import SQUARE, WHITE_BOX
+from harden.workflows.run_files import read_run_file
 from harden.workflows.run_folder import RunFolder
 
 _WHAT = {
@@ -110,9 +111,8 @@ def _audit_of(run: RunFolder) -> Report | None:
     training = run.read_config().get("training", {})
     found: list[Report] = []
     for path in [*sorted(run.path.glob("audit*/report.json")), run.path / "report.json"]:
-        try:
-            report = Report.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, HardenError):  # another version's, or none
+        report = read_run_file(path, _of_this_version) if path.exists() else None
+        if report is None:
             continue
         subject = report.subject
         outcomes = subject.outcomes
@@ -125,6 +125,14 @@ def _audit_of(run: RunFolder) -> Report | None:
         ):
             found.append(report)
     return min(found, key=lambda report: (-len(report.subject), report.subject.worst_case().value), default=None)
+
+
+def _of_this_version(path: Path) -> Report | None:
+    """Return the report at `path`; None if another version of the program wrote it."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(data, dict) and data.get("schema", SCHEMA) != SCHEMA:
+        return None
+    return document.read(path)
 
 
 def _is_of(dataset: str, data: str | None) -> bool:

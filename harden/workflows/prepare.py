@@ -14,10 +14,12 @@ from harden.data import (
     Entry,
     Format,
     ImageSet,
+    Probe,
     Unreadable,
     decode_cached,
     stratified_sample,
 )
+from harden.data.names import composed
 from harden.errors import DataError, UsageError
 from harden.models import accepted_channels, load_model, stated_size
 from harden.models.classifier import Classifier, Normalisation
@@ -34,6 +36,7 @@ from harden.workflows.telling_apart import MEASURED, by_accuracy
 
 FALLBACK_SIZE = 224
 LISTED_FILES = 5
+LISTED_SIZES = 3
 COLOURS = {1: "gray", 3: "RGB"}
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -116,6 +119,8 @@ class Images:
         image_format: channels and size.
         classes: names in the order of the model's outputs.
         mapping: the model's output for each class of the data.
+        probe: what a look at a few of the images found.
+        is_fallback: whether their size is `FALLBACK_SIZE`, for want of one that they share.
         unreadable: file -> why it could not be read, for all that was decoded so far.
     """
 
@@ -123,6 +128,8 @@ class Images:
     image_format: Format
     classes: tuple[str, ...]
     mapping: tuple[int, ...]
+    probe: Probe
+    is_fallback: bool = False
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def decode(self, entries: Sequence[Entry], narrator: Narrator, what: str) -> ImageSet:
@@ -174,8 +181,22 @@ def open_images(
     """
     probe = source.probe()
     classes, mapping = class_order(source, class_map)
-    chosen = size or (probe.size if probe.uniform else (FALLBACK_SIZE, FALLBACK_SIZE))
-    return Images(source, Format(channels or probe.channels, chosen), classes, mapping)
+    is_fallback = size is None and not probe.uniform
+    chosen = (FALLBACK_SIZE, FALLBACK_SIZE) if is_fallback else size or probe.size
+    image_format = Format(channels or probe.channels, chosen)
+    return Images(source, image_format, classes, mapping, probe, is_fallback=is_fallback)
+
+
+def tell_fallback(images: Images, narrator: Narrator) -> None:
+    """Say which sizes the images have, where they have several and nobody chose one."""
+    if images.is_fallback:
+        found = images.probe.sizes
+        named = ", ".join(f"{height} x {width} ({count})" for (height, width), count in found[:LISTED_SIZES])
+        more = f" and {len(found) - LISTED_SIZES} more sizes" if len(found) > LISTED_SIZES else ""
+        narrator.note(
+            f"{sum(count for _, count in found)} images looked at have the sizes {named}{more}; all are read as "
+            f"{FALLBACK_SIZE} x {FALLBACK_SIZE}: give --image-size to choose another size"
+        )
 
 
 def images_for(classifier: Classifier, source: DataSource) -> Images:
@@ -184,7 +205,7 @@ def images_for(classifier: Classifier, source: DataSource) -> Images:
     Raises:
         DataError: the classes of the data are not those of the model.
     """
-    outputs = {name: k for k, name in enumerate(classifier.classes)}
+    outputs = {composed(name): k for k, name in enumerate(classifier.classes)}
     unknown = [name for name in source.classes if name not in outputs]
     if unknown or len(outputs) != len(source.classes):
         raise DataError(
@@ -219,6 +240,7 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
     """
     size = (spec.image_size, spec.image_size) if spec.image_size else stated_size(spec.model, arch=spec.arch)
     images = open_images(source, channels=None, size=size, class_map=spec.class_map)
+    tell_fallback(images, narrator)
 
     def labelled(channels: int) -> tuple[ImageSet, tuple[str, ...]]:
         seen = open_images(source, channels=channels, size=images.image_format.size, class_map=spec.class_map)
@@ -262,6 +284,7 @@ def _by_name(labels: tuple[str, ...] | None, source: DataSource, narrator: Narra
     """Return the output of each class of the data, by the names that the model has for its outputs; None without."""
     if labels is None or len(labels) != len(source.classes):
         return None
+    labels = tuple(map(composed, labels))
     if set(labels) != set(source.classes):
         narrator.note(
             f"the model's own names of its classes ({', '.join(labels[:3])}, ...) are not those of the data, which are "

@@ -91,7 +91,7 @@ def report(
                 ("harden", __version__),
             ),
             train=_training_images(ready, narrator),
-            caveats=(*ready.left_out, *write_unreadable(unreadable, folder, narrator)),
+            caveats=(*ready.caveats, *write_unreadable(unreadable, folder, narrator)),
             transfers=transfers,
             stop_requested=stop_requested,
             processes=processes,
@@ -100,7 +100,7 @@ def report(
         raise Interrupted("stopped in the audit", hint=again if kept_in.exists() else None) from None
     except ProcessLostError as lost:
         raise ProcessLostError(lost.message, hint=again if kept_in.exists() else None) from lost
-    found = replace(found, gates=judge_gates(found.subject, gates))
+    found = replace(found, gates=judge_gates(found.subject, gates), data=ready.facts)
     write_reports(found, folder, narrator)
     shutil.rmtree(kept_in, ignore_errors=True)
     return found, folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harden.data import DataSource, Entry, Reading, SplitPlan
+from harden.data.names import composed
 from harden.data.reading import FEWEST_BITS, MOST_BITS
 from harden.errors import ExportError, HardenError, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights, save_weights
@@ -20,7 +22,8 @@ from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
 from harden.models.pickled import save_skeleton
 from harden.models.state_dict import load_into
-from harden.training.history import EpochRecord, History
+from harden.training.history import History
+from harden.workflows.run_files import check_config, read_epochs, read_json, read_run_file
 
 if TYPE_CHECKING:
     from harden.workflows.prepare import ModelSpec
@@ -108,14 +111,7 @@ class RunFolder:
         Raises:
             RunFolderError: missing or damaged.
         """
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise RunFolderError(
-                f"{self.path} is no run folder: it has no {path.name}", hint="check the path"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunFolderError(f"{path} is damaged ({type(error).__name__})", hint="start the run again") from error
+        return read_run_file(path, read_json)
 
     def read_config(self) -> dict[str, Any]:
         """Return what config.json says.
@@ -123,10 +119,21 @@ class RunFolder:
         Raises:
             RunFolderError: missing or damaged.
         """
-        config = self.read_json(self.config)
-        if not isinstance(config, dict) or not isinstance(config.get("training", {}), dict):
-            raise RunFolderError(f"{self.config} is damaged (an object was expected)", hint="start the run again")
-        return config
+        return read_run_file(self.config, lambda path: check_config(read_json(path)))
+
+    def read_training(self) -> dict[str, Any]:
+        """Return what config.json says of the training.
+
+        Raises:
+            RunFolderError: config.json is missing or damaged, or the run is not trained yet.
+        """
+        training: dict[str, Any] | None = self.read_config().get("training")
+        if training is None:
+            raise RunFolderError(
+                f"{self.config} says nothing of a training: the run has not finished",
+                hint=f"finish it with: harden fit --resume {self.path}",
+            )
+        return training
 
     @property
     def gray_bits(self) -> int | None:
@@ -142,29 +149,38 @@ class RunFolder:
             )
         return bits
 
-    def write_splits(self, plan: SplitPlan, classes: Sequence[str]) -> None:
-        """Keep which files are trained on, selected on and tested on, and the classes that their labels count."""
-        self.write_json(self.splits, {**plan.to_json(), "classes": list(classes)})
+    def write_splits(self, plan: SplitPlan, source: DataSource) -> None:
+        """Keep which files are trained on, selected on and tested on, their states, and the classes of their labels."""
+        states = {name: list(map(source.written, entries)) for name, entries in plan.parts()}
+        written = {
+            name: {"sizes": [one and one.size for one in found], "modified": [one and one.modified for one in found]}
+            for name, found in states.items()
+        }
+        self.write_json(self.splits, {**plan.to_json(), "classes": list(source.classes), "written": written})
 
     def read_splits(self) -> SplitPlan:
         """Return which files the run trained on, selected on and tested on.
 
         Raises:
-            RunFolderError, DataError: the list is missing or damaged.
+            RunFolderError: the list is missing or damaged.
         """
-        return SplitPlan.from_json(self.read_json(self.splits))
+        return read_run_file(self.splits, lambda path: SplitPlan.from_json(read_json(path)))
 
     def read_history(self) -> History | None:
         """Return what happened in training, epoch by epoch; None before the first one.
 
         Raises:
-            RunFolderError: config.json is missing or damaged.
+            RunFolderError: config.json is missing, or it or metrics.jsonl is damaged.
         """
         if not self.metrics.exists():
             return None
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        epochs = tuple(EpochRecord.from_json(json.loads(line)) for line in lines if line.strip())
-        return History(epochs, self.read_config().get("training", {}).get("chosen_epoch"))
+        chosen = self.read_config().get("training", {}).get("chosen_epoch")
+        return History(read_run_file(self.metrics, read_epochs), chosen)
+
+    def is_at(self, source: DataSource, data: str | None = None) -> bool:
+        """Whether `source` lies where the data of the run lay: at `data`, or where config.json says."""
+        data = data or self.read_config().get("training", {}).get("data")
+        return data is not None and os.path.realpath(data) == os.path.realpath(source.location)
 
     def splits_of(self, source: DataSource) -> SplitPlan | None:
         """Return the run's splits of `source`, without files that are gone; None if the run used other data.
@@ -181,9 +197,7 @@ class RunFolder:
             tuple(entry for entry in entries if entry in listed) for entries in (plan.train, plan.val, plan.test)
         )
         kept = replace(plan, train=train, val=val, test=test)
-        data = self.read_config().get("training", {}).get("data")
-        moved = data is None or Path(data).resolve() != Path(source.location).resolve()
-        if (moved and kept != plan) or not (train and val and test):
+        if (not self.is_at(source) and kept != plan) or not (train and val and test):
             return None
         return kept
 
@@ -191,14 +205,17 @@ class RunFolder:
         """Return the run's splits with labels that count `classes`, whose order may be another; None for other classes.
 
         Raises:
-            RunFolderError, DataError: as `read_splits`.
+            RunFolderError: as `read_splits`.
         """
         plan = self.read_splits()
         own = self.read_json(self.splits).get("classes")
-        if own is None or own == list(classes):  # runs of earlier versions had the data's own order, and did not say so
+        if own is None:  # runs of earlier versions had the data's own order, and did not say so
             return plan
         if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
             return None
+        own = list(map(composed, own))
+        if own == list(classes):
+            return plan
         if sorted(own) != sorted(classes):
             return None
         labels = {label: classes.index(name) for label, name in enumerate(own)}

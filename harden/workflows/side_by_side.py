@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from harden.attacks import Planned
 from harden.audit.result import Exposure
-from harden.data import AS_IT_IS, DataSource, Entry, Reading, open_data
+from harden.data import AS_IT_IS, DataSource, Entry, Reading, open_data, to_look_at
 from harden.distributed import Processes
 from harden.errors import DataError, UsageError
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
 from harden.workflows.black_box import is_black_box, open_black_box, without_gradients
+from harden.workflows.data_facts import facts_of
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Subject
 from harden.workflows.narrator import Narrator
@@ -87,7 +89,8 @@ class Ready:
         which: what those to choose from are, in words.
         available: how many there are.
         chosen: those that are audited.
-        left_out: what must be said of others.
+        caveats: what must be said of others, and of how they were found.
+        facts: of the data, for programs; see `DataFacts`.
         eps: l_inf radius on the [0, 1] scale.
         opened: the models, in the order of the report; the last is the one that it is on.
         subjects: the same, with their images.
@@ -100,7 +103,8 @@ class Ready:
     which: str
     available: int
     chosen: tuple[Entry, ...]
-    left_out: tuple[str, ...]
+    caveats: tuple[str, ...]
+    facts: Mapping[str, Any]
     eps: float
     opened: tuple[Opened, ...]
     subjects: tuple[Subject, ...]
@@ -115,7 +119,10 @@ def make_ready(settings: ReportSettings, run: RunFolder | None, narrator: Narrat
     if data is None:
         raise UsageError("which images?", hint="give --data DIR; only a finished run folder knows its own")
     source = open_data(data, reading_for(run, settings.reading, other_data=settings.data is not None))
-    entries, which, left_out = _entries(source, _runs(settings, run))
+    runs = _runs(settings, run)
+    known = facts_of(source, runs)
+    entries, which, left_out = _entries(source, runs)
+    known.tell(narrator)
     for caveat in left_out:
         narrator.warn(caveat)
     narrator.heading("Model")
@@ -148,7 +155,8 @@ def make_ready(settings: ReportSettings, run: RunFolder | None, narrator: Narrat
         which=which,
         available=len(entries),
         chosen=tuple(chosen),
-        left_out=left_out,
+        caveats=(*left_out, *known.caveats),
+        facts=known.to_json(subject.images.probe),
         eps=eps,
         opened=(*others, subject),
         subjects=tuple(subjects),
@@ -231,7 +239,7 @@ def _open(
         met = Encounters.from_json(config.get("earlier" if initial else "training"))
         radius = eps if eps is not None else config.get("training", {}).get("eps", 0.0)
         return Opened(name, classifier, images, met.exposures(radius))
-    listed = source.listings.get("train") or source.listings.get("val") or next(iter(source.listings.values()))
+    listed = to_look_at(source)
     typed, name = replace(settings.spec, model=spec), Path(spec).name
     if is_black_box(spec, black_box_flag=settings.black_box and spec == settings.spec.model):
         return Opened(name, *open_black_box(typed, source, listed, narrator), {})

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harden.attacks import APGD, FGSM, MIM, PGD, RFGSM, Attack, Norm, Objective, Planned, Transfer, frozen
-from harden.data import Entry, ImageSet, SplitPlan
+from harden.data import Entry, ImageSet, SplitPlan, to_look_at
 from harden.errors import DataError, ModelError, PreflightError
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
@@ -113,8 +113,7 @@ def transfer_attacks(
 
 
 def _labelled(images: Images, plan: SplitPlan | None) -> tuple[Entry, ...]:
-    listings = images.source.listings
-    return plan.val if plan is not None else listings.get("train") or next(iter(listings.values()))
+    return plan.val if plan is not None else to_look_at(images.source)
 
 
 def _opened(

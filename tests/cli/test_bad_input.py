@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -95,3 +97,76 @@ def test_told_with_the_repair_and_nothing_is_left(
         assert word in flat
     assert list(tmp_path.iterdir()) == []
     assert workshop.pickled.read_bytes() == before
+
+
+PATHS = [
+    ("x" * 5000, 1, "file name too long"),
+    ("a/" * 2500, 1, "file name too long"),
+    ("csv:" + "x" * 5000, 1, "file name too long"),
+    ("webdataset:" + "x" * 300, 1, "file name too long"),
+    ("two\nlines", 1, "no folder at"),
+    ("broken", 1, "is a link to"),
+    ("npz:broken", 1, "is a link to"),
+    ("loop", 1, "too many levels of symbolic links"),
+    ("csv:loop", 1, "too many levels of symbolic links"),
+    ("loop/below", 1, "too many levels of symbolic links"),
+    ("file", 1, "is a file; a folder of images was expected"),
+    ("file/below", 1, "no folder at"),
+    ("csv:empty", 1, "is a folder; a CSV file was expected"),
+    ("empty", 1, "has 0 class folders"),
+    ("webdataset:empty", 1, "holds no tar archive"),
+    ("~nobody-of-this-name/imgs", 1, "no folder at"),
+    ("", 2, "a path was expected"),
+    ("a\0b", 2, "no null byte"),
+    ("locked", 1, "cannot be listed: permission denied"),
+]
+
+
+@pytest.mark.parametrize(("spec", "code", "words"), PATHS, ids=[repr(spec[:20]) for spec, _, _ in PATHS])
+def test_what_the_system_says_of_a_path_is_said(
+    spec: str,
+    code: int,
+    words: str,
+    workshop: Workshop,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    for name in ("empty", "locked"):
+        (tmp_path / name).mkdir()
+    scandir = os.scandir
+
+    def refusing(path: object) -> object:  # permissions do not bind the user that tests may run as
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(SystemExit) as ended:
+        program()(["fit", str(workshop.pickled), "--data", spec])
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out) == (code, "")
+    assert words in " ".join(err.split())
+    assert "defect" not in err
+    assert "try:" in err
+    assert len(err) < 1500
+
+
+def test_a_file_that_the_system_lets_nobody_read_is_no_defect(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/some/file")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("harden.workflows.report.report", refused)
+    with pytest.raises(SystemExit) as ended:
+        program()(["report", str(workshop.pickled), "--data", str(workshop.data)])
+    err = " ".join(capfd.readouterr().err.split())
+    assert ended.value.code == 1
+    assert "/some/file cannot be read or written: permission denied" in err
+    assert "defect" not in err

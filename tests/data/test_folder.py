@@ -171,12 +171,26 @@ def test_two_folders_for_one_split(photos: Path, write_image: WriteImage) -> Non
         open_folder(str(photos))
 
 
-def test_test_without_train(write_image: WriteImage, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_image(f"test/{name}/0.png", 0)
-    with pytest.raises(DataError, match="no folder 'train'") as caught:
+def test_folders_beside_a_test_split_are_not_left_out(write_image: WriteImage, tmp_path: Path) -> None:
+    for folder in ("test/a", "test/b", "a", "b"):
+        write_image(f"{folder}/0.png", 0)
+    with pytest.raises(
+        DataError, match=r"folder 'test' of class folders, no folder 'train', .* folders a, b"
+    ) as caught:
         open_folder(str(tmp_path / "data"))
-    assert str(tmp_path / "data/test") in str(caught.value.hint)
+    assert str(tmp_path / "data/train") in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("name", "split"), [("test", "test"), ("Validation", "val"), ("train", "all")])
+def test_a_folder_that_is_a_split_by_its_own_name(
+    name: str, split: str, write_image: WriteImage, tmp_path: Path
+) -> None:
+    for label in ("a", "b"):
+        for number in range(5):
+            write_image(f"{name}/{label}/{number}.png", 0)
+    source = open_folder(str(tmp_path / "data" / name))
+    assert [*source.listings] == [split]
+    assert source.listings[split][0] == Entry("a/0.png", 0)
 
 
 @pytest.mark.parametrize("spec", ["sklear:digits", "keras:cifar10", "https://example.org/x"])

@@ -29,6 +29,10 @@ class ClassLabel:
         self.names = names
 
 
+class Value:
+    dtype = "float32"
+
+
 class Table:
     """A stand-in for datasets.Dataset: rows, and what its columns hold."""
 
@@ -42,6 +46,9 @@ class Table:
     def with_format(self, kind: None) -> Table:
         return Table(self.features, **self.columns, files=self.cache_files)
 
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
     def __getitem__(self, key: int | str) -> Any:
         if isinstance(key, str):
             return self.columns[key]
@@ -52,6 +59,17 @@ class Table:
 def table(labels: list[Any], feature: Any = None, **features: Any) -> Table:
     cells = [{"bytes": png(number), "path": None} for number in range(len(labels))]
     return Table({"img": Image(), "label": feature, **features}, img=cells, label=labels)
+
+
+def hot(cat: list[float], dog: list[float]) -> Table:
+    cells = [{"bytes": png(number), "path": None} for number in range(len(cat))]
+    return Table(
+        {"img": Image(), "cat": Value(), "dog": Value(), "age": Value()},
+        img=cells,
+        cat=cat,
+        dog=dog,
+        age=[7] * len(cat),
+    )
 
 
 @pytest.fixture
@@ -92,10 +110,18 @@ def test_a_name(library: Any) -> None:
     ]  # fmt: skip
     assert [entry.file for entry in source.listings["val"]] == ["validation/000000"]
     assert "test" not in source.listings
+    assert source.passed_over.by(lambda group: group.folder) == {"unsupervised": 1}
     assert (source.probe().channels, source.probe().size) == (3, (8, 8))
     images, unreadable = source.decode(source.listings["train"], RGB8)
     assert images.labels.tolist() == [0, 1, 1]
     assert unreadable == ()
+
+
+def test_columns_of_0_and_1_for_each_class(library: Any) -> None:
+    library.found = hot([1, 0, 1], [0, 1, 0])
+    source = open_data("hf:x")
+    assert source.classes == ("cat", "dog")
+    assert [entry.file for entry in source.listings["all"]] == ["all/000000", "all/000002", "all/000001"]
 
 
 def test_a_saved_folder_and_one_that_is_loaded(library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +173,11 @@ def test_the_files_that_hold_the_pictures_are_the_fingerprint(library: Any, tmp_
         (table([0, -1], ClassLabel(["a", "b"])), "x", "row 1 of all of x has the label '-1'"),
         (table([0, 1], other=Image()), "x", "2 columns that could be the image; .*: 'img', 'label', 'other'"),
         (Table({"img": Image(), "fine": None}), "x", "0 columns that could be the label"),
-        ({"test": table([0, 1]), "dev": table([0, 1])}, "x", "splits 'test', 'dev', and none of them is for training"),
+        ({"new": table([0, 1]), "old": table([0, 1])}, "x", "splits 'new', 'old', and none of them is for training"),
+        (table([[0], [0, 1], [1]]), "x", r"row 1 of all of x has 2 labels .*one label per image"),
+        (table(["a", "b", "a|wet", "b|wet"]), "x", r"2 of 4 images of x have several labels"),
+        (hot([1, 0, 1], [0, 1, 1]), "x", r"row 2 of all has 2: cat, dog; one label per image"),
+        (hot([1, 0, 0.5], [0, 1, 0.5]), "x", r"soft labels"),
         (
             {"train": table([0, 1], ClassLabel(["a", "b"])), "test": table([0, 1], ClassLabel(["b", "a"]))},
             "x",

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import unicodedata
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +27,7 @@ from harden.data import (
     name_of,
     open_data,
     plan_splits,
+    to_look_at,
 )
 from harden.errors import DataError
 from tests.data.layouts import OURS, PICTURES, PUBLISHED, Names, Picture, Write, png, some_pictures
@@ -154,9 +160,51 @@ def test_one_class_is_too_few(write: Write, tmp_path: Path) -> None:
 
 
 @every_layout
-def test_test_without_train_is_refused(write: Write, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'test'.*no .*'train'|none of them is for training"):
-        open_data(write(tmp_path / "ours", some_pictures("test") + some_pictures("val", first=9))[0])
+def test_test_and_val_without_train_are_read_and_nothing_is_cut_from_them(write: Write, tmp_path: Path) -> None:
+    source = open_data(write(tmp_path / "ours", some_pictures("test") + some_pictures("val", first=9))[0])
+    assert {split: len(entries) for split, entries in source.listings.items()} == {"val": 8, "test": 8}
+    assert source.classes == ("cat", "dog")
+    assert source.probe().size == (8, 8)
+    assert {entry.file for entry in to_look_at(source)} == {entry.file for entry in source.listings["val"]}
+    with pytest.raises(DataError, match="has no train split") as caught:
+        plan_splits(source, seed=0)
+    assert "harden report" in str(caught.value.hint)
+
+
+LABELS_BESIDE = {name: write for name, write in PICTURES.items() if name in ("csv", "parquet", "webdataset")}
+
+
+@pytest.mark.parametrize("separator", ["|", ";", ",", " ", ", "])
+@pytest.mark.parametrize("write", LABELS_BESIDE.values(), ids=LABELS_BESIDE)
+def test_several_labels_for_an_image_are_no_classes(write: Write, separator: str, tmp_path: Path) -> None:
+    both = [replace(p, label=f"{p.label}{separator}wet") for p in some_pictures(count=2, first=20)]
+    with pytest.raises(
+        DataError, match=r"4 of 12 images of .* have several labels; .* 'cat.+wet'; one label per image"
+    ):
+        open_data(write(tmp_path / "ours", some_pictures() + both)[0])
+
+
+@pytest.mark.parametrize("form", [str, json.dumps])
+@pytest.mark.parametrize("write", LABELS_BESIDE.values(), ids=LABELS_BESIDE)
+def test_lists_of_labels_are_no_classes_and_lists_of_one_are_read(
+    write: Write, form: Callable[[list[str]], str], tmp_path: Path
+) -> None:
+    single = [replace(p, label=form([p.label])) for p in some_pictures()]
+    assert open_data(write(tmp_path / "ours", single)[0]).classes == ("cat", "dog")
+    several = [*single, Picture("both.png", form(["cat", "dog"]), png(5))]
+    with pytest.raises(DataError, match=r"has 2 labels .*one label per image") as caught:
+        open_data(write(tmp_path / "theirs", several)[0])
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@every_layout
+def test_names_of_classes_are_one_name_in_every_unicode_form(write: Write, form: Any, tmp_path: Path) -> None:
+    train = [replace(p, label=unicodedata.normalize("NFD", p.label + "é")) for p in some_pictures("train")]
+    test = [replace(p, label=unicodedata.normalize(form, p.label + "é")) for p in some_pictures("test", first=9)]
+    source = open_data(write(tmp_path / "ours", train + test)[0])
+    assert source.classes == tuple(unicodedata.normalize("NFC", name) for name in ("caté", "dogé"))
+    assert len(source.decode(source.listings["test"], RGB8)[0]) == len(test)
 
 
 @every_layout

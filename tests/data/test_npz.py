@@ -79,6 +79,16 @@ def test_splits(keys: tuple[str, ...], tmp_path: Path) -> None:
     assert torch.equal(pixels(source, "test")["test/000000"], torch.from_numpy(IMAGES[5]).permute(2, 0, 1))
 
 
+@pytest.mark.parametrize("kind", [np.uint8, bool, float])
+def test_one_hot_labels(kind: Any, tmp_path: Path) -> None:
+    hot = np.eye(2, dtype=kind)[LABELS]
+    assert open_data(save(tmp_path, images=IMAGES, labels=hot)).classes == ("0", "1")
+    source = open_data(save(tmp_path, images=IMAGES, labels=hot, classes=np.array(["ant", "bee"])))
+    assert source.classes == ("ant", "bee")
+    expected = open_data(save(tmp_path, images=IMAGES, labels=LABELS))
+    assert source.listings == expected.listings
+
+
 def test_names_of_classes(tmp_path: Path) -> None:
     spec = save(tmp_path, images=IMAGES, labels=LABELS, classes=np.array(["zebra", "ape"]))
     assert open_data(spec).classes == ("zebra", "ape")
@@ -109,7 +119,9 @@ def objects() -> np.ndarray:
         ({"images": np.zeros((6, 64), np.uint8), "labels": LABELS}, r"has the shape \(6, 64\)"),
         ({"images": np.zeros((0, 8, 8), np.uint8), "labels": LABELS[:0]}, r"has the shape \(0, 8, 8\)"),
         ({"images": IMAGES, "labels": LABELS[:5]}, "6 integers or texts were expected"),
-        ({"images": IMAGES, "labels": np.eye(2)[LABELS]}, "6 integers or texts were expected"),
+        ({"images": IMAGES, "labels": np.maximum(np.eye(2)[LABELS], [1, 0])}, "number . has 2: 0, 1; one label"),
+        ({"images": IMAGES, "labels": np.eye(2)[LABELS] / 2 + 0.25}, "has soft labels .*; one label per image"),
+        ({"images": IMAGES, "labels": np.eye(2)[LABELS] * 7}, "6 integers or texts were expected"),
         ({"images": IMAGES, "labels": LABELS / 2}, "6 integers or texts were expected"),
         ({"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES}, "only the one or the other; its keys are: x_train"),
         ({"arr_0": IMAGES, "arr_1": LABELS}, "no images and labels under the usual keys"),

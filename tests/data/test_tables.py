@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,68 @@ def test_separators_quotes_and_encodings(table: WriteTable, tmp_path: Path) -> N
     (tmp_path / 'odd, "name".png').write_bytes(png(9))
     text = 'path, label\n"odd, ""name"".png", "a, b"\np1.png, c\n'
     assert listed(table(text)) == [('odd, "name".png', "a, b"), ("p1.png", "c")]
+
+
+@pytest.mark.parametrize("marks", [("1", "0"), ("1.0", "0.0"), ("True", "False"), ("1", ""), ("1", "-1")])
+def test_a_column_for_each_class(marks: tuple[str, str], table: WriteTable) -> None:
+    yes, no = marks
+    rows = [f"p{n}.png,{n},{no if n % 2 else yes},{yes if n % 2 else no},x" for n in range(8)]
+    assert listed(table("\n".join(["image,id,a,b,note", *rows, ""]))) == EXPECTED
+    both = table("\n".join(["image,id,a,b,note", *rows[1:], f"p0.png,0,{yes},{yes},x"]), "both.csv")
+    with pytest.raises(DataError, match=r"1 of 8 images of .*; line 9 has 2: a, b; one label per image"):
+        open_data(str(both))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["ice cream", "hot dog", "dog", "cream pie"],
+        ["light rose", "dark rose", "light tulip", "dark tulip"],
+        ["tench, Tinca tinca", "missile", "projectile, missile"],
+        ["animal|dog", "animal|cat", "vehicle|car"],
+        ["N/A", "black/white", "black"],
+        ["1.5", "2.5"],
+        ["[background]", "(unknown)", "{other}"],
+        ["class 1", "class 2", "class 10"],
+    ],
+)
+def test_names_with_separators_stay_names(labels: list[str], table: WriteTable) -> None:
+    rows = "\n".join(f'p{number}.png,"{label}"' for number, label in enumerate(labels))
+    assert set(open_data(str(table(f"path,label\n{rows}\n"))).classes) == set(labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["0 2", "1", "2 1", "0"],
+        ["clear water", "clear", "haze", "haze water", "clear water road", "road haze"],
+        ["a|b", "b|a"],
+        ["animal", "animal|dog", "vehicle|car"],
+        ["[1 0 1]", "[0 1 0]", "[1 1 1]"],
+        ["{a,b}", "{a}", "{b}"],
+    ],
+)
+def test_lists_in_texts_are_several_labels(labels: list[str], table: WriteTable) -> None:
+    rows = "\n".join(f'p{number}.png,"{label}"' for number, label in enumerate(labels))
+    with pytest.raises(DataError, match="one label per image was expected") as caught:
+        open_data(str(table(f"path,label\n{rows}\n")))
+    assert "keep for each image" in str(caught.value.hint)
+
+
+def test_paths_that_another_system_wrote(table: WriteTable, tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Größe") for form in ("NFC", "NFD"))
+    (tmp_path / decomposed).mkdir()
+    for name in (composed, decomposed):
+        (tmp_path / decomposed / f"{name}{len(name)}.png").write_bytes(png(1))
+    (tmp_path / "with\\backslash.png").write_bytes(png(1))
+    text = (
+        f"path,label\n{composed}\\{decomposed}{len(composed)}.png,a\n.\\{decomposed}\\{composed}{len(decomposed)}.png,a\n"
+        "with\\backslash.png,b\ngone\\x.png,b\n"
+    )
+    source = open_data(str(table(text)))
+    images, unreadable = source.decode(source.listings["all"], RGB8)
+    assert len(images) == 3
+    assert [item.file for item in unreadable] == ["gone/x.png"]
 
 
 def test_integers_are_in_numeric_order(table: WriteTable) -> None:
@@ -205,6 +268,13 @@ def test_parquet(labels: list[object], classes: tuple[str, ...], table: WriteTab
     assert listed(f"parquet:{path}?path=file")
 
 
+@pytest.mark.parametrize("kind", [int, bool, float])
+def test_parquet_with_a_column_for_each_class(kind: type, table: WriteTable, tmp_path: Path) -> None:
+    hot = {"a": [kind(1), kind(0), kind(0)], "b": [kind(0), kind(1), kind(1)]}
+    path = parquet(tmp_path / "t.parquet", file=PATHS, age=[40, 50, 60], note=["x"] * 3, **hot)
+    assert listed(path) == [("p0.png", "a"), ("p1.png", "b"), ("p2.png", "b")]
+
+
 def test_parquet_columns_with_dots(table: WriteTable, tmp_path: Path) -> None:
     path = parquet(tmp_path / "t.parquet", **{"photo.file": PATHS, "a.label": ["a", "b", "a"], "photo": [1, 2, 3]})
     assert listed(f"{path}?path=photo.file&label=a.label") == [("p0.png", "a"), ("p2.png", "a"), ("p1.png", "b")]
@@ -215,7 +285,12 @@ def test_parquet_columns_with_dots(table: WriteTable, tmp_path: Path) -> None:
     [
         ({"path": PATHS, "label": [1, None, 2]}, "row 2 of .* has no label"),
         ({"path": PATHS, "label": [0.5, 1.0, 2.0]}, r"row 1 of .* has the label '0.5' \(float\)"),
-        ({"path": PATHS, "label": [[1], [2], [3]]}, r"has the label '\[1\]' \(list\)"),
+        ({"path": PATHS, "label": [[1], [2, 3], [3]]}, r"row 2 of .* has 2 labels \(\[2, 3\]\); one label per image"),
+        ({"path": PATHS, "label": [[1, 0], [1, 1], [0, 1]]}, "row 2 has 2: 0, 1; one label per image"),
+        ({"path": PATHS, "a": [True, False, True], "b": [False, True, True]}, "row 3 has 2: a, b; one label per image"),
+        ({"path": PATHS, "a": [0.2, 0.5, 1.0], "b": [0.8, 0.5, 0.0]}, "soft labels"),
+        ({"path": PATHS, "a": [1, 0, 0], "b": [0, 1, 0]}, "1 of 3 images of .* have no label; row 3 is one"),
+        ({"path": PATHS, "a": [1, 2, 3], "b": [b"x"] * 3}, "no column for the labels, nor two of 0 and 1"),
         ({"path": [None, *PATHS[1:]], "label": [1, 2, 3]}, "row 1 of .* has no path"),
         ({"path": PATHS, "label": [1, 2, 3], "split": ["train", None, "test"]}, "row 2 of .* has the split ''"),
         ({"image": [{"bytes": b"x", "path": "p"}] * 3, "label": [1, 2, 3]}, "'image' of .* holds struct<"),
