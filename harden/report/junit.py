@@ -66,7 +66,7 @@ def _suite(result: AuditResult, gates: tuple[GateVerdict, ...]) -> ET.Element:
         "seed": str(result.seed),
         "machine": result.machine,
     }
-    if result.outcomes:
+    if result.measured:
         facts["worst case"] = with_interval(result.worst_case())
     for name, value in facts.items():
         ET.SubElement(properties, "property", {"name": name, "value": _clean(value)})

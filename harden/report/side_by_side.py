@@ -107,7 +107,7 @@ def rows(report: Report) -> tuple[Row, ...]:
         "worst case",
         None,
         "",
-        tuple(Cell(result.worst_case()) if result.outcomes else None for result in report.results),
+        tuple(Cell(result.worst_case()) if result.measured else None for result in report.results),
     )
     return (clean, *attacks, worst)
 
