@@ -26,13 +26,13 @@ from harden.audit.checks.gradients import (
     size_of_gradients,
 )
 from harden.audit.checks.probes import large_eps, more_steps, random_noise, second_attack
+from harden.audit.checks.ranking import Ranking, measure_ranking, scores_that_rank
 from harden.audit.checks.rivals import (
     black_box_against_white_box,
     iterative_against_single_step,
     pgd_against_the_worst_case,
     progress_of_gradient_attacks,
 )
-from harden.audit.checks.ranking import Ranking, measure_ranking, scores_that_rank
 from harden.audit.result import AuditResult
 from harden.data import ImageSet
 from harden.models.black_box import Audited

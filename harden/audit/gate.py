@@ -130,9 +130,7 @@ def parse_gates(text: str, *, attacks: Mapping[str, str], members: Mapping[str, 
     return tuple(gates.values())
 
 
-def judge_gates(
-    result: AuditResult, gates: Sequence[Gate], *, ignores_checks: bool = False
-) -> tuple[GateVerdict, ...]:
+def judge_gates(result: AuditResult, gates: Sequence[Gate], *, ignores_checks: bool = False) -> tuple[GateVerdict, ...]:
     """Judge an audit by gates, in their order.
 
     A gate on an accuracy under attack is not met where that was not measured, or where a check that concerns it failed.

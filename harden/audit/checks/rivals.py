@@ -175,8 +175,8 @@ def progress_of_gradient_attacks(evidence: Evidence) -> Check:
             f"Every margin falls; on the {count:,} probed images that stand the median loses {percent(min(drop, 1.0))} of it.",
         )
     finding = (
-        f"On {of(share.count, count, 'probed images that stand')} no iterative attack lowered the margin by even 1 % of "
-        "it, nor of what its gradient promises."
+        f"On {of(share.count, count, 'probed images that stand')} no iterative attack lowered the margin by 1 % of it, "
+        "nor of what its gradient promises."
     )
     status = _judged(share.low, warn=0.01, fail=0.1)
     return said(status, finding, "" if status is Status.PASS else f"These images were hardly attacked. {MASKED}")
