@@ -107,7 +107,7 @@ PRESETS: dict[str, Preset] = {
 
 
 ON_LABELS: tuple[str, ...] = ()
-"""Attacks that decide by labels, by name: they take the place of attacks by scores on a model that shows labels only."""
+"""Attacks by decisions, by name: they take the place of attacks by scores on a model that shows labels only."""
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def require_gates(verdicts: Sequence[GateVerdict]) -> None:
         return
     hint = "audit more images where the interval is wide, or harden it further"
     if any(verdict.accuracy is None for verdict in missed):
-        hint = "audit the model with its weights, or as a function that returns its scores (--black-box)"
+        hint = "audit the model with its weights, or as a function that returns its unrounded scores (--black-box)"
     elif any(verdict.failed_checks and not verdict.ignores_checks for verdict in missed):
         hint = "do what the failed checks advise, or judge the accuracy alone with --gate-ignores-checks"
     raise GateError("; ".join(verdict.sentence() for verdict in missed), hint=hint)

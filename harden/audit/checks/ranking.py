@@ -33,8 +33,8 @@ _LOSES = 1 / 8
 """What a change that ties loses, in steps of the scores: half of them would be better, by a quarter of a step."""
 _BEARABLE = 0.15
 """A search that may lose this share of the margin is blind. On a network for Fashion-MNIST (eps 0.03, 1,500 queries)
-Square leaves 26 % standing, 27 % from logits of float16 and 26 % from steps of 0.01, both of which it can bear. It
-leaves 31 % from bfloat16, 35 % from steps of 0.05, 42 % from steps of 0.1 and more from coarser ones, which it cannot."""
+Square leaves 26 % standing, 27 % with logits in float16 and 26 % in steps of 0.01, both of which it can bear. It leaves
+31 % with bfloat16, 35 % in steps of 0.05, 42 % in steps of 0.1, and more in coarser ones, which it cannot bear."""
 _FEW = 0.07
 """A search that is blind on this share of the images leaves at most 3 % more standing: most of them stand anyhow."""
 _LABELS = 0.9

@@ -170,13 +170,11 @@ def progress_of_gradient_attacks(evidence: Evidence) -> Check:
     share = wilson(int(stuck.sum()), count)
     if share.count == 0:
         drop = float(np.median(1 - reached[standing] / clean[standing].clip(min=np.finfo(np.float32).tiny)))
-        return said(
-            Status.PASS,
-            f"Every margin falls; on the {count:,} probed images that stand the median loses {percent(min(drop, 1.0))} of it.",
-        )
+        where = f"on the {count:,} probed images that stand"
+        return said(Status.PASS, f"Every margin falls; {where} the median loses {percent(min(drop, 1.0))} of it.")
     finding = (
-        f"On {of(share.count, count, 'probed images that stand')} no iterative attack lowered the margin by 1 % of it, "
-        "nor of what its gradient promises."
+        f"On {of(share.count, count, 'probed images that stand')} no iterative attack lowered the margin by "
+        "even 1 % of it, or of what its gradient promises."
     )
     status = _judged(share.low, warn=0.01, fail=0.1)
     return said(status, finding, "" if status is Status.PASS else f"These images were hardly attacked. {MASKED}")
