@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -174,8 +175,9 @@ class Evidence:
         if self.attacked is None:
             return np.zeros(len(self.rows), dtype=np.float32)
         norm, eps = self.attacked
-        slopes = self.margin_slopes.nan_to_num().flatten(1).abs()
-        steepness = {Norm.LINF: slopes.sum, Norm.L2: slopes.norm, Norm.L1: slopes.amax}[norm](dim=1)
+        slopes = self.margin_slopes.nan_to_num().flatten(1)
+        dual = {Norm.LINF: 1.0, Norm.L2: 2.0, Norm.L1: math.inf}[norm]
+        steepness = torch.linalg.vector_norm(slopes, ord=dual, dim=1)
         found: Floats = (eps * steepness).cpu().numpy()
         return found
 
