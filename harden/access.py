@@ -16,3 +16,8 @@ class Access(StrEnum):
     def black_box(self) -> bool:
         """Whether the attack works without the model's gradients."""
         return self is not Access.GRADIENTS
+
+    @property
+    def climbs_scores(self) -> bool:
+        """Whether the attack follows the scores, so that it finds nothing on a model that shows labels only."""
+        return self is Access.SCORES

@@ -106,6 +106,10 @@ PRESETS: dict[str, Preset] = {
 """Sets of attacks, by name."""
 
 
+ON_LABELS: tuple[str, ...] = ()
+"""Attacks by decisions, by name: they take the place of attacks by scores on a model that shows labels only."""
+
+
 @dataclass(frozen=True)
 class Planned:
     """An attack of an audit; a member of an ensemble attacks only images that still stand."""
@@ -144,6 +148,7 @@ __all__ = [
     "GRADIENT_ATTACKS",
     "MIM",
     "NFGSM",
+    "ON_LABELS",
     "PGD",
     "PRESETS",
     "RFGSM",

@@ -50,6 +50,6 @@ class MIM(GradientAttack):
 
     def step(self, clean: Tensor, points: Tensor, gradient: Tensor, memory: Memory) -> Tensor:
         """Accumulate, then move by `relative_step * eps`."""
-        scale = gradient.abs().flatten(1).mean(dim=1).clamp_min(1e-12)
+        scale = gradient.abs().flatten(1).mean(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
         memory["velocity"] = self.decay * memory["velocity"] + gradient / per_sample(scale, gradient)
         return points + self.relative_step * self.eps * memory["velocity"].sign()

@@ -47,7 +47,8 @@ class Objective(StrEnum):
             spread = ordered[:, 0] - ordered[:, 2]
         else:
             spread = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2
-        return gap / (spread + _SMALL)
+        # Relative, so that the ratio is that of the same scores times any factor; it is finite where all are equal.
+        return gap / (spread + _SMALL * gap.detach().abs() + torch.finfo(scores.dtype).tiny)
 
     @property
     def short(self) -> str:

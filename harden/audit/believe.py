@@ -27,12 +27,15 @@ class Check:
         status: the verdict.
         finding: one or two sentences with the figures behind it.
         remedy: what to do; empty where it passes.
+        concerns_figure: whether a failure means that the robust accuracy itself may be too high; a gate on it is then
+            not met. A failure of any other check is about how far the figure reaches.
     """
 
     name: str
     status: Status
     finding: str
     remedy: str = ""
+    concerns_figure: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dictionary; `from_json` reads it."""
@@ -40,5 +43,11 @@ class Check:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Check:
-        """Read what `to_json` wrote."""
-        return cls(data["name"], Status(data["status"]), data["finding"], data["remedy"])
+        """Read what `to_json` wrote; in reports of earlier versions no check says that it concerns the figure."""
+        return cls(
+            data["name"],
+            Status(data["status"]),
+            data["finding"],
+            data["remedy"],
+            data.get("concerns_figure", False),
+        )

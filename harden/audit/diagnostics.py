@@ -8,6 +8,7 @@ Hein, 2020).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from harden.audit.believe import Check
 from harden.audit.checks.answers import (
@@ -25,6 +26,7 @@ from harden.audit.checks.gradients import (
     size_of_gradients,
 )
 from harden.audit.checks.probes import large_eps, more_steps, random_noise, second_attack
+from harden.audit.checks.ranking import Ranking, measure_ranking, scores_that_rank
 from harden.audit.checks.rivals import (
     black_box_against_white_box,
     iterative_against_single_step,
@@ -35,27 +37,49 @@ from harden.audit.result import AuditResult
 from harden.data import ImageSet
 from harden.models.black_box import Audited
 
-CHECKS: dict[str, Callable[[Evidence], Check]] = {
-    "black-box against white-box": black_box_against_white_box,
-    "iterative against single-step": iterative_against_single_step,
-    "PGD against the worst case": pgd_against_the_worst_case,
-    "a second attack against the worst case": second_attack,
-    "random noise against the worst case": random_noise,
-    "progress of the gradient attacks": progress_of_gradient_attacks,
-    "strength with more steps": more_steps,
-    "accuracy at a large eps": large_eps,
-    "size of the input gradients": size_of_gradients,
-    "gradients against finite differences": gradients_against_differences,
-    "scores under tiny changes": scores_under_tiny_changes,
-    "cross-entropy where the model is sure": saturated_cross_entropy,
-    "logits, not probabilities": logits_not_probabilities,
-    "same answer twice": same_answer_twice,
-    "answer independent of the batch": independence_of_the_batch,
-    "labels and order of the classes": order_of_classes,
-    "audited images in training": seen_in_training,
-    "number of images": number_of_images,
+FIGURE = True
+"""Stands in the table beside a check whose failure means that the robust accuracy may be too high."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A check as the table declares it.
+
+    Attributes:
+        measure: looks at the evidence.
+        concerns_figure: see `Check`; it is copied into every check that `measure` returns.
+    """
+
+    measure: Callable[[Evidence], Check]
+    concerns_figure: bool = False
+
+    def __call__(self, evidence: Evidence) -> Check:
+        """Return what the check finds."""
+        return replace(self.measure(evidence), concerns_figure=self.concerns_figure)
+
+
+CHECKS: dict[str, Declared] = {
+    "scores that rank the classes": Declared(scores_that_rank, FIGURE),
+    "black-box against white-box": Declared(black_box_against_white_box, FIGURE),
+    "iterative against single-step": Declared(iterative_against_single_step, FIGURE),
+    "PGD against the worst case": Declared(pgd_against_the_worst_case, FIGURE),
+    "a second attack against the worst case": Declared(second_attack, FIGURE),
+    "random noise against the worst case": Declared(random_noise, FIGURE),
+    "progress of the gradient attacks": Declared(progress_of_gradient_attacks, FIGURE),
+    "strength with more steps": Declared(more_steps, FIGURE),
+    "accuracy at a large eps": Declared(large_eps, FIGURE),
+    "size of the input gradients": Declared(size_of_gradients, FIGURE),
+    "gradients against finite differences": Declared(gradients_against_differences, FIGURE),
+    "scores under tiny changes": Declared(scores_under_tiny_changes, FIGURE),
+    "cross-entropy where the model is sure": Declared(saturated_cross_entropy, FIGURE),
+    "logits, not probabilities": Declared(logits_not_probabilities, FIGURE),
+    "same answer twice": Declared(same_answer_twice, FIGURE),
+    "answer independent of the batch": Declared(independence_of_the_batch, FIGURE),
+    "labels and order of the classes": Declared(order_of_classes, FIGURE),
+    "audited images in training": Declared(seen_in_training, FIGURE),
+    "number of images": Declared(number_of_images),
 }
-"""Each check by what it looks at, in the order in which they are shown."""
+"""Each check by what it looks at, in the order in which they are shown, and whether it concerns the figure."""
 
 
 def believe(
@@ -67,6 +91,7 @@ def believe(
     repeats: int = 1,
     probes: int = PROBED,
     seed: int = 0,
+    ranking: Ranking | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Check, ...]:
     """Run every check on a finished audit.
@@ -74,7 +99,7 @@ def believe(
     The probes take a sample of the images. On each they spend at most 270 passes (a gradient is two, forward
     and backward): 88 gradients and 6 answers for ascents of several lengths, 30 answers to noise, 20 gradients at a
     large eps (100 answers for a black box; none where the audit has a curve), and a dozen for the rest. With `repeats`
-    the 36 answers count that often.
+    the 36 answers count that often. A black box is asked 40 times about at most 100 images more (`measure_ranking`).
 
     Args:
         result: what the attacks found, with the curve if it was measured.
@@ -84,6 +109,7 @@ def believe(
         repeats: as the audit had it.
         probes: images in the sample.
         seed: of the sample and of the probes' noise.
+        ranking: what `measure_ranking` returned before the audit; None: it is measured where attacks had scores alone.
         progress: called with (checks done, checks in all); may raise to stop.
 
     Raises:
@@ -97,6 +123,7 @@ def believe(
         repeats=repeats,
         probes=probes,
         seed=seed,
+        ranking=ranking,
     )
     found = []
     for nth, check in enumerate(CHECKS.values()):
@@ -106,4 +133,4 @@ def believe(
     return tuple(found)
 
 
-__all__ = ["CHECKS", "Evidence", "believe", "randomness"]
+__all__ = ["CHECKS", "Evidence", "Ranking", "believe", "measure_ranking", "randomness"]

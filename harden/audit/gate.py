@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harden.audit.believe import Status
 from harden.audit.metrics import Proportion
 from harden.audit.result import AuditResult
 from harden.errors import UsageError
@@ -42,32 +43,56 @@ class GateVerdict:
 
     Attributes:
         gate: what was asked.
-        accuracy: what was found, with its interval.
+        accuracy: what was found, with its interval; None where it was not measured.
+        failed_checks: names of the failed checks that concern the accuracy.
+        ignores_checks: whether a failed check leaves the gate as it is (`--gate-ignores-checks`).
     """
 
     gate: Gate
-    accuracy: Proportion
+    accuracy: Proportion | None
+    failed_checks: tuple[str, ...] = ()
+    ignores_checks: bool = False
 
     @property
     def met(self) -> bool:
-        """Whether the lower bound reaches the floor: luck with the sample is no reason to pass."""
+        """Whether the lower bound reaches the floor, and no check doubts it: luck is no reason to pass."""
+        if self.accuracy is None or (self.failed_checks and not self.ignores_checks):
+            return False
         return self.accuracy.low >= self.gate.floor
 
     def sentence(self) -> str:
         """Say it in one line: "gate robust >= 0.4 not met: 39.0 % [36.0, 42.1], the lower bound counts"."""
-        found = self.accuracy
-        word = "met" if self.met else "not met"
-        spread = f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-        return f"gate {self.gate.name} {word}: {spread} of {found.total:,} images, the lower bound counts"
+        found, word = self.accuracy, "met" if self.met else "not met"
+        figure = "the accuracy was not measured"
+        if found is not None:
+            spread = f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+            figure = f"{spread} of {found.total:,} images, the lower bound counts"
+        doubt = ""
+        if self.failed_checks:
+            names = "; ".join(self.failed_checks)
+            doubt = f"; failed checks{', ignored here' if self.ignores_checks else ''}: {names}"
+        return f"gate {self.gate.name} {word}: {figure}{doubt}"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dictionary; `from_json` reads it."""
-        return {"subject": self.gate.subject, "floor": self.gate.floor, "met": self.met, "found": asdict(self.accuracy)}
+        return {
+            "subject": self.gate.subject,
+            "floor": self.gate.floor,
+            "met": self.met,
+            "found": asdict(self.accuracy) if self.accuracy is not None else None,
+            "failed_checks": list(self.failed_checks),
+            "ignores_checks": self.ignores_checks,
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> GateVerdict:
-        """Read what `to_json` wrote."""
-        return cls(Gate(data["subject"], data["floor"]), Proportion(**data["found"]))
+        """Read what `to_json` wrote; gates of earlier versions did not ask the checks."""
+        return cls(
+            Gate(data["subject"], data["floor"]),
+            Proportion(**data["found"]) if data["found"] is not None else None,
+            tuple(data.get("failed_checks", ())),
+            data.get("ignores_checks", False),
+        )
 
 
 def parse_gates(text: str, *, attacks: Mapping[str, str], members: Mapping[str, str] | None = None) -> tuple[Gate, ...]:
@@ -105,23 +130,34 @@ def parse_gates(text: str, *, attacks: Mapping[str, str], members: Mapping[str, 
     return tuple(gates.values())
 
 
-def judge_gates(result: AuditResult, gates: Sequence[Gate]) -> tuple[GateVerdict, ...]:
+def judge_gates(result: AuditResult, gates: Sequence[Gate], *, ignores_checks: bool = False) -> tuple[GateVerdict, ...]:
     """Judge an audit by gates, in their order.
 
+    A gate on an accuracy under attack is not met where that was not measured, or where a check that concerns it failed.
+
+    Args:
+        result: with its checks.
+        gates: see `parse_gates`.
+        ignores_checks: judge the accuracies alone; one that was not measured meets no gate even so.
+
     Raises:
-        UsageError: a gate on an attack that was not run or did not have every image, or on the worst case of none.
+        UsageError: a gate on an attack that was not run or did not have every image, though attacks were measured.
     """
-    return tuple(GateVerdict(gate, _found(result, gate.subject)) for gate in gates)
+    doubts = tuple(check.name for check in result.checks if check.concerns_figure and check.status is Status.FAIL)
+    return tuple(
+        GateVerdict(gate, _found(result, gate.subject), () if gate.subject == CLEAN else doubts, ignores_checks)
+        for gate in gates
+    )
 
 
-def _found(result: AuditResult, subject: str) -> Proportion:
+def _found(result: AuditResult, subject: str) -> Proportion | None:
     if subject == CLEAN:
         return result.clean_accuracy()
-    if not result.outcomes:
-        raise UsageError(f"a gate on {subject}, but no attack was run", hint="name attacks with --attacks")
     if subject == ROBUST:
-        return result.worst_case()
+        return result.worst_case() if result.measured else None
     outcome = next((outcome for outcome in result.outcomes if outcome.name == subject), None)
+    if outcome is None and not result.measured:
+        return None
     if outcome is None or not outcome.complete:
         why = "was not run" if outcome is None else "attacked only the images that still stood"
         complete = [outcome.name for outcome in result.outcomes if outcome.complete]

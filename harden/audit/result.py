@@ -211,6 +211,14 @@ class AuditResult:
                 break
         return share_of(flags)
 
+    @property
+    def measured(self) -> bool:
+        """Whether the worst case is a measurement: some attack asked the audited model itself where to go.
+
+        Examples that were made on other networks alone leave far too many images standing to be one.
+        """
+        return any(outcome.access is not Access.TRANSFER for outcome in self.outcomes)
+
     def worst_case(self) -> Proportion:
         """Accuracy under the worst of all attacks, sample by sample: the number to quote."""
         return share_of(self.standing())

@@ -106,7 +106,11 @@ def spread(result: AuditResult) -> Spread:
             for outcome in result.outcomes
             if outcome.complete and _FAMILIES[outcome.exposure] is family
         )
-    if len(result.outcomes) > 1 and any(outcome.exposure is Exposure.UNSEEN for outcome in result.outcomes):
+    if (
+        result.measured
+        and len(result.outcomes) > 1
+        and any(outcome.exposure is Exposure.UNSEEN for outcome in result.outcomes)
+    ):
         found.append(Shift(Family.UNSEEN, "worst case", result.worst_case()))
     by_norm: dict[tuple[str, float], list[AttackOutcome]] = {}
     for outcome in result.shifts:

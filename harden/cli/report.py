@@ -48,6 +48,14 @@ def report(
             rich_help_panel="Audit",
         ),
     ] = None,
+    gate_ignores_checks: Annotated[
+        bool,
+        typer.Option(
+            "--gate-ignores-checks",
+            help="Let --fail-under judge the accuracies alone, though a check that concerns them fails.",
+            rich_help_panel="Audit",
+        ),
+    ] = False,
     eps: Annotated[
         str | None, typer.Option(help="l_inf radius, as 8/255 or 0.03. \\[the run's]", rich_help_panel="Audit")
     ] = None,
@@ -141,6 +149,7 @@ def report(
             surrogates=tuple(surrogate or ()),
             black_box=black_box,
             fail_under=fail_under,
+            gate_ignores_checks=gate_ignores_checks,
         )
 
     run_command(body, quiet=quiet or as_json, shared=True)
@@ -154,6 +163,12 @@ def require_gates(verdicts: Sequence[GateVerdict]) -> None:
     """
     from harden.errors import GateError
 
-    missed = [verdict.sentence() for verdict in verdicts if not verdict.met]
-    if missed:
-        raise GateError("; ".join(missed), hint="audit more images where the interval is wide, or harden it further")
+    missed = [verdict for verdict in verdicts if not verdict.met]
+    if not missed:
+        return
+    hint = "audit more images where the interval is wide, or harden it further"
+    if any(verdict.accuracy is None for verdict in missed):
+        hint = "audit the model with its weights, or as a function that returns its unrounded scores (--black-box)"
+    elif any(verdict.failed_checks and not verdict.ignores_checks for verdict in missed):
+        hint = "do what the failed checks advise, or judge the accuracy alone with --gate-ignores-checks"
+    raise GateError("; ".join(verdict.sentence() for verdict in missed), hint=hint)

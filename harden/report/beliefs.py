@@ -49,5 +49,8 @@ def doubts(report: Report) -> tuple[str, ...]:
         if failed:
             names = "; ".join(check.name for check in failed)
             what = f"{len(failed)} of {counted(len(result.checks), 'check')} {'fail' if len(failed) > 1 else 'fails'}"
-            found.append(f"Do not believe the robust accuracy of {result.model} yet: {what} ({names}).")
+            sentence = f"Do not believe the robust accuracy of {result.model} yet"
+            if not result.measured:
+                sentence = f"The robust accuracy of {result.model} was not measured"
+            found.append(f"{sentence}: {what} ({names}).")
     return tuple(found)

@@ -66,8 +66,10 @@ def _suite(result: AuditResult, gates: tuple[GateVerdict, ...]) -> ET.Element:
         "seed": str(result.seed),
         "machine": result.machine,
     }
-    if result.outcomes:
+    if result.measured:
         facts["worst case"] = with_interval(result.worst_case())
+    if any(verdict.ignores_checks for verdict in gates):
+        facts["gate-ignores-checks"] = "yes"
     for name, value in facts.items():
         ET.SubElement(properties, "property", {"name": name, "value": _clean(value)})
     suite.extend(cases)

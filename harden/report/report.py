@@ -101,7 +101,7 @@ def summary_of(result: AuditResult) -> dict[str, Any]:
 
     return {
         "model": result.model,
-        "worst_case": figure(result.worst_case()),
+        "worst_case": figure(result.worst_case()) if result.measured else None,
         "clean": figure(result.clean_accuracy()),
         "attacks": {
             outcome.name: figure(

@@ -100,14 +100,14 @@ def rows(report: Report) -> tuple[Row, ...]:
         for key in order
     ]
     clean = Row(RowKind.CLEAN, "clean", None, "", tuple(Cell(r.clean_accuracy()) for r in report.results))
-    if not attacks:
-        return (clean,)
+    if not any(result.measured for result in report.results):
+        return (clean, *attacks)
     worst = Row(
         RowKind.WORST,
         "worst case",
         None,
         "",
-        tuple(Cell(result.worst_case()) if result.outcomes else None for result in report.results),
+        tuple(Cell(result.worst_case()) if result.measured else None for result in report.results),
     )
     return (clean, *attacks, worst)
 

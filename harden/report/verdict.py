@@ -20,7 +20,7 @@ class Verdict:
         images: how many were audited.
         attacks: how many attacks were run on the subject.
         threat: their norm and radius, "linf eps 0.1".
-        worst: worst-case accuracy of the subject; None where no attack was run.
+        worst: worst-case accuracy of the subject; None where it was not measured.
         worst_before: that of the baseline; None without a baseline or without attacks on it.
         clean, clean_before: accuracy on the clean images.
         gain: worst case minus worst case before, paired; None unless both were audited on the same images.
@@ -41,10 +41,17 @@ class Verdict:
         """Return what the worst case is taken over: "Worst case over 7 attacks at linf eps 0.1"."""
         return f"Worst case over {counted(self.attacks, 'attack')} at {self.threat}"
 
+    def lack(self) -> str:
+        """Return why there is no worst case, where there is none."""
+        if self.attacks == 0:
+            return "No attack was run"
+        return "Robust accuracy was not measured: every attack was made on other networks"
+
     def sentence(self) -> str:
         """Return the verdict as one line of plain text."""
         if self.worst is None:
-            return f"No attack was run. Clean accuracy: {with_interval(self.clean)} of {counted(self.images, 'image')}"
+            clean = f"{with_interval(self.clean)} of {counted(self.images, 'image')}"
+            return f"{self.lack()}. Clean accuracy: {clean}"
         was = "" if self.worst_before is None else f" (was {percent(self.worst_before.value)})"
         return f"{self.scope()}: {with_interval(self.worst)} of {counted(self.images, 'image')}{was}"
 
@@ -52,8 +59,8 @@ class Verdict:
 def verdict_of(report: Report) -> Verdict:
     """Work out the verdict on the subject of the report."""
     subject, baseline = report.subject, report.baseline
-    worst = subject.worst_case() if subject.outcomes else None
-    worst_before = baseline.worst_case() if baseline is not None and baseline.outcomes else None
+    worst = subject.worst_case() if subject.measured else None
+    worst_before = baseline.worst_case() if baseline is not None and baseline.measured else None
     return Verdict(
         images=len(subject),
         attacks=len(subject.outcomes),
@@ -73,8 +80,10 @@ def cautions(report: Report) -> tuple[str, ...]:
     subject = report.subject
     if not subject.outcomes:
         found.append("No attack was run: clean accuracy says nothing about robustness.")
+    elif not subject.measured:
+        found.append("Examples from other networks alone do not measure robust accuracy: they leave too many standing.")
     for result in report.results:
-        if not result.differentiable:
+        if not result.differentiable and result.measured:
             found.append(
                 f"{result.model} gives no gradients, so it was audited black-box only: by its scores and by examples "
                 "crafted on other networks, if any. Whoever has its weights can attack it harder, so read its robust "

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harden.attacks import GRADIENT_ATTACKS, PRESETS, Planned
+from harden.attacks import ATTACKS, GRADIENT_ATTACKS, ON_LABELS, PRESETS, Planned
 from harden.audit.corrupting import corrupted_outcomes
-from harden.audit.diagnostics import believe, randomness
+from harden.audit.diagnostics import Ranking, believe, measure_ranking, randomness
 from harden.audit.domains import represent
 from harden.audit.exhibits import Gallery
 from harden.audit.keeping import Keeping
@@ -26,6 +26,7 @@ from harden.workflows.narrator import Narrator
 CURVE_IMAGES = 300
 FEWEST_PROBES, MOST_PROBES = 20, 100
 REPRESENTED = ("fgsm", "pgd-20", "mim")
+_RANKS, _LABELS = "ranks", "labels"
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +122,12 @@ def examine(
     repeats = int(processes.as_leader(lambda: str(randomness(classifier, images, seed=seed).repeats)))
     if repeats > 1:
         narrator.warn(f"{subject.name} answers at random; each answer to an attack is the mean of {repeats} passes")
+    ranking = _ranking(subject, planned, eps, seed) if processes.leads else None
+    ranks = processes.as_leader(lambda: _RANKS if ranking is None or ranking.ranks else _LABELS) == _RANKS
+    if not ranks:
+        planned = on_labels(planned, eps)
+    if ranking is not None and not ranks:
+        narrator.warn(f"{ranking.sentence()}; attacks by scores are left out")
     keeping = None
     if kept_in is not None and processes.leads:
         keeping = Keeping(kept_in, model=classifier, name=subject.name, images=images, seed=seed)
@@ -158,7 +165,7 @@ def examine(
         attacks = [GRADIENT_ATTACKS[name](eps) for name in scope.represented]
         found = represent(classifier, images, attacks, seed=seed, progress=lambda _, *at: told("representation")(*at))
         result = replace(result, representation=found)
-    if scope.shifts:
+    if scope.shifts and ranks:
         others = audit_other_norms(
             classifier,
             images,
@@ -185,10 +192,25 @@ def examine(
             repeats=repeats,
             probes=probes_of(len(images)),
             seed=seed,
+            ranking=ranking,
             progress=told("whether it can be believed"),
         )
         result = replace(result, checks=checks)
     return result
+
+
+def _ranking(subject: Subject, planned: Sequence[Planned], eps: float, seed: int) -> Ranking | None:
+    """Return whether the scores rank the classes; None where no attack of the plan depends on that alone."""
+    accesses = [entry.attack.access for entry in planned]
+    if not all(access.black_box for access in accesses) or not any(access.climbs_scores for access in accesses):
+        return None
+    return measure_ranking(subject.classifier, subject.images, eps=eps, seed=seed)
+
+
+def on_labels(planned: Sequence[Planned], eps: float) -> tuple[Planned, ...]:
+    """Return the attacks of a plan that a model of labels only can meet: without those that climb its scores."""
+    kept = (entry for entry in planned if not entry.attack.access.climbs_scores)
+    return (*kept, *(Planned(ATTACKS[name](eps)) for name in ON_LABELS))
 
 
 def probes_of(audited: int) -> int:

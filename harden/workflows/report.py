@@ -100,7 +100,8 @@ def report(
         raise Interrupted("stopped in the audit", hint=again if kept_in.exists() else None) from None
     except ProcessLostError as lost:
         raise ProcessLostError(lost.message, hint=again if kept_in.exists() else None) from lost
-    found = replace(found, gates=judge_gates(found.subject, gates), data=ready.facts)
+    verdicts = judge_gates(found.subject, gates, ignores_checks=settings.gate_ignores_checks)
+    found = replace(found, gates=verdicts, data=ready.facts)
     write_reports(found, folder, narrator)
     shutil.rmtree(kept_in, ignore_errors=True)
     return found, folder

@@ -51,6 +51,7 @@ class ReportSettings:
         surrogates: models on which examples are crafted that are then tried on the audited ones; "auto" trains one.
         black_box: ask the model for scores only.
         fail_under: gates such as "robust=0.40", each on the lower end of an interval.
+        gate_ignores_checks: judge the gates by the accuracies alone, whatever the checks say of them.
         seed: of the sample and of everything random.
     """
 
@@ -64,6 +65,7 @@ class ReportSettings:
     surrogates: tuple[str, ...] = ()
     black_box: bool = False
     fail_under: str | None = None
+    gate_ignores_checks: bool = False
     seed: int = 0
     device: str = "auto"
 

@@ -22,6 +22,8 @@ from harden.attacks import (
     PGD,
     PRESETS,
     RFGSM,
+    Attack,
+    Norm,
     Passes,
     attack_names,
     craft,
@@ -150,6 +152,46 @@ def test_nfgsm_does_leave_the_ball_but_not_0_1():
     assert (examples - images).abs().max() > 0.2
     assert examples.min() >= 0
     assert examples.max() <= 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Escaping(Attack):
+    """Asks about one point, which lies `shift` beside the clean image."""
+
+    norms = tuple(Norm)
+    name = definition = "escaping"
+    passes = 1
+
+    shift: float
+
+    def pursue(self, oracle, generator):
+        rows = oracle.standing()
+        oracle.ask(oracle.ball.clean[rows] + self.shift, rows)
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "shift", "start"),
+    [
+        (Norm.LINF, 0.1, 0.101, 0.5),
+        (Norm.LINF, 0.1, -0.101, 0.5),
+        (Norm.L2, 0.1, 0.1001 / 12**0.5, 0.5),
+        (Norm.L1, 0.1, 0.1001 / 12, 0.5),
+        (Norm.LINF, 0.1, -0.05, 0.04),
+        (Norm.LINF, 0.1, 0.05, 0.96),
+    ],
+)
+def test_an_attack_that_leaves_its_ball_or_0_1_is_caught(norm, eps, shift, start):
+    def scores(images):
+        return torch.stack([torch.full((len(images),), 0.1), torch.zeros(len(images))], dim=1)
+
+    def run(shift):
+        attack = Escaping(eps=eps, norm=norm, shift=shift)
+        images = torch.full((2, 3, 2, 2), start)
+        return run_attack(attack, scores, images, torch.zeros(2, dtype=torch.int64), generator=gen())
+
+    with pytest.raises(RuntimeError, match="left its ball"):
+        run(shift)
+    assert run(0.7 * shift if start == 0.5 else 0.0).margins.amin() > 0
 
 
 def test_run_attack_refuses_a_crafter_that_leaves_the_ball():

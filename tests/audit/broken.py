@@ -58,8 +58,8 @@ class Misleading(Around):
 class Hot(Around):
     """Scores times a factor: the softmax is 0 or 1 in float32, and the cross-entropy has no gradient."""
 
-    def __init__(self, factor: float = 1e3) -> None:
-        super().__init__()
+    def __init__(self, factor: float = 1e3, net: nn.Module | None = None) -> None:
+        super().__init__(net)
         self.factor = factor
 
     def forward(self, images: Tensor) -> Tensor:

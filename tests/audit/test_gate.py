@@ -8,10 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harden.access import Access
+from harden.audit.believe import Check, Status
+from harden.audit.diagnostics import CHECKS
 from harden.audit.gate import Gate, GateVerdict, judge_gates, parse_gates
 from harden.audit.metrics import wilson
 from harden.audit.result import AuditResult
 from harden.errors import UsageError
+from harden.report.report import summary_of
 from tests.report.builders import build_incomplete, build_result
 
 ATTACKS = {"fgsm": "FGSM", "pgd-20": "PGD-20", "pgd-50-margin": "PGD-50 margin x3"}
@@ -120,14 +124,58 @@ def test_each_gate_judges_its_own_accuracy(result: AuditResult) -> None:
     ]
 
 
+def check(status: Status, *, concerns_figure: bool) -> Check:
+    return Check("a look at it", status, "It is odd.", "Look again.", concerns_figure)
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("concerns_figure", [True, False])
+def test_a_failed_check_that_concerns_the_figure_fails_the_gates_on_it(
+    result: AuditResult, status: Status, concerns_figure: bool
+) -> None:
+    doubted = replace(result, checks=(check(status, concerns_figure=concerns_figure),))
+    gates = (Gate("robust", 0.0), Gate("PGD-20", 0.0), Gate("clean", 0.0))
+    fails = status is Status.FAIL and concerns_figure
+    *attacked, clean = judge_gates(doubted, gates)
+    assert [verdict.met for verdict in attacked] == [not fails] * 2
+    assert clean.met
+    for verdict in attacked:
+        assert ("failed checks: a look at it" in verdict.sentence()) is fails
+    for verdict in judge_gates(doubted, gates, ignores_checks=True):
+        assert verdict.met
+        written = json.loads(json.dumps(verdict.to_json()))
+        assert written["ignores_checks"] is True
+        assert GateVerdict.from_json(written) == verdict
+
+
+def test_a_gate_names_no_check(result: AuditResult) -> None:
+    names = [replace(check(Status.FAIL, concerns_figure=declared.concerns_figure), name=name)
+             for name, declared in CHECKS.items()]  # fmt: skip
+    (verdict,) = judge_gates(replace(result, checks=tuple(names)), (Gate("robust", 0.0),))
+    assert set(CHECKS) - set(verdict.failed_checks) == {"number of images"}
+
+
+def test_transfer_alone_measures_no_robust_accuracy(result: AuditResult) -> None:
+    transferred = tuple(replace(outcome, access=Access.TRANSFER) for outcome in result.outcomes)
+    alone = replace(result, outcomes=transferred)
+    robust, named = judge_gates(alone, (Gate("robust", 0.0), Gate("PGD-20", 0.0)))
+    assert (robust.accuracy, robust.met) == (None, False)
+    assert named.met
+    assert summary_of(alone)["worst_case"] is None
+    mixed = replace(result, outcomes=(*transferred[:-1], replace(transferred[-1], access=Access.SCORES)))
+    assert judge_gates(mixed, (Gate("robust", 0.0),))[0].met
+
+
 def test_gates_on_what_was_not_measured_are_refused(result: AuditResult) -> None:
     with pytest.raises(UsageError, match="did you mean 'PGD-20'"):
         judge_gates(result, (Gate("PGD-21", 0.1),))
     with pytest.raises(UsageError, match="still stood"):
         judge_gates(build_incomplete(result), (Gate("PGD-40", 0.1),))
     for subject in ("robust", "FGSM"):
-        with pytest.raises(UsageError, match="no attack was run"):
-            judge_gates(replace(result, outcomes=()), (Gate(subject, 0.0),))
+        (unmeasured,) = judge_gates(replace(result, outcomes=()), (Gate(subject, 0.0),), ignores_checks=True)
+        assert unmeasured.accuracy is None
+        assert not unmeasured.met
+        assert "not met: the accuracy was not measured" in unmeasured.sentence()
     assert judge_gates(replace(result, outcomes=()), (Gate("clean", 0.0),))[0].met
 
 
@@ -142,4 +190,6 @@ def test_a_verdict_survives_json(total: int, share: float, floor: float) -> None
     verdict = GateVerdict(Gate("robust", floor), wilson(round(share * total), total))
     written = json.loads(json.dumps(verdict.to_json()))
     assert GateVerdict.from_json(written) == verdict
+    earlier = {key: written[key] for key in ("subject", "floor", "met", "found")}
+    assert GateVerdict.from_json(earlier) == verdict
     assert written["met"] is verdict.met is bool(np.less_equal(floor, verdict.accuracy.low))

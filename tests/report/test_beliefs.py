@@ -68,6 +68,14 @@ def test_the_verdict_does_not_stand_alone_where_a_check_fails(name):
     assert "Do not believe" not in " ".join(FORMATS[name](report(after=(PASSED, WARNED))).split())
 
 
+def test_a_check_of_an_earlier_version_concerns_no_figure():
+    concerned = replace(FAILED, concerns_figure=True)
+    written = concerned.to_json()
+    assert Check.from_json(written) == concerned
+    del written["concerns_figure"]
+    assert Check.from_json(written) == FAILED
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_of_the_others_only_failures_are_shown(name):
     text = " ".join(FORMATS[name](report(before=CHECKS, after=(PASSED,))).split())

@@ -74,6 +74,19 @@ def test_a_gate_fails_just_where_it_is_not_met() -> None:
     assert failure.get("message") == verdicts[1].sentence()
 
 
+def test_a_gate_that_ignores_the_checks_says_so() -> None:
+    failed = Check("a look at it", Status.FAIL, "It is odd.", "Look again.", concerns_figure=True)
+    result = replace(build_result(images=200), checks=(failed,))
+    place = "testsuite/properties/property[@name='gate-ignores-checks']"
+    for ignores in (False, True):
+        verdicts = judge_gates(result, (Gate("robust", 0.0),), ignores_checks=ignores)
+        root = parsed(Report("x", (result,), gates=verdicts))
+        assert (root.find(place) is not None) is ignores
+        (gate,) = cases(root, "gates")
+        assert (gate.find("failure") is None) is ignores
+        assert "a look at it" in "".join(gate.itertext())
+
+
 def test_attacks_of_one_name_are_told_apart_and_members_say_so() -> None:
     result = build_incomplete(build_result(images=100))
     twins = replace(result, outcomes=(*result.outcomes, replace(result.outcomes[0], definition="another")))

@@ -10,16 +10,23 @@ import pytest
 import torch
 from torch import nn
 
+from harden.access import Access
 from harden.attacks import ATTACKS, Planned
 from harden.audit.runner import audit
+from harden.cli.report import require_gates
 from harden.data import DataSource, open_data
-from harden.errors import ModelError, PreflightError, UsageError
+from harden.errors import GateError, ModelError, PreflightError, UsageError
 from harden.export.to_onnx import save_onnx
 from harden.models.black_box import BlackBox
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
+from harden.report.report import Report
+from harden.report.side_by_side import rows
+from harden.report.verdict import verdict_of
 from harden.workflows.black_box import is_black_box, open_black_box, score_attacks
 from harden.workflows.prepare import Images, ModelSpec
+from harden.workflows.report import report
+from harden.workflows.side_by_side import ReportSettings
 
 from .builders import Notebook, Workshop, trained
 
@@ -43,9 +50,24 @@ def guesses(images):
 def raw(images):
     return scores(images * 255)
 
+def labels(images):
+    return np.eye(3)[scores(images).argmax(1)]
+
 def network(*sizes):
     return net
 """
+
+
+class Labels(nn.Module):
+    """Shows nothing but the label of a network."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = self.inner(x)
+        return (scores >= scores.max(dim=1, keepdim=True)[0]).float()
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +214,55 @@ def test_another_number_of_classes_and_another_size_are_refused(
     net = nn.Sequential(nn.Conv2d(3, 5, 16), nn.Flatten())
     with pytest.raises(PreflightError, match="has 5 outputs, the data has 3 classes"):
         opened(source, model=str(save_script(net, tmp_path / "m.pt")))
+
+
+def audited(workshop: Workshop, model: str, out: Path, **settings: object) -> Report:
+    arguments = {"data": str(workshop.data), "eps": 0.1, "attacks": ("square",), "fail_under": "robust=0.1,clean=0.1"}
+    asked = ReportSettings(spec=ModelSpec(model=model), device="cpu", **{**arguments, **settings})  # type: ignore[arg-type]
+    return report(asked, out=out, narrator=Notebook(), command="")[0]
+
+
+@pytest.mark.parametrize("form", ["function", "ONNX", "TorchScript"])
+@pytest.mark.parametrize("ignores", [False, True])
+def test_labels_only_in_every_form_have_no_figure_and_meet_no_gate(
+    code: Path, workshop: Workshop, tmp_path: Path, form: str, ignores: bool
+) -> None:
+    module = Labels(workshop.module).eval()
+    if form == "function":
+        model = f"{code}:labels"
+    elif form == "ONNX":
+        model = str(tmp_path / "m.onnx")
+        metadata = {"classes": ["a", "b", "c"], "input": {"range": [0, 1], "size": [3, 16, 16]}}
+        save_onnx(classifier_of(module), Path(model), metadata)
+    else:
+        model = str(save_script(module, tmp_path / "m.pt"))
+    settings = {"black_box": form == "function", "gate_ignores_checks": ignores}
+    found = audited(workshop, model, tmp_path / "out", **settings)
+    assert not found.subject.measured
+    assert found.to_json()["summary"][0]["worst_case"] is None
+    robust, clean = found.gates
+    assert (robust.accuracy, robust.met, clean.met) == (None, False, True)
+    with pytest.raises(GateError, match=r"robust >= 0\.1 not met: the accuracy was not measured"):
+        require_gates(found.gates)
+
+
+def test_transfer_to_labels_only_has_a_row_but_is_no_robust_accuracy(
+    code: Path, workshop: Workshop, tmp_path: Path
+) -> None:
+    settings = {"black_box": True, "surrogates": (str(workshop.pickled),)}
+    found = audited(workshop, f"{code}:labels", tmp_path / "out", **settings)
+    assert {outcome.access for outcome in found.subject.outcomes} == {Access.TRANSFER}
+    robust, clean = found.gates
+    assert (robust.accuracy, robust.met, clean.met) == (None, False, True)
+    sentence = verdict_of(found).sentence()
+    assert sentence.startswith("Robust accuracy was not measured: every attack was made on other networks.")
+    assert "worst case" not in [row.label for row in rows(found)]
+
+
+def test_the_same_scores_unrounded_are_measured(code: Path, workshop: Workshop, tmp_path: Path) -> None:
+    found = audited(workshop, f"{code}:scores", tmp_path / "out", black_box=True)
+    assert found.subject.measured
+    assert found.gates[0].accuracy == found.subject.worst_case()
 
 
 def test_what_is_a_black_box(code: Path, workshop: Workshop, exported: Path) -> None:

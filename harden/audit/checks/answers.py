@@ -27,6 +27,8 @@ _LOOKED_AT = 64
 _SAME = 1e-3
 """Differences below this share of the typical margin are the order of summation on a GPU, not a defence."""
 _PRECISION = 0.05
+_SURE = 0.5
+"""A sigmoid of the right class is above this on most images; small logits may lie in [0, 1] as well."""
 _REPEATS = (10, 40)
 """Fewest and most repeats: published expectations over randomness take 10 to 30 (AutoAttack: 20)."""
 
@@ -162,7 +164,7 @@ def logits_not_probabilities(evidence: Evidence) -> Check:
             finding += f" They are rounded to exactly 1 on {evidence.share(certain)}."
         status = Status.FAIL if evidence.differentiable else Status.WARN
         return said(status, finding, "Return what goes into the softmax (or its logarithm), and audit that.")
-    if bool(((scores >= 0) & (scores <= 1)).all()):
+    if bool(((scores >= 0) & (scores <= 1)).all()) and float(scores.amax(dim=1).median()) > _SURE:
         return said(
             Status.WARN,
             "All scores lie in [0, 1] but do not sum to 1: sigmoids, perhaps, rather than logits.",

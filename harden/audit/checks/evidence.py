@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 from harden.attacks import Ball, Norm, Objective, frozen, judge
 from harden.audit.checks.answers import ASKED, Randomness, randomness_of
 from harden.audit.checks.ascents import Ascents, climb
+from harden.audit.checks.ranking import Ranking, measure_ranking
 from harden.audit.checks.words import percent
 from harden.audit.metrics import Flags
-from harden.audit.result import AttackOutcome, AuditResult
+from harden.audit.result import AttackOutcome, AuditResult, Floats
 from harden.audit.runner import batch_of
 from harden.data import ImageSet, stratified_sample
 from harden.models.black_box import Audited
@@ -38,6 +40,7 @@ class Evidence:
         copies: (training file, audited file) of equal pixels; None where the training images are not known.
         repeats: forward passes that one answer of the audit was the mean of.
         seed: of the probes' noise.
+        ranking: whether the scores rank the classes; None where no attack depends on that.
     """
 
     result: AuditResult
@@ -48,6 +51,7 @@ class Evidence:
     copies: tuple[tuple[str, str], ...] | None = None
     repeats: int = 1
     seed: int = 0
+    ranking: Ranking | None = None
 
     @classmethod
     def gather(
@@ -60,12 +64,14 @@ class Evidence:
         repeats: int = 1,
         probes: int = PROBED,
         seed: int = 0,
+        ranking: Ranking | None = None,
     ) -> Evidence:
         """Draw the sample, stratified, from the images that are right when clean.
 
         Args:
             result: the audit of `classifier` on `images`, in this order.
             classifier, images, copies, repeats, seed: see the attributes.
+            ranking: as it was measured before the audit; None: it is measured here where attacks had scores alone.
             probes: images in the sample.
 
         Raises:
@@ -79,7 +85,12 @@ class Evidence:
         rows = pool[stratified_sample(labels, probes, generator=stream(seed, "checks", "sample"))]
         pixels, truth = images.batch(rows)
         device = classifier.device
-        return cls(result, classifier, rows, pixels.to(device), truth.to(device), copies, repeats, seed)
+        evidence = cls(result, classifier, rows, pixels.to(device), truth.to(device), copies, repeats, seed, ranking)
+        by_scores = any(outcome.access.climbs_scores for outcome in result.outcomes)
+        if ranking is None and by_scores and not evidence.gradient_attacks and evidence.attacked is not None:
+            norm, eps = evidence.attacked
+            ranking = measure_ranking(classifier, images, eps=eps, norm=norm, seed=seed)
+        return replace(evidence, ranking=ranking)
 
     @property
     def differentiable(self) -> bool:
@@ -157,6 +168,18 @@ class Evidence:
     def margin_slopes(self) -> Tensor:
         """Input gradient (n, C, H, W) of the margin objective at the sample."""
         return self.slopes(self.images, Objective.MARGIN)
+
+    @cached_property
+    def promised(self) -> Floats:
+        """(n,) how far the margin of each image of the sample falls at the audited radius if it is linear."""
+        if self.attacked is None:
+            return np.zeros(len(self.rows), dtype=np.float32)
+        norm, eps = self.attacked
+        slopes = self.margin_slopes.nan_to_num().flatten(1)
+        dual = {Norm.LINF: 1.0, Norm.L2: 2.0, Norm.L1: math.inf}[norm]
+        steepness = torch.linalg.vector_norm(slopes, ord=dual, dim=1)
+        found: Floats = (eps * steepness).cpu().numpy()
+        return found
 
     @cached_property
     def ball(self) -> Ball:

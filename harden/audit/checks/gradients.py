@@ -149,8 +149,8 @@ def scores_under_tiny_changes(evidence: Evidence) -> Check:
         return said(
             Status.WARN,
             f"{noise_of} of {evidence.share(same)} do not change at all.",
-            "The model rounds its input, features or scores: audit it without the rounding, or trust black-box attacks "
-            "only (--attacks square-5000).",
+            "The model rounds its input, features or scores: audit it without the rounding"
+            + (", or trust black-box attacks only (--attacks square-5000)." if evidence.differentiable else "."),
         )
     return said(Status.PASS, f"{noise_of} change on {evidence.share(~same)}.")
 

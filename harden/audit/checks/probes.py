@@ -109,6 +109,8 @@ def large_eps(evidence: Evidence) -> Check:
         low = last.low
     elif evidence.attacked is not None and evidence.attacked[0] is not Norm.LINF and not evidence.differentiable:
         return said(Status.SKIP, "A black box is probed in l_inf only.")
+    elif evidence.ranking is not None and not evidence.ranking.ranks:
+        return said(Status.SKIP, "The scores do not rank the classes, so an attack by scores finds nothing.")
     else:
         norm = evidence.attacked[0] if evidence.attacked is not None else Norm.LINF
         radius = LARGE * _scale(norm, evidence)

@@ -12,12 +12,16 @@ from harden.audit.believe import Check, Status
 from harden.audit.checks.evidence import Evidence
 from harden.audit.checks.words import MASKED, NO_GRADIENTS, listed, of, percent
 from harden.audit.metrics import paired_difference, wilson
-from harden.audit.result import AttackOutcome
+from harden.audit.result import AttackOutcome, AuditResult
 
 _FEW = 0.02
 """Where a single-step attack leaves fewer than this share, there is nothing that a stronger one could show."""
 _STUCK = 0.01
-"""An attack that lowers a margin by less than this share of it got nowhere."""
+"""An attack that lowers a margin by less than this share of it, and of what the gradient promises, got nowhere."""
+_ROUNDING = 1e-5
+"""A margin that changes by less than this share of it did not change."""
+_AS_FAR = 0.95
+"""In a nearly linear ball one step goes as far as many: these gain nothing, and lose less than the rest of this."""
 
 
 def black_box_against_white_box(evidence: Evidence) -> Check:
@@ -63,7 +67,9 @@ def iterative_against_single_step(evidence: Evidence) -> Check:
     """Whether many small steps do more harm than one large step, as they must where gradients can be followed.
 
     Where the best single step leaves less than 2 %, there is nothing to compare. Fails where an iterative attack is
-    worse by a point or more and beyond noise; warns where one is worse by half a point, or none is better.
+    worse by a point or more and beyond noise; warns where one is worse by half a point, or where none fools more and
+    the best of them lowers the margins less than the single step did. As low as that step is far enough: in a ball in
+    which the network is nearly linear, one step does all there is to do.
     """
     said = partial(Check, "iterative against single-step")
     result = evidence.result
@@ -95,9 +101,22 @@ def iterative_against_single_step(evidence: Evidence) -> Check:
         return said(Status.WARN, worse, MASKED)
     finding = figures.format(best.name, percent(result.robust_accuracy(best).value)) + "."
     taken = result.clean_accuracy().value - left.value
-    if gaps[best.name].value >= 0 and taken > 0.05:
-        return said(Status.WARN, f"{finding} More steps gain nothing.", MASKED)
+    falls = _mean_falls(result, step, best)
+    if gaps[best.name].value >= 0 and taken > 0.05 and falls[1] < _AS_FAR * falls[0]:
+        share = percent(falls[1] / falls[0])
+        lower = f"on the images that stand, many steps lower the margin by {share} of what one step does."
+        return said(Status.WARN, f"{finding[:-1]}; {lower}", MASKED)
     return said(Status.PASS, finding)
+
+
+def _mean_falls(result: AuditResult, *outcomes: AttackOutcome) -> tuple[float, ...]:
+    """Return the mean fall of the margin under each attack, on the images that all of them leave standing."""
+    standing = result.clean_correct
+    for outcome in outcomes:
+        standing = standing & result.survived(outcome)
+    if not standing.any():
+        return (0.0,) * len(outcomes)
+    return tuple(float((result.clean_margins - outcome.margins)[standing].mean()) for outcome in outcomes)
 
 
 def pgd_against_the_worst_case(evidence: Evidence) -> Check:
@@ -126,9 +145,11 @@ def pgd_against_the_worst_case(evidence: Evidence) -> Check:
 
 
 def progress_of_gradient_attacks(evidence: Evidence) -> Check:
-    """Images that stand and whose margin no iterative gradient attack lowered by even 1 %: it did not move at all.
+    """Probed images that stand and whose margin no iterative gradient attack lowered: it did not move at all.
 
-    Fails where their share among the images that stand is above 10 % beyond noise, warns above 1 %.
+    An attack moved where it lowered the margin by 1 % of it, or of what its gradient promises where that is less: in
+    a small ball it cannot do more. Fails where the share among the images that stand is above 10 % beyond noise, warns
+    above 1 %.
     """
     said = partial(Check, "progress of the gradient attacks")
     result = evidence.result
@@ -137,20 +158,24 @@ def progress_of_gradient_attacks(evidence: Evidence) -> Check:
     iterative = [o for o in evidence.gradient_attacks if evidence.iterative(o)]
     if not iterative:
         return said(Status.SKIP, "No iterative gradient attack was run.", "Run --attacks standard.")
-    standing = evidence.withstood_gradients & np.logical_or.reduce([o.attacked for o in iterative])
+    rows = evidence.rows.numpy()
+    standing = (evidence.withstood_gradients & np.logical_or.reduce([o.attacked for o in iterative]))[rows]
     count = int(standing.sum())
     if count == 0:
         return said(Status.PASS, "No image stands, so every attack got somewhere.")
-    reached = np.minimum.reduce([np.where(o.attacked, o.margins, np.inf) for o in iterative])
-    stuck = standing & (reached >= (1 - _STUCK) * result.clean_margins)
+    clean = result.clean_margins[rows]
+    reached = np.minimum.reduce([np.where(o.attacked, o.margins, np.inf) for o in iterative])[rows]
+    least = np.maximum(_STUCK * np.minimum(clean, evidence.promised), _ROUNDING * clean)
+    stuck = standing & (reached >= clean - least)
     share = wilson(int(stuck.sum()), count)
     if share.count == 0:
-        drop = float(np.median(1 - reached[standing] / result.clean_margins[standing].clip(min=1e-12)))
-        return said(
-            Status.PASS,
-            f"Every margin falls; on the {count:,} images that stand the median loses {percent(min(drop, 1.0))} of it.",
-        )
-    finding = f"On {of(share.count, count, 'standing images')} no iterative attack lowered the margin by even 1 %."
+        drop = float(np.median(1 - reached[standing] / clean[standing].clip(min=np.finfo(np.float32).tiny)))
+        where = f"on the {count:,} probed images that stand"
+        return said(Status.PASS, f"Every margin falls; {where} the median loses {percent(min(drop, 1.0))} of it.")
+    finding = (
+        f"On {of(share.count, count, 'probed images that stand')} no iterative attack lowered the margin by "
+        "even 1 % of it, or of what its gradient promises."
+    )
     status = _judged(share.low, warn=0.01, fail=0.1)
     return said(status, finding, "" if status is Status.PASS else f"These images were hardly attacked. {MASKED}")
 

@@ -20,10 +20,10 @@ _Class = tuple[str, Proportion, Proportion | None]
 def classes(report: Report) -> Section | None:
     """Return the table, or None where no attack was run."""
     subject, baseline = report.subject, report.baseline
-    if not subject.outcomes:
+    if not subject.measured:
         return None
     after = subject.per_class_worst_case()
-    comparable = baseline is not None and bool(baseline.outcomes) and baseline.classes == subject.classes
+    comparable = baseline is not None and baseline.measured and baseline.classes == subject.classes
     before = baseline.per_class_worst_case() if baseline is not None and comparable else (None,) * len(after)
     names = zip(subject.classes, after, before, strict=True)
     found: list[_Class] = [(name, now, was) for name, now, was in names if now is not None]

@@ -57,7 +57,7 @@ def _line(look: str, result: AuditResult, curve: EpsCurve) -> Line:
         look,
         tuple((eps, found.value) for eps, found in zip(curve.eps, accuracies, strict=True)),
         tuple((eps, found.low, found.high) for eps, found in zip(curve.eps, accuracies, strict=True)),
-        marked=result.worst_case().value if result.outcomes else None,
+        marked=result.worst_case().value if result.measured else None,
     )
 
 

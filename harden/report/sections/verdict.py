@@ -19,7 +19,9 @@ def verdict(report: Report) -> Section:
 
 def _headline(found: Verdict) -> Html:
     if found.worst is None:
-        scope, figure = f"Clean accuracy of {counted(found.images, 'image')}; no attack was run", found.clean
+        lack = found.lack()
+        scope = f"Clean accuracy of {counted(found.images, 'image')}; {lack[:1].lower()}{lack[1:]}"
+        figure = found.clean
     else:
         scope, figure = found.scope(), found.worst
     before: list[Html] = []
