@@ -27,7 +27,7 @@ class Trial:
     Attributes:
         variant: its name in print; trials of one variant differ in their seed.
         method: the key of its defence.
-        source: what was to craft its examples; empty for clean training.
+        sources: keys of the crafters that were to craft its examples; none for clean training.
         seed: of the training.
         audit: of the trained model, on the same images for every trial.
         history: of its training.
@@ -35,7 +35,7 @@ class Trial:
 
     variant: str
     method: str
-    source: str
+    sources: tuple[str, ...]
     seed: int
     audit: AuditResult
     history: History
@@ -43,20 +43,20 @@ class Trial:
     @property
     def switched(self) -> bool:
         """Whether another attack than its own crafted at some time: it is then no longer just this method."""
-        return any(epoch.source_attack not in ("", self.source) for epoch in self.history.epochs)
+        return any(epoch.source_attacks not in ((), self.sources) for epoch in self.history.epochs)
 
     @property
     def collapses(self) -> tuple[str, ...]:
         """What went wrong in training, in words, each once."""
-        kinds = [str(kind.value) for kind in Collapse if kind is not Collapse.NONE]
-        return tuple(kind for kind in kinds if any(kind in epoch.event for epoch in self.history.epochs))
+        found = {epoch.collapse for epoch in self.history.epochs}
+        return tuple(kind.value for kind in Collapse if kind in found and kind is not Collapse.NONE)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dictionary; `from_json` reads it."""
         return {
             "variant": self.variant,
             "method": self.method,
-            "source": self.source,
+            "sources": list(self.sources),
             "seed": self.seed,
             "history": self.history.to_json(),
             "audit": self.audit.to_json(),
@@ -68,7 +68,7 @@ class Trial:
         return cls(
             data["variant"],
             data["method"],
-            data["source"],
+            tuple(data["sources"] if "sources" in data else data["source"].split(" + ")),
             data["seed"],
             AuditResult.from_json(data["audit"]),
             History.from_json(data["history"]),
@@ -90,10 +90,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of accuracies: `name` in print, and whether the attack was crafted on another network."""
+    """A column of accuracies.
+
+    Attributes:
+        name: of the attack, or what else it is the accuracy on.
+        crafted_by: the attack that crafted on another network; empty for attacks on the model itself.
+    """
 
     name: str
-    black_box: bool = False
+    crafted_by: str = ""
+
+    @property
+    def black_box(self) -> bool:
+        """Whether the examples were crafted on another network."""
+        return bool(self.crafted_by)
 
     @property
     def group(self) -> str:
@@ -103,7 +113,7 @@ class Column:
     @property
     def shown(self) -> str:
         """The name within its group."""
-        return self.name.removeprefix("transfer ")
+        return self.crafted_by or self.name
 
 
 CLEAN, WORST = Column("clean"), Column("worst case")
@@ -152,7 +162,7 @@ class Comparison:
         outcomes = self.trials[0].audit.outcomes
         complete = [o for o in outcomes if all(t.audit.outcome(o.name).complete for t in self.trials)]
         white = [Column(o.name) for o in complete if o.access is not Access.TRANSFER]
-        black = [Column(o.name, black_box=True) for o in complete if o.access is Access.TRANSFER]
+        black = [Column(o.name, o.crafted_by or o.name) for o in complete if o.access is Access.TRANSFER]
         return (CLEAN, *white, WORST, *black)
 
     def figure(self, variant: str, column: Column) -> Figure:

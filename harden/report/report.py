@@ -10,6 +10,7 @@ from harden.audit.gate import GateVerdict
 from harden.audit.metrics import Proportion
 from harden.audit.result import AuditResult
 from harden.errors import DataError
+from harden.report.ending import Ending
 from harden.training.history import History
 
 SCHEMA = "harden-report/2"
@@ -28,6 +29,7 @@ class Report:
             data, machine, versions.
         caveats: sentences that a reader must see beside the numbers.
         gates: what became of the gates that the subject was held to.
+        ending: how the run ended that the report closes; None for a report on anything else.
     """
 
     title: str
@@ -36,6 +38,7 @@ class Report:
     facts: tuple[tuple[str, str], ...] = ()
     caveats: tuple[str, ...] = ()
     gates: tuple[GateVerdict, ...] = ()
+    ending: Ending | None = None
 
     @property
     def subject(self) -> AuditResult:
@@ -52,6 +55,7 @@ class Report:
         return {
             "schema": SCHEMA,
             "title": self.title,
+            "ending": self.ending.to_json() if self.ending else None,
             "summary": [summary_of(result) for result in self.results],
             "gates": [verdict.to_json() for verdict in self.gates],
             "results": [result.to_json() for result in self.results],
@@ -79,6 +83,7 @@ class Report:
             facts=tuple((fact[0], fact[1]) for fact in data["facts"]),
             caveats=tuple(data["caveats"]),
             gates=tuple(GateVerdict.from_json(verdict) for verdict in data["gates"]),
+            ending=Ending.from_json(data["ending"]) if data.get("ending") else None,
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harden.attacks import frozen
 from harden.data import AS_IT_IS, Entry, Reading, open_data
-from harden.errors import ExportError, UsageError
+from harden.errors import ExportError, RunFolderError, UsageError
 from harden.export import EXPORTERS, PRECISIONS
 from harden.export.any_size import take_any_size
 from harden.export.card import CARD
@@ -34,6 +34,7 @@ from harden.models.classifier import Classifier
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
 from harden.registry import lookup
+from harden.workflows.ending import ending_of
 from harden.workflows.export_description import (
     ARCHITECTURE,
     CONFIG,
@@ -69,6 +70,7 @@ class ExportSettings:
         max_drop: largest drop of accuracy, as a share, that counts as agreement: on clean images, on adversarial
             examples of the model, and under Square on the file itself.
         any_size: whether ONNX files take images of any size, and fit them to the network's own.
+        anyway: whether to export a run that did not harden its model, too.
     """
 
     spec: ModelSpec
@@ -81,6 +83,7 @@ class ExportSettings:
     tolerance: float = TOLERANCE
     max_drop: float = MAX_DROP
     any_size: bool = False
+    anyway: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,8 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             f"--tolerance {settings.tolerance} is no difference of scores", hint="give a number such as 0.0001"
         )
     run = as_run(settings.spec.model)
+    if run is not None:
+        _require_ending(run, settings, narrator)
     subject = _from_run(run, settings) if run else _from_model(settings, narrator)
     classifier = subject.classifier.eval()
     folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
@@ -220,6 +225,23 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         replace(stated, files=dict(sorted({**kept.files, **made}.items())), standing=standing).write(unproven)
         _place([*made, MANIFEST], unproven, folder)
     return tuple(results)
+
+
+def _require_ending(run: RunFolder, settings: ExportSettings, narrator: Narrator) -> None:
+    """Return if a run hardened its model, or if it is exported all the same.
+
+    Raises:
+        RunFolderError: it did not, and nobody said --anyway.
+    """
+    ending = ending_of(run)
+    if not ending.status.is_failure:
+        return
+    if not settings.anyway:
+        raise RunFolderError(
+            f"the run {run.path} did not harden its model. {ending.sentence()}",
+            hint=f"{ending.remedy} Or export the model as it is with --anyway: its model card says how the run ended",
+        )
+    narrator.warn(f"the run {run.path} did not harden its model, and the model card says so. {ending.sentence()}")
 
 
 def _place(names: Sequence[str], unproven: Path, folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from harden.attacks import ATTACKS
+from harden.audit.result import ImageOrigin
 from harden.data import SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES
 from harden.distributed import ALONE, Processes
@@ -24,6 +25,7 @@ from harden.models.state_dict import load_into
 from harden.models.trust import require_trust
 from harden.randomness import derive_seed
 from harden.report.report import Report
+from harden.training.batches import Batches
 from harden.training.evaluate import CANARY_ATTACK
 from harden.training.freezing import frozen_names
 from harden.training.history import History
@@ -32,6 +34,7 @@ from harden.training.settings import Trained
 from harden.workflows.audit import audit_subjects, run_facts, write_reports, write_unreadable
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
+from harden.workflows.ending import with_ending
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.hardening import build_defence, join_training, plan_run, train
 from harden.workflows.job import (
@@ -339,9 +342,17 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
         facts=run_facts(settings, job.command, job.splits.how, trained.history, job.budget),
         caveats=unread,
     )
+    report = with_ending(run, report, steps=_steps(job, trained))
     write_reports(report, run.path, job.narrator)
     shutil.rmtree(run.audit_progress, ignore_errors=True)
     return report
+
+
+def _steps(job: Job, trained: Trained) -> int:
+    """Return the training steps that all epochs took."""
+    s = job.settings
+    batches = Batches(len(job.train), s.batch_size or len(job.train), s.epoch_parts or 1, s.seed)
+    return batches.steps * len(trained.history.epochs)
 
 
 def _subjects(run: RunFolder, job: Job, met: Encounters) -> tuple[Subject, Subject]:
@@ -377,6 +388,7 @@ def _report_on(
         scope=Scope.of(settings.attacks, brief=True),
         kept_in=run.audit_progress,
         dataset=f"{settings.data}, {len(subjects[-1].images)} of {len(job.splits.test)} test images",
+        origin=ImageOrigin(settings.data, "test", len(job.splits.test)),
         seed=settings.seed,
         narrator=job.narrator,
         title=title,

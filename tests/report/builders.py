@@ -115,7 +115,7 @@ def build_history(epochs: int = 30, undone: int | None = 12) -> History:
             EpochRecord(
                 epoch=epoch,
                 seconds=21.4,
-                source_attack="R+FGSM",
+                source_attacks=("R+FGSM",),
                 scalars={
                     "loss": float(2.3 * (1 - rise) + 0.2),
                     "val_clean": float(min(0.995, 0.90 + 0.088 * rise + noise[0] / 4)),
