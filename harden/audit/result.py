@@ -250,10 +250,18 @@ class AuditResult:
         """Accuracy under the worst of all attacks, sample by sample: the number to quote."""
         return share_of(self.standing())
 
+    def all_strongest(self) -> tuple[AttackOutcome, ...]:
+        """The attacks that alone leave the fewest images standing, among the complete ones; several if they tie.
+
+        There is none if no image is right when clean: nothing was attacked.
+        """
+        left = [(outcome, int(self.survived(outcome).sum())) for outcome in self.outcomes if outcome.complete]
+        fewest = min((count for _, count in left), default=0)
+        return tuple(outcome for outcome, count in left if count == fewest) if self.clean_correct.any() else ()
+
     def strongest(self) -> AttackOutcome | None:
-        """The attack that alone leaves the fewest images standing, among the complete ones; None without any."""
-        complete = [outcome for outcome in self.outcomes if outcome.complete]
-        return min(complete, key=lambda outcome: int(self.survived(outcome).sum()), default=None)
+        """The first of `all_strongest`, or None if there is none."""
+        return next(iter(self.all_strongest()), None)
 
     def per_class_worst_case(self) -> tuple[Proportion | None, ...]:
         """Worst-case accuracy of each class (None where no image of the class was audited)."""

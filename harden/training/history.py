@@ -44,7 +44,7 @@ class EpochRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dictionary; `from_json` reads it."""
-        return {**asdict(self), "source_attacks": list(self.source_attacks)}
+        return {**asdict(self), "source_attacks": list(self.source_attacks), "collapse": self.collapse.value}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> EpochRecord:

@@ -24,6 +24,7 @@ from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
 from harden.models.trust import require_trust
 from harden.randomness import derive_seed
+from harden.report.figures import counted
 from harden.report.report import Report
 from harden.training.batches import Batches
 from harden.training.evaluate import CANARY_ATTACK
@@ -319,7 +320,7 @@ def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
     chosen = f"chose epoch {trained.history.chosen_epoch} of {len(trained.history.epochs)}"
     if trained.confirmation is not None:
         chosen += (
-            f": {trained.confirmation:.1%} of {len(job.val)} validation images withstand "
+            f": {trained.confirmation:.1%} of {counted(len(job.val), 'validation image')} withstand "
             f"{ATTACKS[SELECTION_ATTACK](job.eps).name} and {confirmation_attack(job.eps).name}"
         )
     job.narrator.note(chosen)

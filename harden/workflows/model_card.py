@@ -20,7 +20,7 @@ from harden.files import write_whole
 from harden.models.classifier import Classifier
 from harden.report.beliefs import failures
 from harden.report.ending import EndCause, Ending, EndStatus
-from harden.report.figures import threat, with_interval
+from harden.report.figures import counted, threat, with_interval
 from harden.report.report import Report
 from harden.workflows.ending import ending_of
 from harden.workflows.export_description import without_folders
@@ -152,7 +152,9 @@ def _figures(result: AuditResult) -> tuple[Figure, ...]:
         for outcome in result.outcomes
         if outcome.complete
     ]
-    worst = _figure(f"under the worst of {len(result.outcomes)} attacks, image by image", "", result.worst_case())
+    worst = _figure(
+        f"under the worst of {counted(len(result.outcomes), 'attack')}, image by image", "", result.worst_case()
+    )
     clean = _figure("clean", "", result.clean_accuracy())
     return (worst, *sorted(alone, key=lambda figure: figure.value), clean)
 
@@ -225,14 +227,20 @@ def _headline(report: Report | None, sample: Sample, data: str) -> str:
             f"were compared on, at l_inf eps {eps_text(sample.eps)}."
         )
     subject = report.subject
-    alone = subject.strongest()
-    strongest = f" The strongest single attack is {alone.name}." if alone is not None else ""
+    alone = [outcome.name for outcome in subject.strongest()]
+    strongest = f" The strongest single attack is {alone[0]}." if len(alone) == 1 else ""
+    if len(alone) > 1:
+        strongest = f" No single attack leaves less than {', '.join(alone[:-1])} and {alone[-1]}."
     return (
         f"**{with_interval(subject.worst_case())} of {len(subject):,} images ({data}, {_which(subject)}) "
-        f"withstand every one of {len(subject.outcomes)} attacks at {threat(subject.outcomes)}**; clean accuracy is "
+        f"withstand {_all_of(len(subject.outcomes))} at {threat(subject.outcomes)}**; clean accuracy is "
         f"{with_interval(subject.clean_accuracy())}.{strongest} An accuracy under attack is what these attacks left: "
         "a stronger one may leave less."
     )
+
+
+def _all_of(attacks: int) -> str:
+    return "the one attack" if attacks == 1 else f"every one of {attacks} attacks"
 
 
 def _limits(report: Report | None, models: Sequence[str], sample: Sample, ending: Ending | None) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def _headline(found: Verdict) -> Html:
     else:
         scope, figure = found.scope(), found.worst
     before: list[Html] = []
-    if found.worst_before is not None:
+    if found.worst is not None and found.worst_before is not None:
         before = [
             element("span", {"class": "before"}, _spoken("before: "), percent(found.worst_before.value)),
             element("span", {"class": "arrow", "aria-hidden": "true"}, "→"),
@@ -77,8 +77,9 @@ def _smaller(found: Verdict, report: Report) -> Html:
     if found.worst is not None:
         entries.append(("Clean accuracy", percent(found.clean.value), f"{interval(found.clean)}{was}"))
     if found.strongest is not None:
-        accuracy = report.subject.robust_accuracy(found.strongest)
-        entries.append(("Strongest single attack", found.strongest.name, f"leaves {percent(accuracy.value)}"))
+        tied = f", as {counted(found.tied, 'other')} {'does' if found.tied == 1 else 'do'}" if found.tied else ""
+        left = percent(report.subject.robust_accuracy(found.strongest).value)
+        entries.append(("Strongest single attack", found.strongest.name, f"leaves {left}{tied}"))
     if not entries:
         return Html()
     blocks = (
