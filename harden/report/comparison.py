@@ -211,11 +211,15 @@ class Comparison:
         level = 1 - 0.05 / among / 2
         found = [a.audit.worst_case_gain(b.audit) for a, b in pairs]
         mean = fmean(difference.value for difference in found)
-        half = fmean((difference.high - difference.low) / 2 for difference in found) * float(norm.ppf(level)) / Z95
+        wider = float(norm.ppf(level)) / Z95
+        # Each side by itself: of few images the interval reaches much further to one side than to the other.
+        below = wider * fmean(difference.value - difference.low for difference in found)
+        above = wider * fmean(difference.high - difference.value for difference in found)
+        seeds = 0.0
         if len(found) > 1:
-            seeds = stdev(difference.value for difference in found) / math.sqrt(len(found))
-            half = math.hypot(half, float(t.ppf(level, len(found) - 1)) * seeds)
-        return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half))
+            spread = stdev(difference.value for difference in found) / math.sqrt(len(found))
+            seeds = float(t.ppf(level, len(found) - 1)) * spread
+        return Difference(mean, max(-1.0, mean - math.hypot(below, seeds)), min(1.0, mean + math.hypot(above, seeds)))
 
     def verdict(self) -> tuple[str, ...]:
         """Return what withstands most and by how much, in sentences, the most important first."""

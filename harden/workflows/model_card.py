@@ -227,7 +227,7 @@ def _headline(report: Report | None, sample: Sample, data: str) -> str:
             f"were compared on, at l_inf eps {eps_text(sample.eps)}."
         )
     subject = report.subject
-    alone = [outcome.name for outcome in subject.strongest()]
+    alone = [outcome.name for outcome in subject.all_strongest()]
     strongest = f" The strongest single attack is {alone[0]}." if len(alone) == 1 else ""
     if len(alone) > 1:
         strongest = f" No single attack leaves less than {', '.join(alone[:-1])} and {alone[-1]}."

@@ -135,7 +135,7 @@ def test_the_interval_of_a_lead_counts_images_and_seeds(three: Comparison) -> No
     pairs = list(zip(three.of("Adv-4-Adv"), three.of("SAT"), strict=True))
     found = [a.audit.worst_case_gain(b.audit) for a, b in pairs]
     values = [difference.value for difference in found]
-    images = np.mean([(difference.high - difference.low) / 2 for difference in found])
+    images = np.mean([difference.value - difference.low for difference in found])
     seeds = 12.7062 * np.std(values, ddof=1) / np.sqrt(2)
     gain = three.gain("Adv-4-Adv", "SAT")
     assert gain is not None
