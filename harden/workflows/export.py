@@ -141,9 +141,9 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             f"--tolerance {settings.tolerance} is no difference of scores", hint="give a number such as 0.0001"
         )
     run = as_run(settings.spec.model)
+    subject = _from_run(run, settings) if run else _from_model(settings, narrator)
     if run is not None:
         _require_ending(run, settings, narrator)
-    subject = _from_run(run, settings) if run else _from_model(settings, narrator)
     classifier = subject.classifier.eval()
     folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
     refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE), _MODELS)
