@@ -275,12 +275,12 @@ def test_the_source_is_what_the_run_settled_on(
 
 def test_the_card_of_a_compared_run_quotes_its_audit(two: tuple[Path, Comparison], tmp_path: Path) -> None:
     """Its report words the images in another way than that of a fit; the card reads fields, not words."""
-    out, found = two
+    out, _ = two
     folder = next(path.parent for path in out.rglob("model.safetensors"))
     settings = ExportSettings(spec=ModelSpec(model=str(folder)), formats=("safetensors",), samples=6, anyway=True)
     export(settings, out=tmp_path / "export", narrator=Notebook())
     card = (tmp_path / "export" / "README.md").read_text()
     audit = document.read(folder / "report.json").subject
     assert audit.origin is not None
-    assert "not audited" not in card
+    assert "It was not audited" not in card
     assert f"| held out for the figures above | {len(audit)} of {audit.origin.available} test images |" in card
