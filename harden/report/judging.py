@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harden.audit.metrics import Difference, paired_difference
+from harden.audit.metrics import Difference, paired_difference, wilson
 from harden.audit.result import AuditResult
 from harden.chance import agreement
 from harden.report.beliefs import failures
@@ -62,12 +62,16 @@ def judge(after: AuditResult, before: AuditResult | None, *, claims: bool = True
 def at_chance(result: AuditResult) -> bool:
     """Return whether clean accuracy is at chance: not above it, on images that would show it if it were well above.
 
-    The latter means that the upper end of the accuracy's interval lies nearer to chance than to 100 %. A few images, or
-    images of one class, show neither.
+    The latter means that the upper end of the accuracy's interval lies nearer to chance than to 100 %, or, for a
+    constant answer, that of its accuracy on the images of other classes below one half. Very few images, or images of
+    one class, show neither.
     """
     found = agreement(result.labels.tolist(), result.clean_predictions.tolist())
     if found.exceeds_chance(CHANCE_ERRORS):
         return False
+    if constant_answer(result) is not None:
+        others = found.total - found.right
+        return others > 0 and wilson(0, others).high < 0.5
     return result.clean_accuracy().high < (1 + found.expected) / 2
 
 

@@ -11,7 +11,7 @@ from harden.access import Access
 from harden.attacks import ATTACKS, Planned, Transfer, attack_names
 from harden.audit.keeping import identity_of
 from harden.audit.result import ImageOrigin
-from harden.data import ImageSet, duplicate_files
+from harden.data import ImageSet, duplicate_files, name_of
 from harden.distributed import ALONE, Processes
 from harden.errors import Interrupted, UsageError
 from harden.files import write_whole
@@ -209,3 +209,8 @@ def run_facts(
         ("seed", str(settings.seed)),
         ("harden", __version__),
     )
+
+
+def run_title(settings: FitSettings, crafted_by: Sequence[str]) -> str:
+    """Return the title of a run's report, with the crafters that its training used."""
+    return f"{name_of(settings.data)}: {settings.method} from {' and '.join(crafted_by) or 'clean images'}"

@@ -16,6 +16,7 @@ from harden.report import document
 from harden.report.ending import EndCause, Ending, EndStatus
 from harden.report.judging import judge
 from harden.report.report import Report
+from harden.workflows.narrator import Narrator
 from harden.workflows.run_folder import RunFolder
 
 NOT_AUDITED = Ending(
@@ -73,6 +74,23 @@ def require_hardened(ending: Ending | None, run: RunFolder) -> None:
             f"the run did not harden the model ({ending.status.value}); its weights and its report are in {run.path}",
             hint=ending.remedy,
         )
+
+
+def require_exportable(run: RunFolder, *, anyway: bool, narrator: Narrator) -> None:
+    """Return if a run hardened its model, was not judged, or is exported all the same.
+
+    Raises:
+        RunFolderError: it did not harden its model, and nobody said --anyway.
+    """
+    ending = ending_of(run)
+    if not ending.status.is_failure:
+        return
+    if not anyway:
+        raise RunFolderError(
+            f"the run {run.path} did not harden its model. {ending.sentence()}",
+            hint=f"{ending.remedy} Or export the model as it is with --anyway: its model card says how the run ended",
+        )
+    narrator.warn(f"the run {run.path} did not harden its model, and the model card says so. {ending.sentence()}")
 
 
 def _judged(report: Report, config: Mapping[str, Any], steps: int | None) -> Ending:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harden.attacks import frozen
 from harden.data import AS_IT_IS, Entry, Reading, open_data
-from harden.errors import ExportError, RunFolderError, UsageError
+from harden.errors import ExportError, UsageError
 from harden.export import EXPORTERS, PRECISIONS
 from harden.export.any_size import take_any_size
 from harden.export.card import CARD
@@ -34,7 +34,7 @@ from harden.models.classifier import Classifier
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
 from harden.registry import lookup
-from harden.workflows.ending import ending_of
+from harden.workflows.ending import require_exportable
 from harden.workflows.export_description import (
     ARCHITECTURE,
     CONFIG,
@@ -143,7 +143,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
     run = as_run(settings.spec.model)
     subject = _from_run(run, settings) if run else _from_model(settings, narrator)
     if run is not None:
-        _require_ending(run, settings, narrator)
+        require_exportable(run, anyway=settings.anyway, narrator=narrator)
     classifier = subject.classifier.eval()
     folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
     refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE), _MODELS)
@@ -225,23 +225,6 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         replace(stated, files=dict(sorted({**kept.files, **made}.items())), standing=standing).write(unproven)
         _place([*made, MANIFEST], unproven, folder)
     return tuple(results)
-
-
-def _require_ending(run: RunFolder, settings: ExportSettings, narrator: Narrator) -> None:
-    """Return if a run hardened its model, or if it is exported all the same.
-
-    Raises:
-        RunFolderError: it did not, and nobody said --anyway.
-    """
-    ending = ending_of(run)
-    if not ending.status.is_failure:
-        return
-    if not settings.anyway:
-        raise RunFolderError(
-            f"the run {run.path} did not harden its model. {ending.sentence()}",
-            hint=f"{ending.remedy} Or export the model as it is with --anyway: its model card says how the run ended",
-        )
-    narrator.warn(f"the run {run.path} did not harden its model, and the model card says so. {ending.sentence()}")
 
 
 def _place(names: Sequence[str], unproven: Path, folder: Path) -> None:

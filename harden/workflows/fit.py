@@ -26,18 +26,17 @@ from harden.models.trust import require_trust
 from harden.randomness import derive_seed
 from harden.report.figures import counted
 from harden.report.report import Report
-from harden.training.batches import Batches
 from harden.training.evaluate import CANARY_ATTACK
 from harden.training.freezing import frozen_names
 from harden.training.history import History
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
-from harden.workflows.audit import audit_subjects, run_facts, write_reports, write_unreadable
+from harden.workflows.audit import audit_subjects, run_facts, run_title, write_reports, write_unreadable
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.ending import with_ending
 from harden.workflows.examine import Scope, Subject
-from harden.workflows.hardening import build_defence, join_training, plan_run, train
+from harden.workflows.hardening import build_defence, join_training, plan_run, steps_taken, train
 from harden.workflows.job import (
     Job,
     StopRequested,
@@ -131,7 +130,7 @@ def fit(
         write_unreadable(job.images.unreadable, run.path, narrator)
         return _execute(run, job)
     except HardenError:
-        if not _can_go_on(run, settings):
+        if not run.can_go_on(settings.pretrain):
             shutil.rmtree(run.path, ignore_errors=True)  # nothing in it could be resumed
         raise
 
@@ -270,12 +269,6 @@ def _require_trust_in_statics(run: RunFolder, settings: FitSettings, arch: str |
             require_trust(origin_of(code, {}), run.path)
 
 
-def _can_go_on(run: RunFolder, settings: FitSettings) -> bool:
-    """Whether something in the folder of a run that did not end is worth going on from."""
-    pretrained = bool(settings.pretrain) and run.initial_weights.exists()
-    return run.checkpoint.exists() or run.pretraining.exists() or pretrained
-
-
 def _execute(run: RunFolder, job: Job) -> FitResult:
     """Train, keep the weights, and, if the run ends with one, audit and report."""
     if job.budget is not None:
@@ -287,7 +280,7 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
         return FitResult(run, _audit(run, job, trained) if job.audits else None)
     except WriteError as error:
         hint = f"{error.hint}; what is there is kept, and goes on with: harden fit --resume {run.path}"
-        raise WriteError(error.message, hint=hint if _can_go_on(run, job.settings) else error.hint) from error
+        raise WriteError(error.message, hint=hint if run.can_go_on(job.settings.pretrain) else error.hint) from error
     except Interrupted as stop:
         if job.budget is not None:
             job.budget.keep()
@@ -338,22 +331,15 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
         run,
         job,
         subjects,
-        title=_title(settings, trained),
+        title=run_title(settings, trained.source_attacks),
         history=trained.history,
         facts=run_facts(settings, job.command, job.splits.how, trained.history, job.budget),
         caveats=unread,
     )
-    report = with_ending(run, report, steps=_steps(job, trained))
+    report = with_ending(run, report, steps=steps_taken(job, trained))
     write_reports(report, run.path, job.narrator)
     shutil.rmtree(run.audit_progress, ignore_errors=True)
     return report
-
-
-def _steps(job: Job, trained: Trained) -> int:
-    """Return the training steps that all epochs took."""
-    s = job.settings
-    batches = Batches(len(job.train), s.batch_size or len(job.train), s.epoch_parts or 1, s.seed)
-    return batches.steps * len(trained.history.epochs)
 
 
 def _subjects(run: RunFolder, job: Job, met: Encounters) -> tuple[Subject, Subject]:
@@ -400,11 +386,6 @@ def _report_on(
         stop_requested=job.stop_requested,
         processes=job.processes,
     )
-
-
-def _title(settings: FitSettings, trained: Trained) -> str:
-    sources = " and ".join(trained.source_attacks) or "clean images"
-    return f"{name_of(settings.data)}: {settings.method} from {sources}"
 
 
 def _met(job: Job, trained: Trained) -> Encounters:

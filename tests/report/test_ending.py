@@ -31,6 +31,13 @@ ONE_WAY = build_plain(LABELS, [0] * 58 + [1] * 2, [0] * 58 + [1] * 2)
         (build_right(55, 0), build_right(50, 40), "hardened", "gain"),
         (build_right(55, 15), CONSTANT, "failed", "clean at chance"),
         (build_right(55, 15), ONE_WAY, "failed", "clean at chance"),
+        (build_right(8, 0, images=8), build_plain(LABELS[:8], [1] * 8, [1] * 8), "failed", "clean at chance"),
+        (
+            build_right(4, 0, images=4),
+            build_plain(LABELS[:4], [1] * 4, [1] * 4),
+            "no measurable gain",
+            "too few images",
+        ),
         (CONSTANT, CONSTANT, "failed", "clean at chance"),
         (build_right(55, 0), build_right(55, 0), "no measurable gain", "eps too large"),
         (build_right(55, 2), build_right(55, 2), "no measurable gain", "tie"),
