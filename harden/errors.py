@@ -30,7 +30,15 @@ class ModelError(HardenError):
 
 
 class PreflightError(ModelError):
-    """The model and the data do not fit: every normalisation leaves it near chance, or the classes are permuted."""
+    """The model and the data do not fit: every normalisation leaves it near chance, or the classes are permuted.
+
+    Attributes:
+        permuted: whether the classes are permuted, so that no other normalisation would repair it.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, permuted: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.permuted = permuted
 
 
 class UnsafeInputError(HardenError):

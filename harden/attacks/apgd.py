@@ -88,6 +88,11 @@ class APGD(Attack):
         )
 
     @property
+    def objective(self) -> Objective:
+        """What is raised."""
+        return self.raises
+
+    @property
     def passes(self) -> int:
         """Two for each step, of all ascents."""
         if not self.targets:

@@ -8,7 +8,7 @@ early drop, counting and the worst case over every scored point are right once f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -62,6 +62,27 @@ class Attack(ABC):
         """The whole convention in words: start, steps, step size, objective, restarts, norm and eps."""
 
     @property
+    def method(self) -> str:
+        """The family that the attack belongs to: "PGD", "APGD", ..."""
+        return type(self).__name__
+
+    @property
+    def objective(self) -> Objective | None:
+        """What its gradient is taken of; None for an attack that takes no gradient of the model or not of one loss."""
+        return None
+
+    @property
+    def crafted_by(self) -> str:
+        """The name of the attack that crafts the examples on surrogates; empty for an attack on the model itself."""
+        return ""
+
+    @property
+    def identity(self) -> str:
+        """A text that two attacks share only if all of their settings are the same; nobody needs to read it."""
+        settings = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return f"{self.method}({', '.join(f'{name}={_identity(value)}' for name, value in settings)})"
+
+    @property
     @abstractmethod
     def passes(self) -> int:
         """Forward plus backward passes on an image that stands to the end: about this many, for estimates of time."""
@@ -73,6 +94,15 @@ class Attack(ABC):
     def radius(self) -> str:
         """The norm and eps in print, as the definitions end."""
         return f"{self.norm.written} eps {self.eps:.6g}"
+
+
+def _identity(value: object) -> str:
+    """Return an attack's setting as part of its identity: networks are told apart by their names beside them."""
+    if isinstance(value, Attack):
+        return value.identity
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_identity, value))})"
+    return type(value).__name__ if isinstance(value, torch.nn.Module) else repr(value)
 
 
 @dataclass(frozen=True, kw_only=True)

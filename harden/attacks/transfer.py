@@ -10,6 +10,7 @@ from torch import nn
 
 from harden.access import Access
 from harden.attacks.norms import Norm
+from harden.attacks.objectives import Objective
 from harden.attacks.oracle import Oracle
 from harden.attacks.protocol import Attack
 from harden.attacks.run import run_attack
@@ -51,6 +52,16 @@ class Transfer(Attack):
             f"examples of the smallest margin on {' and, in turn, '.join(self.names)}, tried on the model; there: "
             f"{self.inner.definition}"
         )
+
+    @property
+    def crafted_by(self) -> str:
+        """The name of the attack on the surrogates."""
+        return self.inner.name
+
+    @property
+    def objective(self) -> Objective | None:
+        """What is raised on the surrogates."""
+        return self.inner.objective
 
     @property
     def passes(self) -> int:

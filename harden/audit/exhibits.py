@@ -56,7 +56,7 @@ class Gallery:
 
     def __call__(self, attack: Attack, rows: Tensor, batch: Tensor, examples: Examples) -> None:
         """See what an attack made of the images at `rows` (n,), `batch` (n, C, H, W) float in [0, 1]."""
-        best = self._found.setdefault(attack.definition, {})
+        best = self._found.setdefault(attack.identity, {})
         distances = attack.norm.of(examples.images - batch).cpu()
         labels = self._images.labels.cpu()[rows.cpu()]
         for index in torch.nonzero(examples.margins.cpu() < 0).squeeze(1).tolist():
@@ -86,7 +86,7 @@ class Gallery:
         """Keep of an attack that is over what is best among all that the processes have seen of it."""
         if processes.size == 1:
             return
-        seen = self._found.setdefault(attack.definition, {})
+        seen = self._found.setdefault(attack.identity, {})
         ranks = json.dumps([(label, *found.rank) for label, found in seen.items()]).encode()
         best: dict[int, tuple[float, int]] = {}
         for told in processes.gather(ranks):
@@ -95,7 +95,7 @@ class Gallery:
         chosen = sorted(best.items(), key=lambda entry: entry[1])[: self._limit]
         # A row is in one process only, so each image is shown by the one that has it.
         shown = [(label, rank, seen[label].exhibit.to_json()) for label, rank in chosen if _is(seen.get(label), rank)]
-        self._found[attack.definition] = {
+        self._found[attack.identity] = {
             label: _Found((distance, row), Exhibit.from_json(exhibit))
             for told in processes.gather(json.dumps(shown).encode())
             for label, (distance, row), exhibit in json.loads(told)
@@ -115,8 +115,8 @@ class Gallery:
             repeats: forward passes that one answer is the mean of, for a model that answers at random.
         """
         for attack in attacks:
-            outcome = next((o for o in result.outcomes if o.definition == attack.definition), None)
-            if outcome is None or attack.definition in self._found:
+            outcome = next((o for o in result.outcomes if o.identity == attack.identity), None)
+            if outcome is None or attack.identity in self._found:
                 continue
             fooled = np.flatnonzero(outcome.attacked & (outcome.predictions != result.labels))
             _, first = np.unique(result.labels[fooled], return_index=True)

@@ -50,7 +50,7 @@ class Keeping:
 
     def _path(self, attack: Attack, attacked: Tensor, repeats: int) -> Path:
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"{self._subject}/{attack.name}/{attack.definition}/{repeats}".encode())
+        digest.update(f"{self._subject}/{attack.name}/{attack.identity}/{repeats}".encode())
         digest.update(np.packbits(attacked.numpy()).tobytes())
         for surrogate in attack.surrogates if isinstance(attack, Transfer) else ():
             digest.update(fingerprint(surrogate).encode())

@@ -5,7 +5,7 @@ Only per-sample facts are stored. Accuracies, worst cases and intervals are meth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -32,6 +32,23 @@ class Exposure(StrEnum):
     UNSEEN = "unseen"
 
 
+@dataclass(frozen=True)
+class ImageOrigin:
+    """Where audited images came from.
+
+    Attributes:
+        data: the data set, as the user named it.
+        split: "test", "val", or "all" for images that some training may have seen.
+        available: images of that split from which the audited ones were drawn.
+        which: the split in words.
+    """
+
+    data: str
+    split: str
+    available: int
+    which: str = "test images"
+
+
 @dataclass(frozen=True, eq=False)
 class AttackOutcome:
     """What one attack did to N images.
@@ -39,6 +56,10 @@ class AttackOutcome:
     Attributes:
         name: short name with its steps ("PGD-20").
         definition: the whole convention in words: steps, step size, start, loss, restarts, norm, eps.
+        method: the family of the attack ("PGD"); empty in reports of earlier versions.
+        objective: what its gradient is taken of (a value of `Objective`); empty for none, or where it is not known.
+        crafted_by: the name of the attack that crafted on surrogates; empty for an attack on the model itself.
+        identity: equal for two outcomes only if their attacks are the same in every setting.
         norm: "linf", "l2" or "l1".
         eps: radius on the [0, 1] scale.
         exposure: whether the model's training or selection used this attack.
@@ -70,6 +91,10 @@ class AttackOutcome:
     access: Access
     queries: Integers
     closest: Floats
+    method: str = ""
+    objective: str = ""
+    crafted_by: str = ""
+    identity: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dictionary; `from_json` reads it. An infinite distance is null."""
@@ -89,6 +114,10 @@ class AttackOutcome:
             "access": self.access.value,
             "queries": self.queries.tolist(),
             "closest": rounded(self.closest),
+            "method": self.method,
+            "objective": self.objective,
+            "crafted_by": self.crafted_by,
+            "identity": self.identity,
         }
 
     @classmethod
@@ -110,6 +139,10 @@ class AttackOutcome:
             access=Access(data["access"]),
             queries=np.array(data["queries"], dtype=np.int64),
             closest=unrounded(data["closest"]),
+            method=data.get("method", ""),
+            objective=data.get("objective", ""),
+            crafted_by=data.get("crafted_by", ""),
+            identity=data.get("identity", data["definition"]),  # earlier versions told attacks apart by this
         )
 
     @property
@@ -124,7 +157,7 @@ class AuditResult:
 
     Attributes:
         model: what the model is called in print.
-        dataset: where the images came from, and which split.
+        dataset: where the images came from, and which split, in words.
         classes: K class names.
         labels: (N,) true classes.
         files: N names of the images, or empty.
@@ -141,6 +174,7 @@ class AuditResult:
         checks: reasons to believe or to doubt the worst case.
         representation: what the attacks do to the logits.
         gallery: images to look at.
+        origin: where the images came from, for programs; None in reports of earlier versions.
     """
 
     model: str
@@ -161,6 +195,7 @@ class AuditResult:
     checks: tuple[Check, ...] = ()
     representation: Representation | None = None
     gallery: tuple[Exhibit, ...] = ()
+    origin: ImageOrigin | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -223,10 +258,18 @@ class AuditResult:
         """Accuracy under the worst of all attacks, sample by sample: the number to quote."""
         return share_of(self.standing())
 
+    def all_strongest(self) -> tuple[AttackOutcome, ...]:
+        """The attacks that alone leave the fewest images standing, among the complete ones; several if they tie.
+
+        There is none if no image is right when clean: nothing was attacked.
+        """
+        left = [(outcome, int(self.survived(outcome).sum())) for outcome in self.outcomes if outcome.complete]
+        fewest = min((count for _, count in left), default=0)
+        return tuple(outcome for outcome, count in left if count == fewest) if self.clean_correct.any() else ()
+
     def strongest(self) -> AttackOutcome | None:
-        """The attack that alone leaves the fewest images standing, among the complete ones; None without any."""
-        complete = [outcome for outcome in self.outcomes if outcome.complete]
-        return min(complete, key=lambda outcome: int(self.survived(outcome).sum()), default=None)
+        """The first of `all_strongest`, or None if there is none."""
+        return next(iter(self.all_strongest()), None)
 
     def per_class_worst_case(self) -> tuple[Proportion | None, ...]:
         """Worst-case accuracy of each class (None where no image of the class was audited)."""
@@ -291,6 +334,7 @@ class AuditResult:
             "checks": [check.to_json() for check in self.checks],
             "representation": self.representation.to_json() if self.representation else None,
             "gallery": [exhibit.to_json() for exhibit in self.gallery],
+            "origin": asdict(self.origin) if self.origin else None,
         }
 
     @classmethod
@@ -315,4 +359,5 @@ class AuditResult:
             checks=tuple(Check.from_json(c) for c in data["checks"]),
             representation=Representation.from_json(data["representation"]) if data["representation"] else None,
             gallery=tuple(Exhibit.from_json(e) for e in data["gallery"]),
+            origin=ImageOrigin(**data["origin"]) if data.get("origin") else None,
         )

@@ -305,6 +305,10 @@ def attack_images(
         access=attack.access,
         queries=queries.numpy(),
         closest=closest.numpy(),
+        method=attack.method,
+        objective=attack.objective.value if attack.objective is not None else "",
+        crafted_by=attack.crafted_by,
+        identity=attack.identity,
     )
 
 

@@ -34,6 +34,7 @@ def demo(
 
     def body(terminal: Terminal) -> None:
         from harden.workflows.demo import demo as workflow
+        from harden.workflows.ending import require_hardened
 
         chosen = options.within(seed, "--seed", "seed") or 0
         with stoppable() as stop:
@@ -44,5 +45,6 @@ def demo(
                 terminal.result(f"  {result.run.path / name}")
             for item in result.exported:
                 terminal.result(f"  {item.path}")
+        require_hardened(result.report.ending, result.run)
 
     run_command(body, quiet=quiet or as_json)

@@ -59,6 +59,14 @@ def export(
             rich_help_panel="Export",
         ),
     ] = 0.02,
+    anyway: Annotated[
+        bool,
+        typer.Option(
+            "--anyway",
+            help="Export a run that did not harden its model, too; the model card says so.",
+            rich_help_panel="Export",
+        ),
+    ] = False,
     data: Annotated[
         str | None,
         typer.Option(help="Images to prove agreement on. \\[the run's validation images]", rich_help_panel="Data"),
@@ -110,6 +118,7 @@ def export(
             tolerance=tolerance,
             max_drop=max_drop,
             any_size=any_size,
+            anyway=anyway,
         )
         exported = workflow(settings, out=out, narrator=terminal)
         if as_json:

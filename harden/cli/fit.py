@@ -255,6 +255,7 @@ def fit(
         from harden.models.factory import is_reference
         from harden.recipe import find_recipe, read_recipe, resolve
         from harden.workflows import fit as workflow
+        from harden.workflows.ending import require_hardened
         from harden.workflows.run_files import read_run_file
         from harden.workflows.run_folder import RunFolder
 
@@ -367,6 +368,7 @@ def fit(
                 )
         if result.run is not None and result.report is not None:
             show_report(terminal, result.report, as_json=as_json, where=result.run.path)
+            require_hardened(result.report.ending, result.run)
         elif as_json and result.plan is not None:
             import json
             from dataclasses import asdict
@@ -390,8 +392,9 @@ def show_report(terminal: Terminal, report: Any, *, as_json: bool, where: Path) 
 
         from harden.report.report import summary_of
 
-        models = [summary_of(result) for result in report.results]
-        print(json.dumps({"folder": str(where), "models": models, "data": dict(report.data)}))
+        shown = {"folder": str(where), "models": [summary_of(result) for result in report.results]}
+        ending = {"ending": report.ending.to_json()} if report.ending else {}
+        print(json.dumps({**shown, "data": dict(report.data), **ending}))
         return
     from harden.report.terminal import render
 

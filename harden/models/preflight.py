@@ -247,6 +247,7 @@ def _problem(
             f"the model knows these classes in another order: {best:.1%} of {count} images are right as they "
             f"are, {explained:.1%} after reordering (normalisation: {name}; {ordered}{', ...' if known > 4 else ''})",
             hint=f"--class-map {','.join(map(str, mapping))}",
+            permuted=True,
         )
     if best < floor:
         listed = "\n".join(f"  {row.accuracy:6.1%}  {row.name}" for row in sorted(rows, key=lambda r: -r.accuracy))

@@ -14,6 +14,7 @@ from harden.audit.metrics import Z95, Difference, Proportion
 from harden.audit.result import AuditResult
 from harden.errors import DataError
 from harden.report.figures import counted, percent
+from harden.report.judging import at_chance
 from harden.training.canary import Collapse
 from harden.training.history import History
 
@@ -27,7 +28,7 @@ class Trial:
     Attributes:
         variant: its name in print; trials of one variant differ in their seed.
         method: the key of its defence.
-        source: what was to craft its examples; empty for clean training.
+        sources: keys of the crafters that were to craft its examples; none for clean training.
         seed: of the training.
         audit: of the trained model, on the same images for every trial.
         history: of its training.
@@ -35,7 +36,7 @@ class Trial:
 
     variant: str
     method: str
-    source: str
+    sources: tuple[str, ...]
     seed: int
     audit: AuditResult
     history: History
@@ -43,20 +44,20 @@ class Trial:
     @property
     def switched(self) -> bool:
         """Whether another attack than its own crafted at some time: it is then no longer just this method."""
-        return any(epoch.source_attack not in ("", self.source) for epoch in self.history.epochs)
+        return any(epoch.source_attacks not in ((), self.sources) for epoch in self.history.epochs)
 
     @property
     def collapses(self) -> tuple[str, ...]:
         """What went wrong in training, in words, each once."""
-        kinds = [str(kind.value) for kind in Collapse if kind is not Collapse.NONE]
-        return tuple(kind for kind in kinds if any(kind in epoch.event for epoch in self.history.epochs))
+        found = {epoch.collapse for epoch in self.history.epochs}
+        return tuple(kind.value for kind in Collapse if kind in found and kind is not Collapse.NONE)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dictionary; `from_json` reads it."""
         return {
             "variant": self.variant,
             "method": self.method,
-            "source": self.source,
+            "sources": list(self.sources),
             "seed": self.seed,
             "history": self.history.to_json(),
             "audit": self.audit.to_json(),
@@ -68,7 +69,7 @@ class Trial:
         return cls(
             data["variant"],
             data["method"],
-            data["source"],
+            tuple(data["sources"] if "sources" in data else data["source"].split(" + ")),
             data["seed"],
             AuditResult.from_json(data["audit"]),
             History.from_json(data["history"]),
@@ -90,10 +91,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of accuracies: `name` in print, and whether the attack was crafted on another network."""
+    """A column of accuracies.
+
+    Attributes:
+        name: of the attack, or what else it is the accuracy on.
+        crafted_by: the attack that crafted on another network; empty for attacks on the model itself.
+    """
 
     name: str
-    black_box: bool = False
+    crafted_by: str = ""
+
+    @property
+    def black_box(self) -> bool:
+        """Whether the examples were crafted on another network."""
+        return bool(self.crafted_by)
 
     @property
     def group(self) -> str:
@@ -103,10 +114,12 @@ class Column:
     @property
     def shown(self) -> str:
         """The name within its group."""
-        return self.name.removeprefix("transfer ")
+        return self.crafted_by or self.name
 
 
 CLEAN, WORST = Column("clean"), Column("worst case")
+ADV4ADV = ("adv4adv", "adv4adv-star")
+"""Keys of the defences that are variants of the paper's method."""
 WHITE_BOX, BLACK_BOX = "white-box", "black-box"
 
 
@@ -152,7 +165,7 @@ class Comparison:
         outcomes = self.trials[0].audit.outcomes
         complete = [o for o in outcomes if all(t.audit.outcome(o.name).complete for t in self.trials)]
         white = [Column(o.name) for o in complete if o.access is not Access.TRANSFER]
-        black = [Column(o.name, black_box=True) for o in complete if o.access is Access.TRANSFER]
+        black = [Column(o.name, o.crafted_by or o.name) for o in complete if o.access is Access.TRANSFER]
         return (CLEAN, *white, WORST, *black)
 
     def figure(self, variant: str, column: Column) -> Figure:
@@ -167,9 +180,15 @@ class Comparison:
         """Seconds of training, mean over seeds."""
         return fmean(trial.history.seconds for trial in self.of(variant))
 
+    def at_chance(self, variant: str) -> bool:
+        """Whether the clean accuracy of one of its trials is at chance: its worst case is then no robustness."""
+        return any(at_chance(trial.audit) for trial in self.of(variant))
+
     def ranked(self) -> tuple[str, ...]:
-        """Return the variants, the highest mean worst case first."""
-        return tuple(sorted(self.variants, key=lambda v: self.figure(v, WORST).mean, reverse=True))
+        """Return the variants, the highest mean worst case first, and those at chance last."""
+        return tuple(
+            sorted(self.variants, key=lambda v: (not self.at_chance(v), self.figure(v, WORST).mean), reverse=True)
+        )
 
     def gain(self, variant: str, other: str, *, among: int = 1) -> Difference | None:
         """Return how much more of the worst case `variant` withstands than `other`, with an interval; None without a
@@ -192,23 +211,53 @@ class Comparison:
         level = 1 - 0.05 / among / 2
         found = [a.audit.worst_case_gain(b.audit) for a, b in pairs]
         mean = fmean(difference.value for difference in found)
-        half = fmean((difference.high - difference.low) / 2 for difference in found) * float(norm.ppf(level)) / Z95
+        wider = float(norm.ppf(level)) / Z95
+        # Each side by itself: of few images the interval reaches much further to one side than to the other.
+        below = wider * fmean(difference.value - difference.low for difference in found)
+        above = wider * fmean(difference.high - difference.value for difference in found)
+        seeds = 0.0
         if len(found) > 1:
-            seeds = stdev(difference.value for difference in found) / math.sqrt(len(found))
-            half = math.hypot(half, float(t.ppf(level, len(found) - 1)) * seeds)
-        return Difference(mean, max(-1.0, mean - half), min(1.0, mean + half))
+            spread = stdev(difference.value for difference in found) / math.sqrt(len(found))
+            seeds = float(t.ppf(level, len(found) - 1)) * spread
+        return Difference(mean, max(-1.0, mean - math.hypot(below, seeds)), min(1.0, mean + math.hypot(above, seeds)))
 
     def verdict(self) -> tuple[str, ...]:
-        """Return who wins and by how much, in sentences, the most important first."""
+        """Return what withstands most and by how much, in sentences, the most important first."""
         best, *rest = self.ranked()
         figure = self.figure(best, WORST)
-        found = [f"{best} withstands most: {written(figure)} in the worst case, at {self.basis}."]
-        found += [self._against(best, other, len(rest)) for other in rest]
-        ours = next((v for v in self.ranked() if self.of(v)[0].method.startswith("adv4adv")), None)
-        lead = self.gain(best, ours, among=len(rest)) if ours is not None and ours != best else None
-        if lead is not None and lead.low > 0:
+        judged = [other for other in rest if not self.at_chance(other)]
+        found = [self._first(best, figure, judged)]
+        if figure.mean > 0 and not self.at_chance(best):
+            found += [self._against(best, other, len(judged)) for other in judged]
+        found += [
+            f"{variant} is at chance on clean images, so its {written(self.figure(variant, WORST))} in the worst case "
+            "means nothing."
+            for variant in self.ranked()
+            if self.at_chance(variant)
+        ]
+        ours = next((v for v in judged if self.of(v)[0].method in ADV4ADV), None)
+        lead = self.gain(best, ours, among=len(judged)) if ours is not None else None
+        if lead is not None and lead.low > 0 and self.of(best)[0].method not in ADV4ADV:
             found.insert(1, f"No variant of Adv-4-Adv wins here: the best of them, {ours}, comes after {best}.")
         return tuple(found)
+
+    def _first(self, best: str, figure: Figure, others: Sequence[str]) -> str:
+        """Return the sentence that the comparison begins with."""
+        if self.at_chance(best):
+            return f"No method left a model above chance on clean images, at {self.basis}: there is nothing to compare."
+        if figure.mean == 0:
+            who = "any method" if others else best
+            return f"No image withstands the attacks on {who}, at {self.basis}."
+        if not others:
+            return f"{best} withstands {written(figure)} in the worst case, at {self.basis}."
+        gains = [self.gain(best, other, among=len(others)) for other in others]
+        told_apart = all(gain is not None and gain.low > 0 for gain in gains)
+        tied = [other for other in others if self.figure(other, WORST).mean == figure.mean]
+        if tied:
+            names = ", ".join((best, *tied[:-1]))
+            return f"{names} and {tied[-1]} withstand the same: {written(figure)} in the worst case, at {self.basis}."
+        found = f"{best} withstands most: {written(figure)} in the worst case, at {self.basis}."
+        return found if told_apart else f"{found[:-1]}, but not every lead is beyond chance."
 
     def _against(self, one: str, other: str, among: int) -> str:
         gain = self.gain(one, other, among=among)
@@ -217,11 +266,16 @@ class Comparison:
         half = (gain.high - gain.low) / 2
         cost, theirs = self.passes(one), self.passes(other)
         ratio = f", at {cost / theirs:.1f}x its passes" if cost and theirs else ""
+        evidence = f"{counted(len(self.seeds), 'seed')} and {counted(len(self.trials[0].audit), 'image')}"
         if gain.low > 0:
             return f"{one} beats {other} by {100 * gain.value:.1f} ± {100 * half:.1f} points{ratio}."
+        if round(abs(gain.value), 3) == 0:  # in print 0.0 points, which is no lead
+            return f"{one} and {other} differ by 0.0 ± {100 * half:.1f} points{ratio}, from {evidence}."
+        ahead, behind = (one, other) if gain.value > 0 else (other, one)
+        seeds = "" if gain.value > 0 else " on the seeds that both have"
         return (
-            f"{one} is ahead of {other} by {100 * gain.value:.1f} ± {100 * half:.1f} points{ratio}: too little to tell "
-            f"from {counted(len(self.seeds), 'seed')} and {counted(len(self.trials[0].audit), 'image')}."
+            f"{ahead} is ahead of {behind} by {100 * abs(gain.value):.1f} ± {100 * half:.1f} points{seeds}{ratio}: too "
+            f"little to tell from {evidence}."
         )
 
     def remarks(self) -> tuple[str, ...]:

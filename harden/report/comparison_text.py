@@ -30,7 +30,7 @@ class Shown:
         cells: one for each variant.
         group: the columns that it belongs to, in print; empty for those that stand alone.
         strong: whether it is the one to look at.
-        best: rows of the highest accuracy; none in a column of costs.
+        best: rows of the highest accuracy; none if all have the same, and in a column of costs.
     """
 
     head: str
@@ -46,8 +46,8 @@ def columns(comparison: Comparison) -> tuple[Shown, ...]:
     found = []
     for column in comparison.columns:
         figures = [comparison.figure(variant, column) for variant in variants]
-        top = max(figure.mean for figure in figures)
-        best = frozenset(nth for nth, figure in enumerate(figures) if figure.mean == top)
+        top, bottom = (choose(figure.mean for figure in figures) for choose in (max, min))
+        best = frozenset(nth for nth, figure in enumerate(figures) if figure.mean == top > bottom)
         found.append(
             Shown(column.shown, tuple(map(cell, figures)), group=column.group, strong=column == WORST, best=best)
         )

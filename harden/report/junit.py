@@ -1,7 +1,8 @@
 """report.xml: JUnit's format, which continuous integration shows test by test.
 
-One suite per model; a case for each attack, each check and, on the model that the report is about, each gate. A gate
-that is not met and a check that failed are failures; a check that warns passes and says so in its output.
+One suite per model; a case for each attack, each check and, on the model that the report is about, each gate and how
+its run ended. A gate that is not met, a check that failed and a run that did not harden its model are failures; a check
+that warns passes and says so in its output.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from harden.audit.believe import Check, Status
 from harden.audit.gate import GateVerdict
 from harden.audit.result import AttackOutcome, AuditResult
 from harden.files import write_whole
+from harden.report.ending import Ending, EndStatus
 from harden.report.figures import counted, with_interval
 from harden.report.report import Report
 from harden.report.side_by_side import labels_of
@@ -27,7 +29,8 @@ def dumps(report: Report) -> str:
     root = ET.Element("testsuites", {"name": _clean(report.title)})
     for result in report.results:
         gates = report.gates if result is report.subject else ()
-        root.append(_suite(result, gates))
+        ending = report.ending if result is report.subject else None
+        root.append(_suite(result, gates, ending))
     for total in ("tests", "failures", "skipped"):
         root.set(total, str(sum(int(suite.get(total, "0")) for suite in root)))
     root.set("errors", "0")
@@ -45,9 +48,10 @@ def write(report: Report, path: Path) -> Path:
     return write_whole(path, dumps(report))
 
 
-def _suite(result: AuditResult, gates: tuple[GateVerdict, ...]) -> ET.Element:
+def _suite(result: AuditResult, gates: tuple[GateVerdict, ...], ending: Ending | None) -> ET.Element:
     suite = ET.Element("testsuite", {"name": _clean(result.model)})
     cases = [
+        *((_ending(ending),) if ending is not None else ()),
         *(_gate(verdict) for verdict in gates),
         *(_attack(result, outcome, label) for label, outcome in labels_of(result).items()),
         *(_check(check) for check in result.checks),
@@ -74,6 +78,18 @@ def _suite(result: AuditResult, gates: tuple[GateVerdict, ...]) -> ET.Element:
         ET.SubElement(properties, "property", {"name": name, "value": _clean(value)})
     suite.extend(cases)
     return suite
+
+
+def _ending(ending: Ending) -> ET.Element:
+    case = _case("run", "ending")
+    words = "\n".join(part for part in (ending.sentence(), ending.remedy) if part)
+    if ending.status.is_failure:
+        _fail(case, words, ending.status.value)
+    elif ending.status is EndStatus.NOT_JUDGED:
+        ET.SubElement(case, "skipped", {"message": _clean(words)})
+    else:
+        _say(case, words)
+    return case
 
 
 def _gate(verdict: GateVerdict) -> ET.Element:

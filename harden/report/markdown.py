@@ -20,6 +20,8 @@ from harden.report.verdict import cautions, verdict_of
 def dumps(report: Report) -> str:
     """Return the report as GitHub-flavoured Markdown."""
     blocks = [f"# {plain(report.title)}", f"**{plain(verdict_of(report).sentence())}**"]
+    if report.ending is not None:
+        blocks.append(plain(f"{report.ending.sentence()} {report.ending.remedy}"))
     if report.gates:
         signs = {True: "✅", False: "❌"}
         blocks.append(

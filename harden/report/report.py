@@ -11,6 +11,7 @@ from harden.audit.gate import GateVerdict
 from harden.audit.metrics import Proportion
 from harden.audit.result import AuditResult
 from harden.errors import DataError
+from harden.report.ending import Ending
 from harden.training.history import History
 
 SCHEMA = "harden-report/2"
@@ -30,6 +31,7 @@ class Report:
         caveats: sentences that a reader must see beside the numbers.
         gates: what became of the gates that the subject was held to.
         data: counts of files that were passed over and that changed, for programs; plain JSON.
+        ending: how the run ended that the report closes; None for a report on anything else.
     """
 
     title: str
@@ -39,6 +41,7 @@ class Report:
     caveats: tuple[str, ...] = ()
     gates: tuple[GateVerdict, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    ending: Ending | None = None
 
     @property
     def subject(self) -> AuditResult:
@@ -55,6 +58,7 @@ class Report:
         return {
             "schema": SCHEMA,
             "title": self.title,
+            "ending": self.ending.to_json() if self.ending else None,
             "summary": [summary_of(result) for result in self.results],
             "gates": [verdict.to_json() for verdict in self.gates],
             "results": [result.to_json() for result in self.results],
@@ -84,6 +88,7 @@ class Report:
             caveats=tuple(data["caveats"]),
             gates=tuple(GateVerdict.from_json(verdict) for verdict in data["gates"]),
             data=data.get("data", {}),
+            ending=Ending.from_json(data["ending"]) if data.get("ending") else None,
         )
 
 

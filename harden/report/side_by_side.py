@@ -69,7 +69,7 @@ def attack_keys(result: AuditResult) -> dict[AttackKey, AttackOutcome]:
     keyed: dict[AttackKey, AttackOutcome] = {}
     for outcome in result.outcomes:
         nth = 0
-        while (key := (outcome.name, outcome.norm, outcome.eps, outcome.definition, nth)) in keyed:
+        while (key := (outcome.name, outcome.norm, outcome.eps, outcome.identity, nth)) in keyed:
             nth += 1
         keyed[key] = outcome
     return keyed
@@ -91,7 +91,7 @@ def rows(report: Report) -> tuple[Row, ...]:
             kind=RowKind.ATTACK,
             label=labels[key],
             exposure=next(found[key].exposure for found in (keyed[-1], *keyed[:-1]) if key in found),
-            definition=key[3],
+            definition=next(found[key].definition for found in (keyed[-1], *keyed[:-1]) if key in found),
             cells=tuple(
                 _cell(result, found[key]) if key in found else None
                 for result, found in zip(report.results, keyed, strict=True)

@@ -18,6 +18,7 @@ from rich.text import Text
 from harden.audit.believe import Status
 from harden.audit.result import Exposure
 from harden.report.beliefs import doubts, failing_others, in_order, tally
+from harden.report.ending import EndStatus
 from harden.report.figures import MISSING, interval, percent, points, with_interval
 from harden.report.report import Report
 from harden.report.side_by_side import MEMBER_MARK, MEMBER_NOTE, Cell, Row, RowKind, any_member, attack_rows, rows
@@ -29,6 +30,14 @@ SHORT_EXPOSURE = {Exposure.TRAINING: "training", Exposure.SELECTION: "selection"
 
 STYLES = {Status.FAIL: "bold red", Status.WARN: "bold yellow"}
 """Checks that are told of one by one; the others are only counted."""
+
+_END_STYLES = {
+    EndStatus.HARDENED: "bold green",
+    EndStatus.NOT_JUDGED: "",
+    EndStatus.NO_GAIN: "bold yellow",
+    EndStatus.WORSE: "bold red",
+    EndStatus.FAILED: "bold red",
+}
 
 _GAP = 2
 _LABEL_LIMIT = 26
@@ -56,6 +65,10 @@ def render(report: Report, *, width: int) -> Group:
     """Return the report for a terminal of `width` columns; no line is longer, with or without colour."""
     verdict, table = verdict_of(report), rows(report)
     parts: list[RenderableType] = [Text(_wrapped(verdict.sentence(), width), style="bold")]
+    if report.ending is not None:
+        parts.append(Text(_wrapped(report.ending.sentence(), width), style=_END_STYLES[report.ending.status]))
+        if report.ending.remedy:
+            parts.append(Text(_wrapped(report.ending.remedy, width), style="italic"))
     parts.extend(Text(_wrapped(doubt, width), style="bold red") for doubt in doubts(report))
     parts.append(Text(""))
     gates = [

@@ -33,6 +33,8 @@ def spread_sentence(found: Spread) -> str:
     lowest, highest = found.lowest(*families), found.highest(*families)
     if reach is None or lowest is None or highest is None:
         return ""
+    if lowest.accuracy.value == highest.accuracy.value:
+        return f"spread over attacks: 0.0 points, {percent(lowest.accuracy.value)} under each"
     return (
         f"spread over attacks: {100 * reach:.1f} points, from {percent(highest.accuracy.value)} ({highest.name}) down "
         f"to {percent(lowest.accuracy.value)} ({lowest.name})"

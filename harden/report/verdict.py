@@ -8,6 +8,7 @@ from harden.audit.metrics import Difference, Proportion
 from harden.audit.result import AttackOutcome
 from harden.report.beliefs import doubts
 from harden.report.figures import count, counted, percent, threat, with_interval
+from harden.report.judging import at_chance, chance_clause
 from harden.report.report import Report
 from harden.report.side_by_side import attack_keys
 
@@ -25,6 +26,7 @@ class Verdict:
         clean, clean_before: accuracy on the clean images.
         gain: worst case minus worst case before, paired; None unless both were audited on the same images.
         strongest: the attack that alone leaves the fewest images standing.
+        tied: how many others leave as few.
     """
 
     images: int
@@ -36,6 +38,7 @@ class Verdict:
     clean_before: Proportion | None
     gain: Difference | None
     strongest: AttackOutcome | None
+    tied: int
 
     def scope(self) -> str:
         """Return what the worst case is taken over: "Worst case over 7 attacks at linf eps 0.1"."""
@@ -71,6 +74,7 @@ def verdict_of(report: Report) -> Verdict:
         clean_before=baseline.clean_accuracy() if baseline is not None else None,
         gain=_gain(report) if worst is not None and worst_before is not None else None,
         strongest=subject.strongest(),
+        tied=max(0, len(subject.all_strongest()) - 1),
     )
 
 
@@ -82,6 +86,12 @@ def cautions(report: Report) -> tuple[str, ...]:
         found.append("No attack was run: clean accuracy says nothing about robustness.")
     elif not subject.measured:
         found.append("Examples from other networks alone do not measure robust accuracy: they leave too many standing.")
+    found += [
+        f"{result.model} is at chance on clean images ({chance_clause(result)}): what withstands attacks is then no "
+        "sign of robustness."
+        for result in report.results
+        if at_chance(result)
+    ]
     for result in report.results:
         if not result.differentiable and result.measured:
             found.append(

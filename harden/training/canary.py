@@ -17,6 +17,8 @@ class Collapse(StrEnum):
     CATASTROPHIC_OVERFITTING = "catastrophic overfitting"
     TO_CHANCE = "collapse to chance"
     NOT_FINITE = "non-finite loss"
+    NOT_RECORDED = "collapse"
+    """Of an epoch that an earlier version wrote down, without the kind."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,18 @@ class Vitals:
         source: accuracy under the source attack that the run began with, or FGSM for it, also while another one crafts.
         canary: accuracy under a multi-step attack of the same eps.
         loss: mean training loss of the epoch.
+        chance: accuracy of the answers to clean images if these came in random order; None: one of K.
     """
 
     clean: float
     source: float
     canary: float
     loss: float
+    chance: float | None = None
+
+    def lead(self, classes: int) -> float:
+        """Return how much more than chance the clean accuracy is; 0 for a constant answer if `chance` is known."""
+        return self.clean - (1 / classes if self.chance is None else self.chance)
 
     @property
     def gap(self) -> float:
@@ -80,7 +88,8 @@ def diagnose(now: Vitals, watch: Watch, *, classes: int, samples: int, full_eps:
       it, however it got there.
 
     All of these must exceed what chance does to so few samples, too. A fall to chance of the *clean* accuracy means
-    that the discriminators or the learning rate won.
+    that the discriminators or the learning rate won: more than two thirds of the lead over chance of the best epoch are
+    gone, what is left of it is within noise, and the fall is not.
 
     Args:
         now: this epoch.
@@ -91,20 +100,21 @@ def diagnose(now: Vitals, watch: Watch, *, classes: int, samples: int, full_eps:
     """
     if not math.isfinite(now.loss):
         return Collapse.NOT_FINITE
-    chance = 1 / classes
     noise = 4 * math.sqrt(0.25 / samples)
     if full_eps and now.canary < now.source / 3 and now.gap > max(0.20, noise):
         return Collapse.CATASTROPHIC_OVERFITTING
     best = watch.best
     if best is None:
         return Collapse.NONE
-    if now.clean < chance + noise / 2 and best.clean > chance + noise:
+    # Two measurements of the same images: about a tenth of these change sides, and only they make the noise.
+    paired_noise = 3 * math.sqrt(0.1 / samples)
+    lead, lead_before = now.lead(classes), best.lead(classes)
+    at_chance = lead < min(lead_before / 3, 2 * math.sqrt((1 - 1 / classes) / classes / samples))
+    if at_chance and best.clean - now.clean > paired_noise:
         return Collapse.TO_CHANCE
     fall = best.canary - now.canary
     dropped = fall > max(0.10, noise) and now.canary < best.canary * 2 / 3 and best.source - now.source < fall / 2
-    # The two are measured on the same images: about a tenth of these make the gap, and only they make its noise.
-    gap_noise = 3 * math.sqrt(0.1 / samples)
-    crept = full_eps and fall > 0 and now.gap - watch.narrowest > max(0.08, gap_noise)
+    crept = full_eps and fall > 0 and now.gap - watch.narrowest > max(0.08, paired_noise)
     if dropped or crept:
         return Collapse.CATASTROPHIC_OVERFITTING
     return Collapse.NONE

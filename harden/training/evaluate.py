@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harden.attacks import CRAFTERS, GRADIENT_ATTACKS, GradientAttack, craft, frozen, run_attack
+from harden.chance import agreement
 from harden.data.dataset import ImageSet
 from harden.distributed import ALONE, Processes
 from harden.memory import by_parts
@@ -123,7 +124,8 @@ def vitals_of(
         seed: of the random starts.
         processes: each measures its part.
     """
-    clean = predictions(classifier, images, processes) == images.labels
+    answers = predictions(classifier, images, processes)
+    clean = answers == images.labels
     source = CRAFTERS[first](eps)
     if source.remembers or not source.stays_in_ball:
         source = CRAFTERS["fgsm"](eps)
@@ -134,6 +136,7 @@ def vitals_of(
         source=source_accuracy(classifier, images, source, seed=seed, processes=processes),
         canary=share(canary),
         loss=loss,
+        chance=agreement(images.labels.tolist(), answers.tolist()).expected,
     )
 
 

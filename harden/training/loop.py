@@ -331,7 +331,7 @@ class Trainer:
         scalars = {name: float(value) / self.batches.steps for name, value in self.sums.items()}
         progress = (self.epoch + 1) / self.epochs
         scalars["lr"] = self.strength * self.schedule.lr_at(self.epoch / self.epochs)
-        source, collapse, vitals = " + ".join(self.sources.now), Collapse.NONE, None
+        sources, collapse, vitals = self.sources.now, Collapse.NONE, None
         full_eps = progress >= settings.eps_ramp
         if settings.source_attacks:
             scalars["eps"] = self.schedule.eps_at(progress)
@@ -356,11 +356,12 @@ class Trainer:
         record = EpochRecord(
             epoch=self.epoch + 1,
             seconds=self.spent + time.monotonic() - began,
-            source_attack=source,
+            source_attacks=sources,
             scalars=scalars,
             rolled_back=undone,
             event=event,
             passes=self.passes,
+            collapse=collapse,
         )
         self.records.append(record)
         self.epoch, self.step, self.sums, self.spent = self.epoch + 1, 0, {}, 0.0
@@ -444,7 +445,7 @@ class Trainer:
             {
                 "now": now,
                 "good": good,
-                "good_vitals": [best.clean, best.source, best.canary, best.loss] if best else None,
+                "good_vitals": [best.clean, best.source, best.canary, best.loss, best.chance] if best else None,
                 "narrowest": self.watch.narrowest,
                 "selection": self.selection.state_dict(),
                 "records": [record.to_json() for record in self.records],

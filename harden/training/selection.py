@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from harden.attacks import GRADIENT_ATTACKS, PGD, GradientAttack
+from harden.chance import agreement
 from harden.data.dataset import ImageSet
 from harden.distributed import ALONE, Processes
 from harden.models.classifier import Classifier
@@ -17,6 +19,8 @@ from harden.training.sharding import kept
 SELECTION_ATTACK = "pgd-20"
 CONFIRMATION_ATTACK = "pgd-50-margin"
 """Tried once per image: restarts cost three times as much and hardly change which epoch is the best."""
+_WITHIN, _BEYOND, _AT_CHANCE = 1.0, 0.0, -1.0
+"""First part of an epoch's rank: within the allowed loss of clean accuracy, beyond it, or clean accuracy at chance."""
 CANDIDATES = 3
 """How many of the best epochs the stronger attack chooses among."""
 
@@ -73,7 +77,8 @@ class Selection:
 
     def consider(self, epoch: int, averaged: Classifier) -> dict[str, float]:
         """Measure an epoch's averaged weights, keep them if they are among the best, and return the measurements."""
-        standing = predictions(averaged, self.val, self.processes) == self.val.labels
+        answers = predictions(averaged, self.val, self.processes)
+        standing = answers == self.val.labels
         score = share(standing)
         measured = {"val_clean": score}
         if self.eps is not None:
@@ -82,7 +87,9 @@ class Selection:
         drop = self.clean_at_start - measured["val_clean"]
         within = self.max_clean_drop is None or drop <= self.max_clean_drop
         # Epochs within the allowed clean drop come first; where none is, the smallest drop wins.
-        rank = [1.0, score] if within else [0.0, -drop]
+        rank = [_WITHIN, score] if within else [_BEYOND, -drop]
+        if not agreement(self.val.labels.tolist(), answers.tolist()).exceeds_chance(0):
+            rank = [_AT_CHANCE, score]  # an answer that is always the same withstands everything
         weights = kept(averaged.state_dict())
         self.candidates.append({"epoch": epoch, "rank": rank, "weights": weights, "standing": standing})
         self.candidates.sort(key=lambda candidate: (candidate["rank"], candidate["epoch"]), reverse=True)
@@ -99,14 +106,14 @@ class Selection:
             return None
         chosen, confirmation = self.candidates[0], None
         if self.eps is not None:
-            best = (-1.0, -1.0)
+            best = (-math.inf, -math.inf)
             for candidate in self.candidates:
                 averaged.load_state_dict(candidate["weights"])
                 standing = self._standing(averaged, confirmation_attack(self.eps), candidate["standing"])
                 score = (candidate["rank"][0], share(standing))
                 if score > best:
                     best, chosen, confirmation = score, candidate, score[1]
-        return Choice(chosen["epoch"], chosen["weights"], confirmation, chosen["rank"][0] > 0)
+        return Choice(chosen["epoch"], chosen["weights"], confirmation, chosen["rank"][0] != _BEYOND)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""

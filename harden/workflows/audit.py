@@ -10,7 +10,8 @@ from harden import __version__
 from harden.access import Access
 from harden.attacks import ATTACKS, Planned, Transfer, attack_names
 from harden.audit.keeping import identity_of
-from harden.data import ImageSet, duplicate_files
+from harden.audit.result import ImageOrigin
+from harden.data import ImageSet, duplicate_files, name_of
 from harden.distributed import ALONE, Processes
 from harden.errors import Interrupted, UsageError
 from harden.files import write_whole
@@ -29,6 +30,8 @@ from harden.workflows.settings import FitSettings
 
 DEFAULT_ATTACKS = ("standard",)
 UNREADABLE = "unreadable.txt"
+_OVERFITTED = (Collapse.CATASTROPHIC_OVERFITTING, Collapse.NOT_RECORDED)
+"""What a reader is warned of; an earlier version that did not record the kind may have meant it."""
 
 
 def audit_subjects(
@@ -37,6 +40,7 @@ def audit_subjects(
     eps: float,
     attacks: Sequence[str] | None,
     dataset: str,
+    origin: ImageOrigin | None = None,
     seed: int,
     narrator: Narrator,
     title: str,
@@ -56,7 +60,8 @@ def audit_subjects(
         subjects: the last is the one that the report is about.
         eps: l_inf radius on the [0, 1] scale.
         attacks: names of presets and attacks; None: the default. A black box meets only those that need no gradient.
-        dataset: for the report.
+        dataset: for the report: what is audited, in words.
+        origin: the same for programs; None in a follower, whose results nobody reads.
         seed: of everything random.
         narrator: hears how far it is.
         title, history, facts, caveats: for the report.
@@ -98,6 +103,7 @@ def audit_subjects(
         )
         for subject in subjects
     ]
+    results = [replace(result, origin=origin) for result in results]
     return Report(title, tuple(results), history, tuple(facts), (*overfitted(history), *caveats))
 
 
@@ -147,7 +153,7 @@ def overfitted(history: History | None) -> tuple[str, ...]:
     5 of them by its black-box part; on runs that stayed sound, 2 to 3 points.
     """
     records = history.epochs if history is not None else ()
-    epochs = [record.epoch for record in records if Collapse.CATASTROPHIC_OVERFITTING.value in record.event]
+    epochs = [record.epoch for record in records if record.collapse in _OVERFITTED]
     if not epochs:
         return ()
     return (
@@ -203,3 +209,8 @@ def run_facts(
         ("seed", str(settings.seed)),
         ("harden", __version__),
     )
+
+
+def run_title(settings: FitSettings, crafted_by: Sequence[str]) -> str:
+    """Return the title of a run's report, with the crafters that its training used."""
+    return f"{name_of(settings.data)}: {settings.method} from {' and '.join(crafted_by) or 'clean images'}"

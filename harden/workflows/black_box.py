@@ -151,7 +151,7 @@ def _normalisation(
     try:
         found = run_preflight(Questions(program, probabilities=probabilities), images.classes, sample, given, narrator)
     except PreflightError as error:
-        if error.hint is not None and error.hint.startswith("--class-map"):
+        if error.permuted:
             raise
         repair = (
             "it is given images in [0, 1] and must normalise them itself"

@@ -14,6 +14,7 @@ from typing import Any
 
 from harden import __version__
 from harden.attacks import attack_names
+from harden.audit.result import ImageOrigin
 from harden.data import ImageSet, SplitPlan, name_of
 from harden.defences import STATIC_DEFENCES, UNLABELLED_DEFENCES
 from harden.errors import Interrupted, RunFolderError, TrainingError, UsageError
@@ -26,6 +27,7 @@ from harden.report.figures import counted, duration
 from harden.training.crafting import cost_of
 from harden.workflows.audit import audit_subjects, write_reports
 from harden.workflows.encounters import Encounters
+from harden.workflows.ending import with_ending
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.fit import fit, resume
 from harden.workflows.job import StopRequested, choose_splits, default_sources, open_source, spec_of
@@ -129,8 +131,8 @@ def compare(
             continue
         report = read_run_file(run.path / "report.json", document.read)
         assert report.history is not None
-        source = " + ".join(read_settings(run).source_attack or ())
-        trials.append(Trial(variant.name, variant.method, source, seed, report.subject, report.history))
+        sources = read_settings(run).source_attack or ()
+        trials.append(Trial(variant.name, variant.method, sources, seed, report.subject, report.history))
         narrator.note(f"{variant.name}, seed {seed}: {report.subject.worst_case().value:.1%} in the worst case")
     if not trials:
         raise failed[-1][0]
@@ -283,6 +285,7 @@ class _Audit:
             eps=eps,
             attacks=settings.attacks,
             dataset=f"{counted(len(test), 'test image')} of {settings.common.data}",
+            origin=ImageOrigin(settings.common.data, "test", len(self._splits.test)),
             seed=settings.shared_seed,
             narrator=narrator,
             title=f"{variant.name}, seed {seed}",
@@ -293,7 +296,7 @@ class _Audit:
             transfers=transfer_attacks(surrogates, eps=eps, paper=True),
             stop_requested=self._stop_requested,
         )
-        write_reports(report, run.path, narrator)
+        write_reports(with_ending(run, report), run.path, narrator)
         shutil.rmtree(run.audit_progress, ignore_errors=True)
 
     def _prepare(self, classifier: Classifier) -> tuple[ImageSet, tuple[Surrogate, ...]]:
@@ -378,7 +381,7 @@ def _basis(settings: CompareSettings) -> str:
 
 def _facts(settings: CompareSettings, trials: Sequence[Trial], command: str) -> tuple[tuple[str, str], ...]:
     common = settings.common
-    sources = dict.fromkeys((trial.variant, trial.source or "none") for trial in trials)
+    sources = dict.fromkeys((trial.variant, " + ".join(trial.sources) or "none") for trial in trials)
     return (
         ("command", command),
         ("equal", _basis(settings)),

@@ -54,7 +54,7 @@ def demo(*, out: Path | None, seed: int, narrator: Narrator, stop_requested: Sto
     if result.run is None or result.report is None:
         raise UsageError("the demo did not run")
     exported = export(
-        ExportSettings(spec=ModelSpec(model=str(result.run.path)), formats=("safetensors", "onnx")),
+        ExportSettings(spec=ModelSpec(model=str(result.run.path)), formats=("safetensors", "onnx"), anyway=True),
         out=None,
         narrator=narrator,
     )

@@ -34,6 +34,7 @@ from harden.models.classifier import Classifier
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
 from harden.registry import lookup
+from harden.workflows.ending import require_exportable
 from harden.workflows.export_description import (
     ARCHITECTURE,
     CONFIG,
@@ -69,6 +70,7 @@ class ExportSettings:
         max_drop: largest drop of accuracy, as a share, that counts as agreement: on clean images, on adversarial
             examples of the model, and under Square on the file itself.
         any_size: whether ONNX files take images of any size, and fit them to the network's own.
+        anyway: whether to export a run that did not harden its model, too.
     """
 
     spec: ModelSpec
@@ -81,6 +83,7 @@ class ExportSettings:
     tolerance: float = TOLERANCE
     max_drop: float = MAX_DROP
     any_size: bool = False
+    anyway: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,8 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         )
     run = as_run(settings.spec.model)
     subject = _from_run(run, settings) if run else _from_model(settings, narrator)
+    if run is not None:
+        require_exportable(run, anyway=settings.anyway, narrator=narrator)
     classifier = subject.classifier.eval()
     folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
     refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE), _MODELS)

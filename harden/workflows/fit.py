@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from harden.attacks import ATTACKS
+from harden.audit.result import ImageOrigin
 from harden.data import SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES
 from harden.distributed import ALONE, Processes
@@ -22,18 +23,20 @@ from harden.files import clear_temporaries, write_whole
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
 from harden.randomness import derive_seed
+from harden.report.figures import counted
 from harden.report.report import Report
 from harden.training.evaluate import CANARY_ATTACK
 from harden.training.freezing import frozen_names
 from harden.training.history import History
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
-from harden.workflows.audit import audit_subjects, run_facts, write_reports, write_unreadable
+from harden.workflows.audit import audit_subjects, run_facts, run_title, write_reports, write_unreadable
 from harden.workflows.budget import Budget
 from harden.workflows.data_facts import facts_of
 from harden.workflows.encounters import Encounters
+from harden.workflows.ending import with_ending
 from harden.workflows.examine import Scope, Subject
-from harden.workflows.hardening import build_defence, join_training, plan_run, train
+from harden.workflows.hardening import build_defence, join_training, plan_run, steps_taken, train
 from harden.workflows.job import (
     Job,
     StopRequested,
@@ -132,7 +135,7 @@ def fit(
         write_unreadable(job.images.unreadable, run.path, narrator)
         return _execute(run, job)
     except HardenError:
-        if not _can_go_on(run, settings):
+        if not run.can_go_on(settings.pretrain):
             shutil.rmtree(run.path, ignore_errors=True)  # nothing in it could be resumed
         raise
 
@@ -279,7 +282,7 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
         return FitResult(run, _audit(run, job, trained) if job.audits else None)
     except WriteError as error:
         hint = f"{error.hint}; what is there is kept, and goes on with: harden fit --resume {run.path}"
-        raise WriteError(error.message, hint=hint if _can_go_on(run, job.settings) else error.hint) from error
+        raise WriteError(error.message, hint=hint if run.can_go_on(job.settings.pretrain) else error.hint) from error
     except Interrupted as stop:
         if job.budget is not None:
             job.budget.keep()
@@ -312,7 +315,7 @@ def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
     chosen = f"chose epoch {trained.history.chosen_epoch} of {len(trained.history.epochs)}"
     if trained.confirmation is not None:
         chosen += (
-            f": {trained.confirmation:.1%} of {len(job.val)} validation images withstand "
+            f": {trained.confirmation:.1%} of {counted(len(job.val), 'validation image')} withstand "
             f"{ATTACKS[SELECTION_ATTACK](job.eps).name} and {confirmation_attack(job.eps).name}"
         )
     job.narrator.note(chosen)
@@ -331,12 +334,13 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
         run,
         job,
         subjects,
-        title=_title(settings, trained),
+        title=run_title(settings, trained.source_attacks),
         history=trained.history,
         facts=run_facts(settings, job.command, job.splits.how, trained.history, job.budget),
         caveats=(*unread, *known.caveats),
     )
     report = replace(report, data=known.to_json(job.images.probe))
+    report = with_ending(run, report, steps=steps_taken(job, trained))
     write_reports(report, run.path, job.narrator)
     shutil.rmtree(run.audit_progress, ignore_errors=True)
     return report
@@ -375,6 +379,7 @@ def _report_on(
         scope=Scope.of(settings.attacks, brief=True),
         kept_in=run.audit_progress,
         dataset=f"{settings.data}, {len(subjects[-1].images)} of {len(job.splits.test)} test images",
+        origin=ImageOrigin(settings.data, "test", len(job.splits.test)),
         seed=settings.seed,
         narrator=job.narrator,
         title=title,
@@ -385,11 +390,6 @@ def _report_on(
         stop_requested=job.stop_requested,
         processes=job.processes,
     )
-
-
-def _title(settings: FitSettings, trained: Trained) -> str:
-    sources = " and ".join(trained.source_attacks) or "clean images"
-    return f"{name_of(settings.data)}: {settings.method} from {sources}"
 
 
 def _met(job: Job, trained: Trained) -> Encounters:

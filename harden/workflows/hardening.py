@@ -23,6 +23,7 @@ from harden.files import write_whole
 from harden.models.head import all_but
 from harden.models.tap import Tap, as_representation
 from harden.randomness import stream
+from harden.training.batches import Batches
 from harden.training.loop import Trainer
 from harden.training.settings import Replan, Trained, TrainingSettings
 from harden.workflows.budget import Budget
@@ -230,6 +231,13 @@ def train(run: RunFolder, job: Job) -> tuple[Job, Trained]:
     finally:
         tracking.close()
     return replace(job, settings=replace(job.settings, epochs=len(trained.history.epochs))), trained
+
+
+def steps_taken(job: Job, trained: Trained) -> int:
+    """Return the training steps that all epochs of a run took."""
+    s = job.settings
+    batches = Batches(len(job.train), s.batch_size or len(job.train), s.epoch_parts or 1, s.seed)
+    return batches.steps * len(trained.history.epochs)
 
 
 def join_training(run: RunFolder, job: Job) -> Job | None:

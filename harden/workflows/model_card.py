@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harden.audit.metrics import Proportion, wilson
-from harden.audit.result import AuditResult
+from harden.audit.result import AuditResult, ImageOrigin
 from harden.data import name_of
 from harden.export import EXPORTERS, PRECISIONS
 from harden.export.any_size import OTHER_SIZE
@@ -20,8 +19,10 @@ from harden.files import write_whole
 from harden.models.classifier import Classifier
 from harden.report import document
 from harden.report.beliefs import failures
-from harden.report.figures import threat, with_interval
+from harden.report.ending import EndCause, Ending, EndStatus
+from harden.report.figures import counted, threat, with_interval
 from harden.report.report import SCHEMA, Report
+from harden.workflows.ending import ending_of
 from harden.workflows.export_description import without_folders
 from harden.workflows.job import eps_text
 from harden.workflows.prove import SQUARE, WHITE_BOX
@@ -69,17 +70,18 @@ def write_card(
     report = _audit_of(run) if run is not None else None
     config = run.read_config() if run is not None else {}
     training = config.get("training", {})
+    ending = ending_of(run) if run is not None else None
     figures = _figures(report.subject) if report else _own_figures(standing["model"], sample)
     data = name_of(training["data"] if training else proven_on)
     card = Card(
         name=name,
         library="timm" if for_timm else "pytorch",
         dataset=data if report else name_of(proven_on),
-        summary=_summary(classifier, training, data),
+        summary=_summary(classifier, training, data, ending),
         training=_training(classifier, training, metadata, report),
-        headline=_headline(report, sample, proven_on),
+        headline=_headline(report, sample, data if report else name_of(proven_on)),
         figures=figures,
-        limits=_limits(report, models, sample),
+        limits=_limits(report, models, sample, ending),
         files=tuple((file, _WHAT[file], _found(standing.get(file), len(sample))) for file in models),
         loading=_loading(models, for_timm, "any_size" in metadata["input"]),
         reproduce=(
@@ -121,7 +123,7 @@ def _audit_of(run: RunFolder) -> Report | None:
             and outcomes[0].norm == "linf"
             and outcomes[0].eps == training.get("eps")
             and subject.differentiable
-            and _is_of(subject.dataset, training.get("data"))
+            and _is_of_run(subject.origin, training.get("data"), own=path.parent == run.path)
         ):
             found.append(report)
     return min(found, key=lambda report: (-len(report.subject), report.subject.worst_case().value), default=None)
@@ -135,18 +137,20 @@ def _of_this_version(path: Path) -> Report | None:
     return document.read(path)
 
 
-def _is_of(dataset: str, data: str | None) -> bool:
-    """Whether what a report says it audited are test images of `data`."""
-    audited, which = _parts(dataset)
-    if data is None or not re.match(r"\d+ of \d+ test images", which):
+def _is_of_run(origin: ImageOrigin | None, data: str | None, *, own: bool) -> bool:
+    """Whether a report is on test images of a run's data; its own report is, also one that does not say so."""
+    if data is None:
         return False
-    return audited == data or Path(audited).resolve() == Path(data).resolve()
+    if origin is None:  # of an earlier version
+        return own
+    return origin.split == "test" and (origin.data == data or Path(origin.data).resolve() == Path(data).resolve())
 
 
-def _parts(dataset: str) -> tuple[str, str]:
-    """Return DATA and `N of M images ...` of what a report says it audited; the second is empty where it says less."""
-    said = re.fullmatch(r"(.+), (\d+ of \d+ .+)", dataset, re.DOTALL)
-    return (said[1], said[2]) if said is not None else (dataset, "")
+def _which(result: AuditResult) -> str:
+    """Say which images an audit is of: "100 of 10000 test images of the run"."""
+    if result.origin is None:
+        return f"{len(result)} test images"
+    return f"{len(result)} of {result.origin.available} {result.origin.which}"
 
 
 def _figures(result: AuditResult) -> tuple[Figure, ...]:
@@ -156,7 +160,9 @@ def _figures(result: AuditResult) -> tuple[Figure, ...]:
         for outcome in result.outcomes
         if outcome.complete
     ]
-    worst = _figure(f"under the worst of {len(result.outcomes)} attacks, image by image", "", result.worst_case())
+    worst = _figure(
+        f"under the worst of {counted(len(result.outcomes), 'attack')}, image by image", "", result.worst_case()
+    )
     clean = _figure("clean", "", result.clean_accuracy())
     return (worst, *sorted(alone, key=lambda figure: figure.value), clean)
 
@@ -172,19 +178,31 @@ def _figure(name: str, remark: str, found: Proportion) -> Figure:
     return Figure(name, remark, found.value, found.low, found.high, found.total)
 
 
-def _summary(classifier: Classifier, training: Mapping[str, Any], data: str) -> tuple[str, ...]:
+def _summary(classifier: Classifier, training: Mapping[str, Any], data: str, ending: Ending | None) -> tuple[str, ...]:
     origin = classifier.origin
     network = origin.reference.rpartition("/")[2] if origin.kind == "factory" else f"{origin.kind} {origin.reference}"
     channels, height, width = classifier.input_size
     what = f"An image classifier ({network}) of {len(classifier.classes)} classes"
     takes = f"It takes {'gray' if channels == 1 else 'RGB'} images of {height} x {width} pixels, as floats in [0, 1]."
-    if not training:
+    if not training or ending is None:
         return (f"{what}. Nothing is known here of its training. {takes}",)
+    if ending.cause is EndCause.BASELINE:
+        return (f"{what}, trained on clean images of {data}. It was not hardened against attacks. {takes}",)
     attacks = " and ".join(training.get("source_attacks", ())) or "no attack"
-    return (
-        f"{what}, hardened against adversarial perturbations of {data} by {training['method']} with training examples "
-        f"of {attacks}, l_inf eps {eps_text(training['eps'])} on the [0, 1] scale. {takes}",
+    how = (
+        f"against adversarial perturbations of {data} by {training['method']} with training examples of {attacks}, "
+        f"l_inf eps {eps_text(training['eps'])} on the [0, 1] scale"
     )
+    if ending.status is EndStatus.HARDENED:
+        return (f"{what}, hardened {how}. {takes}",)
+    return (f"{what}, trained {how}. {takes}", *_warned(ending))
+
+
+def _warned(ending: Ending) -> tuple[str, ...]:
+    """Return what the card says at its top of a model that is not known to be hardened."""
+    if ending.status.is_failure:
+        return (f"**This model was not hardened.** The run ended so: {ending.sentence()}",)
+    return (f"It is not known what the training gained: {ending.reason}.",)
 
 
 def _training(
@@ -200,7 +218,7 @@ def _training(
         ("attacks that the epoch was selected by", ", ".join(training.get("selection_attacks", ())) or "none"),
         ("perturbations", f"l_inf, eps {eps_text(training['eps'])}"),
         ("data", f"{name_of(training['data'])}: {images['train']} images trained on, {images['val']} selected on"),
-        ("held out for the figures above", _parts(report.subject.dataset)[1])
+        ("held out for the figures above", _which(report.subject))
         if report
         else ("held out", f"{images['test']} test images, which were not audited"),
         ("started from", weights.rpartition("/")[2] if weights else "random weights"),
@@ -210,31 +228,38 @@ def _training(
     return tuple(rows)
 
 
-def _headline(report: Report | None, sample: Sample, proven_on: str) -> str:
+def _headline(report: Report | None, sample: Sample, data: str) -> str:
     if report is None:
         return (
-            f"It was not audited; these figures are of the {len(sample)} images of {name_of(proven_on)} that the files "
+            f"It was not audited; these figures are of the {len(sample)} images of {data} that the files "
             f"were compared on, at l_inf eps {eps_text(sample.eps)}."
         )
     subject = report.subject
-    alone = subject.strongest()
-    data, which = _parts(subject.dataset)
-    strongest = f" The strongest single attack is {alone.name}." if alone is not None else ""
+    alone = [outcome.name for outcome in subject.all_strongest()]
+    strongest = f" The strongest single attack is {alone[0]}." if len(alone) == 1 else ""
+    if len(alone) > 1:
+        strongest = f" No single attack leaves less than {', '.join(alone[:-1])} and {alone[-1]}."
     return (
-        f"**{with_interval(subject.worst_case())} of {len(subject):,} images ({name_of(data)}, {which}) "
-        f"withstand every one of {len(subject.outcomes)} attacks at {threat(subject.outcomes)}**; clean accuracy is "
+        f"**{with_interval(subject.worst_case())} of {len(subject):,} images ({data}, {_which(subject)}) "
+        f"withstand {_all_of(len(subject.outcomes))} at {threat(subject.outcomes)}**; clean accuracy is "
         f"{with_interval(subject.clean_accuracy())}.{strongest} An accuracy under attack is what these attacks left: "
         "a stronger one may leave less."
     )
 
 
-def _limits(report: Report | None, models: Sequence[str], sample: Sample) -> tuple[str, ...]:
+def _all_of(attacks: int) -> str:
+    return "the one attack" if attacks == 1 else f"every one of {attacks} attacks"
+
+
+def _limits(report: Report | None, models: Sequence[str], sample: Sample, ending: Ending | None) -> tuple[str, ...]:
     limits = [
         f"Perturbations larger than l_inf eps {eps_text(sample.eps)}, and perturbations in other norms (l_2, l_1), "
         "patches, rotations or shifts: it was not trained for them.",
         "Attacks that were not tried. The figures are no certificate.",
         "Images of another kind than those it was trained on, and what happens to photographs (noise, blur, weather).",
     ]
+    if ending is not None and ending.status.is_failure:
+        limits.insert(0, f"The perturbations that it was trained on. {ending.sentence()}")
     if report is not None:
         limits += [
             f"Under {outcome.name} at {outcome.norm} eps {outcome.eps:g}, "

@@ -12,6 +12,7 @@ from torch import nn
 from harden import __version__
 from harden.attacks import ATTACKS, Planned, attack_names
 from harden.audit.gate import Gate, judge_gates, parse_gates
+from harden.audit.result import ImageOrigin
 from harden.data import ImageSet
 from harden.distributed import ALONE, Processes
 from harden.errors import Interrupted, ProcessLostError, RunFolderError
@@ -78,6 +79,7 @@ def report(
             eps=ready.eps,
             attacks=settings.attacks,
             dataset=f"{ready.data}, {len(ready.chosen)} of {ready.available} {ready.which}",
+            origin=ImageOrigin(ready.data, ready.split, ready.available, ready.which),
             seed=settings.seed,
             narrator=narrator,
             title=f"Audit of {ready.subjects[-1].name}",

@@ -101,6 +101,15 @@ class RunFolder:
         """Folder of what is needed to build the architecture again."""
         return self.path / "architecture"
 
+    def can_go_on(self, pretrain: int | None) -> bool:
+        """Whether something in the folder of a run that did not end is worth going on from.
+
+        Args:
+            pretrain: epochs of clean training first, which leave the initial weights.
+        """
+        pretrained = bool(pretrain) and self.initial_weights.exists()
+        return self.checkpoint.exists() or self.pretraining.exists() or pretrained
+
     def write_json(self, path: Path, value: Any) -> None:
         """Write `value` as JSON to `path` whole or not at all."""
         write_whole(path, json.dumps(value, indent=1) + "\n")

@@ -88,6 +88,7 @@ class Ready:
         run: the run folder that the report is on, if it is on one.
         data: where the images are, as it was said.
         source: the images.
+        split: as in `ImageOrigin`.
         which: what those to choose from are, in words.
         available: how many there are.
         chosen: those that are audited.
@@ -102,6 +103,7 @@ class Ready:
     run: RunFolder | None
     data: str
     source: DataSource
+    split: str
     which: str
     available: int
     chosen: tuple[Entry, ...]
@@ -123,7 +125,7 @@ def make_ready(settings: ReportSettings, run: RunFolder | None, narrator: Narrat
     source = open_data(data, reading_for(run, settings.reading, other_data=settings.data is not None))
     runs = _runs(settings, run)
     known = facts_of(source, runs)
-    entries, which, left_out = _entries(source, runs)
+    entries, split, which, left_out = _entries(source, runs)
     known.tell(narrator)
     for caveat in left_out:
         narrator.warn(caveat)
@@ -154,6 +156,7 @@ def make_ready(settings: ReportSettings, run: RunFolder | None, narrator: Narrat
         run=run,
         data=data,
         source=source,
+        split=split,
         which=which,
         available=len(entries),
         chosen=tuple(chosen),
@@ -182,8 +185,8 @@ def _runs(settings: ReportSettings, run: RunFolder | None) -> list[RunFolder]:
     return [folder for folder in (run, *others) if folder is not None]
 
 
-def _entries(source: DataSource, runs: Sequence[RunFolder]) -> tuple[tuple[Entry, ...], str, tuple[str, ...]]:
-    """Return what to audit on, what it is, and what must be said of it.
+def _entries(source: DataSource, runs: Sequence[RunFolder]) -> tuple[tuple[Entry, ...], str, str, tuple[str, ...]]:
+    """Return what to audit on, its split (as in `ImageOrigin`), what it is in words, and what must be said of it.
 
     These are the test images that all of the runs have in common, where they used these data; else the test split, or
     else everything there is.
@@ -209,12 +212,12 @@ def _entries(source: DataSource, runs: Sequence[RunFolder]) -> tuple[tuple[Entry
         which = "test images of the runs" if rest else "test images of the run"
         if left_out:
             which = f"test images that {everyone} have in common"
-        return tuple(entry for entry in plan.test if entry in common), which, (caveat,) if left_out else ()
+        return tuple(entry for entry in plan.test if entry in common), "test", which, (caveat,) if left_out else ()
     for split, name in (("test", "test images"), ("val", "validation images (there is no test split)")):
         if split in source.listings:
-            return tuple(source.listings[split]), name, ()
+            return tuple(source.listings[split]), split, name, ()
     split, entries = next(iter(source.listings.items()))
-    return tuple(entries), "images (the data has no test split: some may have been trained on)", ()
+    return tuple(entries), "all", "images (the data has no test split: some may have been trained on)", ()
 
 
 def _open(

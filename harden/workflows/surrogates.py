@@ -22,6 +22,8 @@ from harden.workflows.surrogate_training import MOST_HELD_OUT, Surrogate, traine
 
 AUTO = "auto"
 BATCH = 100
+FEWEST_LEAD = 0.1
+"""Share of the way from chance to 100 % below which a surrogate knows too little to craft on."""
 
 
 def open_surrogates(
@@ -71,6 +73,11 @@ def open_surrogates(
             pool = _labelled(images, plan)
             found.append(_opened(name, spec, subject, images, pool, device=device, narrator=narrator, flag=flag))
         narrator.note(f"{flag.removeprefix('--')} {found[-1].name}: {found[-1].accuracy:.1%} of clean images right")
+        chance = 1 / len(subject.classes)
+        if found[-1].accuracy - chance < FEWEST_LEAD * (1 - chance):
+            narrator.warn(
+                f"{flag} {found[-1].name} is near chance ({chance:.1%}), so examples that are crafted on it say little"
+            )
     return tuple(found)
 
 

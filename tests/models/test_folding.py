@@ -392,3 +392,18 @@ def test_who_else_takes_an_output_is_found_by_structure_not_by_scores_that_hardl
     folding = find_folding(as_classifier(network, size=(3, 24, 24)), images)
     assert [pair.layer for pair in folding._pairs] == [network.inner[0]]
     same_function(as_classifier(network, size=(3, 24, 24)), folding, images)
+
+
+def test_a_network_in_training_mode_is_not_folded() -> None:
+    """BatchNorm in training normalises by the batch and learns from it; the folded weights do neither."""
+    network = seeded(lambda: between(*block(4)))
+    classifier, images = as_classifier(network), images_of()
+    folding = find_folding(classifier, images)
+    assert len(folding) == 1
+    alike = copy.deepcopy(network).train()
+    network.train()
+    with torch.no_grad(), folding.on():
+        scores = network(images)
+    with torch.no_grad():
+        assert torch.equal(scores, alike(images))
+    assert all(torch.equal(value, alike.state_dict()[name]) for name, value in network.state_dict().items())

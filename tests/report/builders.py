@@ -115,7 +115,7 @@ def build_history(epochs: int = 30, undone: int | None = 12) -> History:
             EpochRecord(
                 epoch=epoch,
                 seconds=21.4,
-                source_attack="R+FGSM",
+                source_attacks=("R+FGSM",),
                 scalars={
                     "loss": float(2.3 * (1 - rise) + 0.2),
                     "val_clean": float(min(0.995, 0.90 + 0.088 * rise + noise[0] / 4)),
@@ -264,4 +264,61 @@ def build_report(*, images: int = 1000) -> Report:
             "The attacks are strong but not every attack: an adaptive attacker may do better than these 7.",
             "The baseline was not trained to resist anything, so any defence looks good beside it.",
         ),
+    )
+
+
+def build_plain(
+    labels: list[int],
+    clean: list[int],
+    attacked: list[int],
+    *,
+    classes: tuple[str, ...] = ("circle", "square"),
+    model: str = "model",
+    attacks: tuple[str, ...] = ("PGD-20",),
+) -> AuditResult:
+    """Return an audit of these answers: to clean images, and (the same) to the examples of each attack."""
+    true, answers, fooled = (np.array(values, dtype=np.int64) for values in (labels, clean, attacked))
+    right = answers == true
+    kept = np.where(right, fooled, answers)
+    outcome = AttackOutcome(
+        name="",
+        definition="20 steps",
+        norm="linf",
+        eps=0.1,
+        exposure=Exposure.UNSEEN,
+        predictions=kept,
+        margins=np.where(kept == true, 1, -1).astype(np.float32),
+        distances=np.zeros(len(true), dtype=np.float32),
+        attacked=right,
+        seconds=1.0,
+        forwards=20,
+        backwards=20,
+        access=Access.GRADIENTS,
+        queries=np.ones(len(true), dtype=np.int64),
+        closest=np.where(kept == true, np.inf, 0).astype(np.float32),
+    )
+    return AuditResult(
+        model=model,
+        dataset=f"shapes, {len(true)} test images",
+        classes=classes,
+        labels=true,
+        files=tuple(f"{k}.png" for k in range(len(true))),
+        clean_predictions=answers,
+        clean_margins=np.where(right, 1, -1).astype(np.float32),
+        outcomes=tuple(replace(outcome, name=name) for name in attacks),
+        seed=0,
+        machine="a processor",
+        seconds=1.0,
+    )
+
+
+def build_right(clean: int, standing: int, *, images: int = 60, **named: object) -> AuditResult:
+    """Return an audit of two classes in turn, in which the first `clean` images are right and of these the first
+    `standing` withstand."""
+    labels = [k % 2 for k in range(images)]
+    return build_plain(
+        labels,
+        [label if k < clean else 1 - label for k, label in enumerate(labels)],
+        [label if k < standing else 1 - label for k, label in enumerate(labels)],
+        **named,  # type: ignore[arg-type]
     )

@@ -17,6 +17,7 @@ from harden.audit.result import AuditResult
 from harden.errors import DataError
 from harden.report import comparison_page, comparison_text, document
 from harden.report.comparison import CLEAN, WORST, Column, Comparison, Trial
+from harden.training.canary import Collapse
 from harden.training.history import EpochRecord, History
 
 from .builders import build_history, build_representation, build_result
@@ -24,20 +25,23 @@ from .builders import build_history, build_representation, build_result
 
 def audit(strength: float, *, images: int = 400, attacks: int = 3) -> AuditResult:
     result = build_result(images=images, strength=strength, attacks=attacks)
-    black = replace(result.outcomes[0], name="transfer FGSM", access=Access.TRANSFER)
+    black = replace(result.outcomes[0], name="transfer FGSM", access=Access.TRANSFER, crafted_by="FGSM")
     return replace(result, outcomes=(*result.outcomes, black))
 
 
-def history(source: str = "fgsm", *, passes: int = 1000, event: str = "", other: str = "") -> History:
+def history(
+    source: str = "fgsm", *, passes: int = 1000, collapse: Collapse = Collapse.NONE, other: str = ""
+) -> History:
+    scalars = {"val_robust": 0.3, "val_clean": 0.9}
     epochs = [
-        EpochRecord(1, 2.0, source, {"val_robust": 0.3, "val_clean": 0.9}, passes=passes),
-        EpochRecord(2, 2.0, other or source, {"val_robust": 0.4, "val_clean": 0.9}, event=event, passes=passes),
+        EpochRecord(1, 2.0, (source,), scalars, passes=passes),
+        EpochRecord(2, 2.0, (other or source,), scalars, event="it fell", passes=passes, collapse=collapse),
     ]
     return History(tuple(epochs), chosen_epoch=2)
 
 
 def trial(variant: str, strength: float, seed: int = 0, *, method: str = "sat", **kept: object) -> Trial:
-    return Trial(variant, method, "fgsm", seed, audit(strength), history(**kept))  # type: ignore[arg-type]
+    return Trial(variant, method, ("fgsm",), seed, audit(strength), history(**kept))  # type: ignore[arg-type]
 
 
 def comparison(*trials: Trial, **changes: object) -> Comparison:
@@ -67,7 +71,7 @@ def test_figures_are_means_and_spreads_over_seeds(three: Comparison) -> None:
     assert figure.mean == pytest.approx(np.mean(worst))
     assert figure.spread == pytest.approx(np.std(worst, ddof=1))
     assert three.figure("SAT", CLEAN).mean == pytest.approx(three.of("SAT")[0].audit.clean_accuracy().value)
-    black = three.figure("SAT", Column("transfer FGSM", black_box=True)).mean
+    black = three.figure("SAT", Column("transfer FGSM", "FGSM")).mean
     assert black == pytest.approx(
         np.mean([t.audit.robust_accuracy(t.audit.outcomes[-1]).value for t in three.of("SAT")])
     )
@@ -86,7 +90,7 @@ def test_a_member_of_an_ensemble_has_no_column_though_it_counts_in_the_worst_cas
     standing = result.survived(result.outcomes[0])
     late = replace(result.outcomes[1], attacked=standing & (np.arange(len(result)) % 2 == 0))
     odd = comparison(
-        Trial("SAT", "sat", "fgsm", 0, replace(result, outcomes=(result.outcomes[0], late)), history()),
+        Trial("SAT", "sat", ("fgsm",), 0, replace(result, outcomes=(result.outcomes[0], late)), history()),
     )
     assert [c.name for c in odd.columns] == ["clean", "FGSM", "worst case"]
 
@@ -131,7 +135,7 @@ def test_the_interval_of_a_lead_counts_images_and_seeds(three: Comparison) -> No
     pairs = list(zip(three.of("Adv-4-Adv"), three.of("SAT"), strict=True))
     found = [a.audit.worst_case_gain(b.audit) for a, b in pairs]
     values = [difference.value for difference in found]
-    images = np.mean([(difference.high - difference.low) / 2 for difference in found])
+    images = np.mean([difference.value - difference.low for difference in found])
     seeds = 12.7062 * np.std(values, ddof=1) / np.sqrt(2)
     gain = three.gain("Adv-4-Adv", "SAT")
     assert gain is not None
@@ -155,8 +159,8 @@ def test_seeds_that_agree_to_the_image_are_no_proof() -> None:
     margins[np.flatnonzero(worst)[0]] = -1
     worse = replace(behind, outcomes=(replace(outcome, predictions=turned % 10, margins=margins), *behind.outcomes[1:]))
     found = comparison(
-        *(Trial("A", "sat", "fgsm", seed, behind, history()) for seed in range(3)),
-        *(Trial("B", "sat", "fgsm", seed, worse, history()) for seed in range(3)),
+        *(Trial("A", "sat", ("fgsm",), seed, behind, history()) for seed in range(3)),
+        *(Trial("B", "sat", ("fgsm",), seed, worse, history()) for seed in range(3)),
     )
     assert found.ranked()[0] == "A"
     assert "too little to tell" in found.verdict()[1]
@@ -177,8 +181,8 @@ def test_methods_without_a_common_seed_cannot_be_compared() -> None:
 
 
 def test_a_method_that_switched_is_marked_everywhere() -> None:
-    fell = "catastrophic overfitting on held-out images; rolled back, and training goes on from N-FGSM examples"
-    found = comparison(trial("SAT", 5.0, event=fell, other="nfgsm"), trial("Adv-4-Adv", 4.0, method="adv4adv"))
+    fell = Collapse.CATASTROPHIC_OVERFITTING
+    found = comparison(trial("SAT", 5.0, collapse=fell, other="nfgsm"), trial("Adv-4-Adv", 4.0, method="adv4adv"))
     assert found.marked("SAT") == "SAT †"
     assert found.marked("Adv-4-Adv") == "Adv-4-Adv"
     (remark,) = found.remarks()

@@ -86,7 +86,7 @@ def test_a_whole_report_round_trips_through_a_file(tmp_path: Path) -> None:
 
 
 def test_a_diverged_scalar_is_null_in_the_file_and_nan_again_afterwards() -> None:
-    history = History((EpochRecord(1, 2.0, "FGSM", {"loss": math.nan, "val_clean": 0.5}),))
+    history = History((EpochRecord(1, 2.0, ("FGSM",), {"loss": math.nan, "val_clean": 0.5}),))
     report = Report("nan", build_report(images=20).results, history=history)
     text = document.dumps(report)
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))

@@ -121,7 +121,7 @@ def test_markup_in_any_string_of_the_user_is_text() -> None:
         checks=tuple(Check(EVIL, check.status, EVIL, EVIL) for check in result.checks),
         representation=replace(result.representation, domains=tuple(replace(d, name=EVIL) for d in seen)),
     )
-    epochs = tuple(replace(e, source_attack=EVIL, event=EVIL) for e in build_history(3, undone=2).epochs)
+    epochs = tuple(replace(e, source_attacks=(EVIL,), event=EVIL) for e in build_history(3, undone=2).epochs)
     models = (replace(result, model=f"{EVIL}0"), result)
     gates = (GateVerdict(Gate(EVIL, 0.5), wilson(1, 2)),)
     report = Report(EVIL, models, History(epochs, 3), ((EVIL, EVIL),), (EVIL,), gates)
@@ -151,7 +151,7 @@ def test_markup_in_any_string_of_the_user_is_text() -> None:
         pytest.param(replace(build_report(images=60), history=History()), id="empty history"),
         pytest.param(replace(build_report(images=60), history=build_history(1, undone=1)), id="one epoch, undone"),
         pytest.param(
-            replace(build_report(images=60), history=History((EpochRecord(1, 1.0, "", {"val_clean": float("nan")}),))),
+            replace(build_report(images=60), history=History((EpochRecord(1, 1.0, (), {"val_clean": float("nan")}),))),
             id="nothing finite",
         ),
         pytest.param(replace(build_report(images=60), history=build_history(400)), id="many epochs"),
@@ -167,7 +167,7 @@ def test_a_report_that_lacks_something_is_still_a_page(report: Report) -> None:
 def test_curves_are_shown_where_there_is_something_to_draw() -> None:
     report = build_report(images=60)
     assert {"training", "domains"} <= set(Page(html.dumps(report)).ids)
-    for history in (None, History(), History((EpochRecord(1, 1.0, "", {"loss": 0.3}),))):
+    for history in (None, History(), History((EpochRecord(1, 1.0, (), {"loss": 0.3}),))):
         assert not {"training", "domains"} & set(Page(html.dumps(replace(report, history=history))).ids)
 
 

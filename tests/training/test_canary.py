@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -71,3 +72,40 @@ def test_the_watch_keeps_the_best_epoch_that_is_sound() -> None:
     assert watch.best.canary == 0.61
     assert diagnose(Vitals(0.84, 0.75, 0.595, 1.7), watch, classes=10, samples=500, full_eps=True) is OVERFIT
     assert watch.after(Vitals(0.85, 0.68, 0.62, 1.7), full_eps=True).best.canary == 0.62  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("samples", [8, 12, 16, 30, 60, 500])
+@pytest.mark.parametrize(("classes", "best"), [(2, 1.0), (2, 0.95), (10, 0.8), (100, 0.6)])
+def test_a_fall_to_chance_is_seen_with_few_images_and_two_classes(classes: int, best: float, samples: int) -> None:
+    """A constant answer withstands both attacks alike, so nothing else would tell."""
+    good = Vitals(best, 0.4, 0.3, 0.5, chance=1 / classes)
+    constant = Vitals(1 / classes, 1 / classes, 1 / classes, 0.7, chance=1 / classes)
+    for now, before in ((constant, good), (replace(constant, chance=None), replace(good, chance=None))):
+        watch = Watch(before, narrowest=before.gap)
+        assert diagnose(now, watch, classes=classes, samples=samples, full_eps=True) is CHANCE
+
+
+@pytest.mark.parametrize(
+    ("now", "best", "samples"),
+    [
+        pytest.param(0.75, 0.95, 16, id="four images of sixteen changed sides"),
+        pytest.param(0.70, 0.90, 10, id="two images of ten"),
+        pytest.param(0.55, 0.60, 60, id="a model that never knew much"),
+        pytest.param(0.80, 1.00, 5, id="one image of five"),
+        pytest.param(0.70, 0.95, 500, id="a heavy loss that is far above chance"),
+    ],
+)
+def test_a_loss_of_clean_accuracy_is_no_fall_to_chance(now: float, best: float, samples: int) -> None:
+    watch = Watch(Vitals(best, 0.4, 0.3, 0.5), narrowest=0.1)
+    found = diagnose(Vitals(now, 0.4, 0.3, 0.5), watch, classes=2, samples=samples, full_eps=True)
+    assert found is Collapse.NONE
+
+
+def test_chance_is_that_of_the_answers_and_not_of_the_number_of_classes() -> None:
+    """Of nine images in ten of one class, a constant answer is right on nine in ten."""
+    good = Vitals(0.99, 0.9, 0.9, 0.5, chance=0.82)
+    constant = Vitals(0.9, 0.9, 0.9, 0.5, chance=0.9)
+    assert good.lead(2) == pytest.approx(0.17)
+    assert constant.lead(2) == 0
+    assert diagnose(constant, Watch(good, narrowest=0), classes=2, samples=50, full_eps=True) is Collapse.NONE
+    assert diagnose(constant, Watch(good, narrowest=0), classes=2, samples=500, full_eps=True) is CHANCE

@@ -26,7 +26,7 @@ def test_sat_from_fgsm_at_a_large_radius_becomes_robust_to_fgsm_alone_and_the_ca
     last = records[-1].scalars
     assert last["val_source"] > 0.2
     assert last["val_canary"] < 0.02
-    heard = [record.epoch for record in records if Collapse.CATASTROPHIC_OVERFITTING.value in record.event]
+    heard = [record.epoch for record in records if record.collapse is Collapse.CATASTROPHIC_OVERFITTING]
     assert heard
     assert heard[0] > 4  # not before the ramp of eps is over, when nothing is robust yet
 
@@ -36,7 +36,7 @@ def test_sat_from_fgsm_at_a_large_radius_becomes_robust_to_fgsm_alone_and_the_ca
     assert at == heard[0]
     assert "N-FGSM" in records[at - 1].event
     assert records[at - 1].rolled_back
-    assert records[at].source_attack == "nfgsm"
+    assert records[at].sources == "nfgsm"
     assert switched.source_attacks == ("fgsm", "nfgsm")
     assert switched.history.chosen_epoch != at
 
@@ -72,11 +72,11 @@ def test_every_method_survives_a_collapse(method: str, monkeypatch: pytest.Monke
     assert [record.rolled_back for record in records] == [False, True, False, False]
     assert trained.history.chosen_epoch != 2
     if sources == ("pgd",):  # N-FGSM would be no cure for a multi-step attack
-        assert [record.source_attack for record in records] == ["pgd"] * 4
+        assert [record.sources for record in records] == ["pgd"] * 4
         assert run.strength == 0.5
         assert "halved" in records[1].event
     else:
-        assert [record.source_attack for record in records] == ["fgsm-ep", "fgsm-ep", "nfgsm", "fgsm-ep"]
+        assert [record.sources for record in records] == ["fgsm-ep", "fgsm-ep", "nfgsm", "fgsm-ep"]
         assert run.strength == 1.0
 
 
@@ -86,7 +86,7 @@ def test_of_several_sources_only_the_single_steps_are_replaced(monkeypatch: pyte
     defence = DEFENCES["adv4adv"](context, DefenceSettings(beta=1.0))
     run = trainer("adv4adv", defence=defence, epochs=4, source_attacks=("fgsm", "mim"))
     records = run.run().history.epochs
-    assert [r.source_attack for r in records] == ["fgsm + mim", "fgsm + mim", "nfgsm + mim", "fgsm + mim"]
+    assert [r.sources for r in records] == ["fgsm + mim", "fgsm + mim", "nfgsm + mim", "fgsm + mim"]
 
 
 def test_the_gap_of_nfgsm_is_that_of_fgsm(monkeypatch: pytest.MonkeyPatch) -> None:

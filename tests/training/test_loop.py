@@ -117,7 +117,7 @@ def trainer(method: str = "adv4adv", *, checkpoint: Path | None = None, **change
 
 
 def figures(records: tuple[EpochRecord, ...]) -> list[tuple[Any, ...]]:
-    return [(r.epoch, r.source_attack, r.scalars, r.rolled_back, r.event) for r in records]
+    return [(r.epoch, r.source_attacks, r.scalars, r.rolled_back, r.event) for r in records]
 
 
 def same_state(one: nn.Module, other: nn.Module) -> bool:
@@ -476,7 +476,7 @@ def test_a_collapse_rolls_back_and_switches_to_nfgsm(monkeypatch: pytest.MonkeyP
     trained = run.run()
     records = trained.history.epochs
     assert [r.rolled_back for r in records] == [False, True, False, False]
-    assert [r.source_attack for r in records] == ["fgsm", "fgsm", "nfgsm", "fgsm"]  # a cure of a tenth, at least one
+    assert [r.sources for r in records] == ["fgsm", "fgsm", "nfgsm", "fgsm"]  # a cure of a tenth, at least one
     assert "N-FGSM examples for 1 epoch" in records[1].event
     assert any("epoch 3 training goes on from fgsm" in note for note in run.observer.notes)  # type: ignore[attr-defined]
     assert "catastrophic" in records[1].event
@@ -504,7 +504,7 @@ def test_a_switch_survives_a_resume(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_overfitting_again_after_the_cure_stays_with_nfgsm(monkeypatch: pytest.MonkeyPatch) -> None:
     collapsing(monkeypatch, {2, 4}, OVERFIT)
     trained = trainer("sat", epochs=6).run()
-    assert [r.source_attack for r in trained.history.epochs] == ["fgsm", "fgsm", "nfgsm", "fgsm", "nfgsm", "nfgsm"]
+    assert [r.sources for r in trained.history.epochs] == ["fgsm", "fgsm", "nfgsm", "fgsm", "nfgsm", "nfgsm"]
     assert [r.rolled_back for r in trained.history.epochs] == [False, True, False, True, False, False]
     assert trained.source_attacks == ("fgsm", "nfgsm")
 
@@ -521,7 +521,7 @@ def test_the_gap_is_of_the_same_source_attack_while_another_one_crafts(monkeypat
 
     monkeypatch.setattr(evaluate, "source_accuracy", heard)
     records = trainer("sat", epochs=4).run().history.epochs
-    assert [r.source_attack for r in records] == ["fgsm", "fgsm", "nfgsm", "fgsm"]
+    assert [r.sources for r in records] == ["fgsm", "fgsm", "nfgsm", "fgsm"]
     assert crafted == ["FGSM"] * 3  # the second epoch is the made-up one
 
 

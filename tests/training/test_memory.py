@@ -148,7 +148,7 @@ def test_a_rollback_forgets_what_was_found_on_the_network_that_is_gone(monkeypat
     monkeypatch.setattr(memory.Perturbations, "recall", recall)
     run = trainer("sat", source_attacks=("fgsm-ep",), epochs=4, eps_ramp=0.0)
     records = run.run().history.epochs
-    assert [r.source_attack for r in records] == ["fgsm-ep", "fgsm-ep", "nfgsm", "fgsm-ep"]
+    assert [r.sources for r in records] == ["fgsm-ep", "fgsm-ep", "nfgsm", "fgsm-ep"]
     steps = run.batches.steps
     assert not any(last.any() for last in seen[:steps])
     assert any(last.any() for last in seen[steps : 2 * steps])

@@ -12,12 +12,15 @@ import pytest
 
 from harden.errors import Interrupted, RunFolderError, TrainingError
 from harden.recipe import read_recipe, resolve
+from harden.report import document
 from harden.report.comparison import Comparison
 from harden.workflows import compare as compare_module
 from harden.workflows import job as job_module
 from harden.workflows import surrogate_training
 from harden.workflows.compare import CompareSettings, compare, passes_per_image
+from harden.workflows.export import ExportSettings, export
 from harden.workflows.plan import epochs_within
+from harden.workflows.prepare import ModelSpec
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
 from harden.workflows.surrogate_training import Effort
@@ -265,6 +268,19 @@ def test_the_source_is_what_the_run_settled_on(
     """Too many images to remember: N-FGSM is the default, and no trial has switched."""
     monkeypatch.setattr(job_module, "LARGEST", 100)
     found = run(asked(workshop, "sat"), tmp_path / "out")
-    assert found.trials[0].source == "nfgsm"
+    assert found.trials[0].sources == ("nfgsm",)
     assert not found.trials[0].switched
     assert ("source attacks", "SAT: nfgsm") in found.facts
+
+
+def test_the_card_of_a_compared_run_quotes_its_audit(two: tuple[Path, Comparison], tmp_path: Path) -> None:
+    """Its report words the images in another way than that of a fit; the card reads fields, not words."""
+    out, _ = two
+    folder = next(path.parent for path in out.rglob("model.safetensors"))
+    settings = ExportSettings(spec=ModelSpec(model=str(folder)), formats=("safetensors",), samples=6, anyway=True)
+    export(settings, out=tmp_path / "export", narrator=Notebook())
+    card = (tmp_path / "export" / "README.md").read_text()
+    audit = document.read(folder / "report.json").subject
+    assert audit.origin is not None
+    assert "It was not audited" not in card
+    assert f"| held out for the figures above | {len(audit)} of {audit.origin.available} test images |" in card

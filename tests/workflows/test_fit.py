@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from harden.errors import DataError, HardenError, Interrupted, ModelError, PreflightError, RunFolderError, UsageError
 from harden.recipe import read_recipe, resolve
+from harden.training.canary import Collapse
 from harden.training.history import EpochRecord, History
 from harden.workflows.audit import overfitted
 from harden.workflows.fit import FitResult, _execute, fit, follow, resume
@@ -525,8 +526,8 @@ def test_moved_data_is_an_error_with_a_hint(workshop: Workshop, make_images: Mak
 
 
 def test_a_report_on_a_training_that_overfitted_says_so() -> None:
-    sound = EpochRecord(1, 1.0, "fgsm", {}, False, "")
-    caught = EpochRecord(2, 1.0, "fgsm", {}, True, "catastrophic overfitting on held-out images; rolled back, and more")
+    sound = EpochRecord(1, 1.0, ("fgsm",), {})
+    caught = EpochRecord(2, 1.0, ("fgsm",), {}, rolled_back=True, collapse=Collapse.CATASTROPHIC_OVERFITTING)
     assert overfitted(None) == overfitted(History((sound,))) == ()
     (caveat,) = overfitted(History((sound, caught, sound)))
     assert "epoch 2" in caveat

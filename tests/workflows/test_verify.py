@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from harden.access import Access
+from harden.audit.result import ImageOrigin
 from harden.cli.app import program
 from harden.data import open_data
 from harden.errors import ExportError, RunFolderError, UsageError
@@ -451,7 +452,7 @@ def audited(run: Path, name: str, *, images: int, standing: int, data: str) -> N
     )
     subject = replace(
         found,
-        dataset=f"{data}, {images} of 30 test images of the run",
+        origin=ImageOrigin(data, "test", 30, "test images of the run"),
         labels=found.labels[rows],
         files=(),
         clean_predictions=found.labels[rows],

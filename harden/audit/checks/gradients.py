@@ -79,7 +79,7 @@ def saturated_cross_entropy(evidence: Evidence) -> Check:
     if not bool(blind.any()):
         return said(Status.PASS, "The cross-entropy has a gradient wherever the margin has one.")
     finding = f"The cross-entropy has no gradient on {evidence.share(blind)}, though the margin has one."
-    sighted = [o.name for o in evidence.gradient_attacks if Objective.CROSS_ENTROPY.value not in o.definition]
+    sighted = [o.name for o in evidence.gradient_attacks if o.objective != Objective.CROSS_ENTROPY]
     if sighted:
         return said(Status.PASS, f"{finding} {listed(sighted)} do without the cross-entropy.")
     share = float(blind.float().mean())

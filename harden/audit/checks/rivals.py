@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import numpy as np
@@ -126,7 +125,7 @@ def pgd_against_the_worst_case(evidence: Evidence) -> Check:
     """
     said = partial(Check, "PGD against the worst case")
     result = evidence.result
-    plain = [o for o in evidence.gradient_attacks if o.complete and re.fullmatch(r"PGD-\d+", o.name)]
+    plain = [o for o in evidence.gradient_attacks if o.complete and o.method == "PGD" and _on_cross_entropy(o)]
     stronger = [o for o in result.outcomes if not _on_cross_entropy(o)]
     if not plain or not stronger:
         lacking = "attack stronger than those on the cross-entropy" if plain else "plain PGD"
@@ -185,4 +184,4 @@ def _judged(low: float, *, warn: float, fail: float) -> Status:
 
 
 def _on_cross_entropy(outcome: AttackOutcome) -> bool:
-    return not outcome.access.black_box and Objective.CROSS_ENTROPY.value in outcome.definition
+    return not outcome.access.black_box and outcome.objective == Objective.CROSS_ENTROPY

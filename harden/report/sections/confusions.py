@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harden.report.bars import plain_bar
-from harden.report.figures import count, percent
+from harden.report.figures import count, counted, percent
 from harden.report.markup import Html, element, joined
 from harden.report.report import Report
 from harden.report.section import Section
@@ -46,8 +46,8 @@ def confusions(report: Report) -> Section | None:
     )
     covered = sum(number for _, _, number in shown)
     note = (
-        f"Of {count(fallen)} images that fell to attacks, each counted once, with the first attack that fooled it. "
-        f"These pairs are {percent(covered / fallen)} of them. The figure at the right is the share of all audited "
+        f"Of {counted(fallen, 'image')} that fell to attacks, each counted once, with the first attack that fooled it, "
+        f"{percent(covered / fallen)} are in this table. The figure at the right is the share of all audited "
         "images of the class."
     )
     parts = (element("div", {"class": "wide"}, table), element("p", {"class": "footnote"}, note))

@@ -49,7 +49,7 @@ def distances(report: Report) -> Section | None:
         "nearest example (FAB) measure less.",
     )
     median = _median(subject.smallest_distances())
-    if median is not None:
+    if median is not None and len(subject) > 1:
         notes = (f"For half of the images, {radius(float(f'{median:.3g}'))} is enough. {notes[0]}", *notes[1:])
     parts = (legend(report, mark="stroke"), chart, *(element("p", {"class": "footnote"}, note) for note in notes))
     return Section("How small a perturbation is enough", joined(parts))

@@ -25,7 +25,7 @@ def domains(report: Report) -> Section | None:
     if not shown:
         return None
     lowest = min(value for curve in shown for value in curve.values if math.isfinite(value))
-    domains = 1 + max(len(epoch.source_attack.split(" + ")) for epoch in history.epochs)
+    domains = 1 + max(len(epoch.source_attacks) for epoch in history.epochs)
     chance = 1 / domains
     scale = Scale(0.4, 1.0, 0.1, (chance, "chance")) if lowest >= 0.4 <= chance else Scale(reference=(chance, "chance"))
     last = min(_LAST, len(history.epochs))

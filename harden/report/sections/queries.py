@@ -55,6 +55,8 @@ def _chart(attack: str, curves: list[tuple[str, str, QueryCurve]]) -> Html:
 
 def _spoken(model: str, curve: QueryCurve) -> str:
     start, end = (percent(standing / curve.total) for standing in (curve.standing[0], curve.standing[-1]))
+    if curve.standing[0] == 0:
+        return f"{model}: no image was left for it to attack."
     median = curve.median()
     most = count(curve.queries[-1])
     if median is None:

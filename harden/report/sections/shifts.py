@@ -69,7 +69,10 @@ def _notes(subject: AuditResult) -> list[Html]:
     notes = []
     told = spread_sentence(spread(subject))
     if told:
-        notes.append(f"{told[0].upper()}{told[1:]}. A defence that generalises keeps it small.")
+        meaning = (
+            " A defence that generalises keeps it small." if subject.outcomes and subject.worst_case().count else ""
+        )
+        notes.append(f"{told[0].upper()}{told[1:]}.{meaning}")
     if subject.shifts:
         notes.append(f"Of another norm the worst over its attacks counts, image by image. {RADII}")
     return [element("p", {"class": "footnote"}, note) for note in notes]

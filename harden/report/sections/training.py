@@ -66,7 +66,7 @@ def _spoken(curve: Curve) -> str:
 
 
 def _ran(history: History) -> Html:
-    sources = dict.fromkeys(epoch.source_attack for epoch in history.epochs if epoch.source_attack)
+    sources = dict.fromkeys(epoch.sources for epoch in history.epochs if epoch.source_attacks)
     words = f"{counted(len(history.epochs), 'epoch')} in {duration(sum(e.seconds for e in history.epochs))}."
     if sources:
         words += f" Training examples were crafted by {', '.join(sources)}."

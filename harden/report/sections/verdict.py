@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harden.report.ending import EndStatus
 from harden.report.figures import count, counted, interval, percent, points
 from harden.report.markup import Html, element, joined
 from harden.report.report import Report
@@ -13,7 +14,8 @@ def verdict(report: Report) -> Section:
     """Return the headline figure with its interval, and three smaller ones."""
     found = verdict_of(report)
     return Section(
-        "Verdict", joined((_headline(found), _gates(report), _meaning(found, report), _smaller(found, report)))
+        "Verdict",
+        joined((_headline(found), _ending(report), _gates(report), _meaning(found, report), _smaller(found, report))),
     )
 
 
@@ -25,7 +27,7 @@ def _headline(found: Verdict) -> Html:
     else:
         scope, figure = found.scope(), found.worst
     before: list[Html] = []
-    if found.worst_before is not None:
+    if found.worst is not None and found.worst_before is not None:
         before = [
             element("span", {"class": "before"}, _spoken("before: "), percent(found.worst_before.value)),
             element("span", {"class": "arrow", "aria-hidden": "true"}, "→"),
@@ -35,6 +37,16 @@ def _headline(found: Verdict) -> Html:
     return joined(
         (element("p", {"class": "scope"}, scope), element("p", {"class": "headline"}, *before, after), spread)
     )
+
+
+def _ending(report: Report) -> Html:
+    ending = report.ending
+    if ending is None:
+        return Html()
+    kind = "unmet" if ending.status.is_failure else "met" if ending.status is EndStatus.HARDENED else "open"
+    remedy = f" {ending.remedy}" if ending.remedy else ""
+    status, reason = ending.status.value.capitalize(), f": {ending.reason}.{remedy}"
+    return element("p", {"class": f"ending {kind}"}, element("strong", None, status), reason)
 
 
 def _gates(report: Report) -> Html:
@@ -67,8 +79,9 @@ def _smaller(found: Verdict, report: Report) -> Html:
     if found.worst is not None:
         entries.append(("Clean accuracy", percent(found.clean.value), f"{interval(found.clean)}{was}"))
     if found.strongest is not None:
-        accuracy = report.subject.robust_accuracy(found.strongest)
-        entries.append(("Strongest single attack", found.strongest.name, f"leaves {percent(accuracy.value)}"))
+        tied = f", as {counted(found.tied, 'other')} {'does' if found.tied == 1 else 'do'}" if found.tied else ""
+        left = percent(report.subject.robust_accuracy(found.strongest).value)
+        entries.append(("Strongest single attack", found.strongest.name, f"leaves {left}{tied}"))
     if not entries:
         return Html()
     blocks = (
