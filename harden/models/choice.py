@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
+from harden.models.agreement import scale_of
 from harden.models.classifier import Normalisation
 from harden.models.normalisations import OWN_STATISTICS
 
@@ -127,7 +128,7 @@ def choose(tried: list[Tried], labels: Tensor, *, of: int | None = None) -> Choi
 
 def fitted_losses(scores: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy (N,) of scores (N, K) divided by the one temperature that makes its mean smallest."""
-    scores = scores.double()
+    scores = scores.double() / (scale_of(scores) or 1.0)
 
     def loss(log_scale: float) -> Tensor:
         return nn.functional.cross_entropy(scores * math.exp(log_scale), labels, reduction="none")
