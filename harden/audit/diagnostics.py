@@ -24,6 +24,7 @@ from harden.audit.checks.gradients import (
     scores_under_tiny_changes,
     size_of_gradients,
 )
+from harden.audit.checks.normalisation import normalisation
 from harden.audit.checks.probes import large_eps, more_steps, random_noise, second_attack
 from harden.audit.checks.rivals import (
     black_box_against_white_box,
@@ -52,6 +53,7 @@ CHECKS: dict[str, Callable[[Evidence], Check]] = {
     "same answer twice": same_answer_twice,
     "answer independent of the batch": independence_of_the_batch,
     "labels and order of the classes": order_of_classes,
+    "normalisation": normalisation,
     "audited images in training": seen_in_training,
     "number of images": number_of_images,
 }
