@@ -1,7 +1,7 @@
 """Which results of a forward pass still meet weights on their way to the answer; read off the graph of autograd.
 
-Scores meet none: what a head gives is averaged, scaled or shifted at most. Features meet the weights of the head, however
-many numbers they have.
+Scores meet none: what a head gives is averaged, scaled or shifted at most. Features meet the weights of the head,
+however many numbers they have.
 """
 
 from __future__ import annotations

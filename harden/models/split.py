@@ -26,7 +26,7 @@ class SplitPoint:
         kind: class name of the module.
         shape: of its output for one image.
         width: of the representation that class-wise discriminators would get.
-        head: whether it gives scores: no weight matrix comes between it and the answer. A network may have several heads.
+        head: whether it gives scores: no weight matrix comes between it and the answer. There may be several heads.
     """
 
     layer: str
