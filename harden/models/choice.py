@@ -34,8 +34,10 @@ CLEAR = 0.001
 """How often chance alone may make a normalisation that is no better look as much better as this."""
 CONTRADICTED = 0.01
 """The same for one that something else has ruled out: then both are told."""
-_SEPARATED = 3.0
-"""Standard errors by which a loss must be worse to count as worse."""
+_SEPARATED, _WORSE = 3.0, 1.1
+"""Standard errors by which a loss must be worse to count as worse, and how many times as large it must be: less is what
+a few epochs of training leave to chance, and a small network's loss has been 3 standard errors lower under statistics
+that it was not trained with."""
 KNOWN, _FAR = 0.25, 4.0
 """BatchNorm tells something if the best divergence is below the first (nats); what is beyond the second times the best
 is not what it was trained with. ResNet-20 on CIFAR-10: 0.001 nats with the statistics it was trained with, 0.014 and
@@ -216,7 +218,7 @@ def _why(chosen: Tried, best: Tried, of: int, *, near: bool, close: int, tied: b
 
 def _worse(loss: Tensor, least: Tensor) -> bool:
     difference = loss - least
-    if loss.mean().item() <= NO_LOSS or len(loss) < 2:
+    if loss.mean().item() <= max(NO_LOSS, _WORSE * least.mean().item()) or len(loss) < 2:
         return False
     return difference.mean().item() > _SEPARATED * difference.std().item() / math.sqrt(len(loss))
 

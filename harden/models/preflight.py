@@ -115,7 +115,7 @@ def preflight(
     choice = choose(tried, labels, of=len(trials))
     looked_at = len(labels)
     if choice.rivals and more is not None:
-        choice, looked_at = _chosen_on_more(module, choice, tried, more(), classes, looked_at)
+        choice, looked_at = _chosen_on_more(module, choice, more(), classes, looked_at, of=len(trials))
     why = f"{choice.why[0].upper()}{choice.why[1:]}"
     reason = f"{why}: {choice.tried.accuracy:.1%} of {looked_at} images right"
     return Preflight(choice.normalisation, rows, reason, looked_at, problem)
@@ -124,20 +124,20 @@ def preflight(
 def _chosen_on_more(
     module: nn.Module,
     choice: Choice,
-    tried: Sequence[Tried],
     more: tuple[Tensor, Tensor],
     classes: tuple[str, ...],
     looked_at: int,
+    *,
+    of: int,
 ) -> tuple[Choice, int]:
     """Return the choice among what was in doubt, on more images if there are more, and on how many it was made."""
     images, labels = more
     if len(labels) <= looked_at:
         return choice, looked_at
-    names = {t.normalisation.name for t in (choice.tried, *choice.rivals)}
-    wanted = [t.normalisation for t in tried if t.normalisation.name in names]
+    wanted = [t.normalisation for t in (choice.tried, *choice.rivals)]
     trials = _tried(module, wanted, images, labels.cpu(), classes, first_look=1.0)
     again = [trial.whole() for trial in trials]
-    return (choose(again, labels.cpu(), of=len(tried)), len(labels)) if again else (choice, looked_at)
+    return (choose(again, labels.cpu(), of=of), len(labels)) if again else (choice, looked_at)
 
 
 class _Trial:
