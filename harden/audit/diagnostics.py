@@ -25,6 +25,7 @@ from harden.audit.checks.gradients import (
     scores_under_tiny_changes,
     size_of_gradients,
 )
+from harden.audit.checks.normalisation import normalisation
 from harden.audit.checks.probes import large_eps, more_steps, random_noise, second_attack
 from harden.audit.checks.ranking import Ranking, measure_ranking, scores_that_rank
 from harden.audit.checks.rivals import (
@@ -76,6 +77,7 @@ CHECKS: dict[str, Declared] = {
     "same answer twice": Declared(same_answer_twice, FIGURE),
     "answer independent of the batch": Declared(independence_of_the_batch, FIGURE),
     "labels and order of the classes": Declared(order_of_classes, FIGURE),
+    "normalisation": Declared(normalisation, FIGURE),
     "audited images in training": Declared(seen_in_training, FIGURE),
     "number of images": Declared(number_of_images),
 }

@@ -48,7 +48,9 @@ def export(
     tolerance: Annotated[
         float,
         typer.Option(
-            help="Largest difference of any score that counts as agreement; of fp32.", rich_help_panel="Export"
+            help="Largest difference of any score that counts as agreement, as a share of the scale of the scores; of "
+            "fp32.",
+            rich_help_panel="Export",
         ),
     ] = 1e-4,
     max_drop: Annotated[

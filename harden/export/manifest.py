@@ -31,7 +31,7 @@ class Manifest:
         files: relative POSIX path -> SHA-256, of every file of the export but this one.
         audit: how the quick audit was done (eps, queries, seed).
         standing: per model file and attack, how many images of the sample were still classified correctly.
-        tolerance: largest difference of any score between the model and its fp32 files.
+        tolerance: largest difference of any score between the model and its fp32 files, as a share of their scale.
         max_drop: largest drop of accuracy, as a share, that counts as agreement.
         any_size: whether the ONNX files take images of any size.
     """

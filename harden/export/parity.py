@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from harden.errors import ExportError
+from harden.models.agreement import ROUNDING, differences, scale_of
 from harden.models.classifier import Scorer
 
-TOLERANCE = 1e-4
-"""Largest difference of any score that counts as agreement (fp32 against fp32; scores are logits)."""
+TOLERANCE = ROUNDING
+"""Largest difference of any score that counts as agreement, as a share of the scores' scale (fp32 against fp32)."""
 BATCH_SIZES = (1, 7, 64)
 
 
@@ -28,7 +29,7 @@ class Parity:
         agreement: share with the same top-1 class, in [0, 1].
         undecided: images whose margin is below twice the tolerance; these may differ in top-1.
         disagreements: images that differ in top-1 although their margin is not that small.
-        largest_difference: over all scores.
+        largest_difference: over all scores, as a share of their scale.
         tolerance: stated bound on it; None for a file of smaller numbers, whose scores differ in any case.
     """
 
@@ -95,7 +96,7 @@ def compare(
         exported: the file in its runtime.
         images: on the CPU; N >= 1.
         kind: "clean" or "adversarial", for print.
-        tolerance: bound on the difference of scores; None: none is asked for.
+        tolerance: bound on the difference of scores, as a share of their scale; None: none is asked for.
     """
     reference = torch.cat([original(chunk).detach().cpu().float() for chunk in torch.split(images, 64)])
     return compare_with(reference, exported, images, kind=kind, tolerance=tolerance)
@@ -109,13 +110,12 @@ def compare_with(
     See `compare`.
     """
     top = reference.topk(2, dim=1)
-    decided = (top.values[:, 0] - top.values[:, 1]) >= 2 * (tolerance or 0.0)
+    scale = scale_of(reference)
+    decided = (top.values[:, 0] - top.values[:, 1]) >= 2 * (tolerance or 0.0) * scale
     largest, wrong, agree = 0.0, torch.zeros(len(images), dtype=torch.bool), torch.ones(len(images), dtype=torch.bool)
     for size in BATCH_SIZES:
         scores = torch.cat([exported(chunk).float() for chunk in torch.split(images, size)])
-        difference = (scores - reference).abs()
-        # A score that is not a number compares false with every bound, so it has to count as an infinite difference.
-        largest = max(largest, float(torch.nan_to_num(difference, nan=float("inf"), posinf=float("inf")).max()))
+        largest = max(largest, float(differences(reference, scores).max()))
         same = scores.argmax(dim=1) == top.indices[:, 0]
         agree &= same
         wrong |= decided & ~same
@@ -125,7 +125,7 @@ def compare_with(
         agreement=float(agree.float().mean()),
         undecided=int((~decided).sum()),
         disagreements=int(wrong.sum()),
-        largest_difference=largest,
+        largest_difference=largest / scale if scale > 0 else math.inf if largest > 0 else 0.0,
         tolerance=tolerance,
     )
 
@@ -143,7 +143,8 @@ def require(parities: Sequence[Parity], standings: Sequence[Standing], what: str
     """
     figures = [
         f"{p.kind}: top-1 differs on {p.disagreements} of {p.images} images, largest score difference "
-        f"{p.largest_difference:.2g} (tolerance {p.tolerance if p.tolerance is not None else math.inf:.2g})"
+        f"{p.largest_difference:.2g} of the scores' scale "
+        f"(tolerance {p.tolerance if p.tolerance is not None else math.inf:.2g})"
         for p in parities
         if not p.holds
     ]

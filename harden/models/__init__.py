@@ -22,8 +22,9 @@ from harden.models.frozen import keep_frozen
 from harden.models.head import renew
 from harden.models.loaded import LoadedModel
 from harden.models.origin import Origin
+from harden.models.own_normalisation import with_held
 from harden.models.pickled import load_pickled, module_in, read_pickle
-from harden.models.state_dict import Candidate, MisfitError, candidates_in, fit_candidates, read_state_dict, sizes_in
+from harden.models.state_dict import Candidate, MisfitError, candidates_in, fit_candidates, read_safetensors, sizes_in
 from harden.models.timm_folder import TimmConfig
 from harden.models.trial import GRAY, RGB, accepted_channels, expected_channels, output_classes
 from harden.registry import did_you_mean, lookup
@@ -126,8 +127,6 @@ def load_model(
             return _recognised(path, candidates, build, image_size, decide)
 
         loaded = _load_file(path, load, whole=arch is None, trust_pickle=trust_pickle)
-        if config is not None:
-            loaded = replace(loaded, stated=config.stated)
     accepted_channels(loaded.module, in_channels, image_size)
     return loaded
 
@@ -236,7 +235,8 @@ def _load_file(
             "path/file.py:callable; `harden report` audits ONNX and TorchScript as they are",
         )
     if kind is FileKind.SAFETENSORS:
-        return load(path, read_state_dict(path))
+        tensors = read_safetensors(path)
+        return with_held(load(path, candidates_in(tensors, path)), tensors, path)
     content = read_pickle(path, trust=trust_pickle)
     trusted = ("ran whatever code the file brings along (--trust-pickle)",) if trust_pickle else ()
     module = module_in(content)
@@ -244,7 +244,7 @@ def _load_file(
         origin = Origin("pickled", path.name, weights=str(path))
         notes = (*trusted, f"the file holds the whole network ({type(module).__name__})", *keep_frozen(module.float()))
         return LoadedModel(module, origin, has_weights=True, notes=notes)
-    loaded = load(path, candidates_in(content, path))
+    loaded = with_held(load(path, candidates_in(content, path)), content, path)
     return replace(loaded, notes=(*trusted, *loaded.notes))
 
 
@@ -275,7 +275,7 @@ def _with_config(
     notes = [f"config.json: timm:{config.architecture} of {sizes.classes} classes"]
     if config.cropped < 1:
         notes.append(f"its maker cut images to the middle {config.cropped:.0%} of their sides; here they are whole")
-    return replace(loaded, notes=(*notes, *loaded.notes))
+    return replace(loaded, notes=(*notes, *loaded.notes), stated=config.stated)
 
 
 def _recognised(

@@ -1,41 +1,49 @@
 """Which of the normalisations that were tried is the one that a network was trained with.
 
-Accuracy leads. On training images many normalisations may be equally accurate, and the loss then rewards contrast: a
-network that was trained on [0, 1] is surest of all on inputs of 0-255. So the equally accurate ones are told apart by
-evidence that contrast cannot buy, in this order:
+What speaks for one is asked in this order; each question is asked about what the ones before have left:
 
 1. The first BatchNorm remembers the mean and variance of its inputs in training. What is far from them is out, as long
    as something is near.
-2. The loss, after a temperature of its own has been fitted to the scores of each normalisation (Guo et al. 2017,
-   "On Calibration of Modern Neural Networks"). What is worse beyond its statistical error is out.
-3. The plainest: no normalisation before a data set's statistics before 0-255. Low contrast costs a network that was
+2. Accuracy, paired: of the images that the network has right under one normalisation and not under another, McNemar's
+   exact test asks how often as many would fall to the better one if it were not better.
+3. The loss, after a temperature of its own has been fitted to the scores of each normalisation (Guo et al. 2017,
+   "On Calibration of Modern Neural Networks"): the plain loss rewards contrast. What is worse beyond its statistical
+   error is out.
+4. The plainest: no normalisation before a data set's statistics before 0-255. Low contrast costs a network that was
    trained with high contrast its accuracy, since the biases drown the inputs; high contrast costs nothing that shows.
+   This decides nothing: what it leaves out is told as a doubt. So is evidence that contradicts itself.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
-from harden.models.classifier import Normalisation
-from harden.models.normalisations import OWN_STATISTICS
+from harden.models.agreement import scale_of
+from harden.models.classifier import Basis, Conflict, Doubt, Normalisation
+from harden.models.normalisations import OWN_STATISTICS, same
 
 NLL_TIE = 0.01
 """Mean losses that differ by less than this many nats say nothing about which normalisation is right."""
 NO_LOSS = 0.001
 """Below this mean loss, after a temperature has been fitted, every answer is right and the loss says nothing."""
-_SEPARATED = 2.0
-"""Standard errors by which a loss must be worse to count as worse."""
-KNOWN, _NEAR, _FAR = 0.25, 0.005, 8.0
-"""BatchNorm tells something if the best divergence is below the first (nats); what is beyond the last number times the
-best, or times the second where the best is smaller still, is not what it was trained with. ResNet-20 on CIFAR-10: 0.04
-nats with the statistics it was trained with, 0.02 with others that are alike, 1.1 without any."""
-_SAME, _SIMILAR = 0.05, 0.25
-"""Shares of the deviation by which normalisations differ: no more than samples of one data set do; and so little that
-it is no matter which of them is taken."""
+CLEAR = 0.001
+"""How often chance alone may make a normalisation that is no better look as much better as this."""
+CONTRADICTED = 0.01
+"""The same for one that something else has ruled out: then both are told."""
+_SEPARATED, _WORSE = 3.0, 1.1
+"""Standard errors by which a loss must be worse to count as worse, and how many times as large it must be: less is what
+a few epochs of training leave to chance, and a small network's loss has been 3 standard errors lower under statistics
+that it was not trained with."""
+KNOWN, _FAR = 0.25, 4.0
+"""BatchNorm tells something if the best divergence is below the first (nats); what is beyond the second times the best
+is not what it was trained with. ResNet-20 on CIFAR-10: 0.001 nats with the statistics it was trained with, 0.014 and
+more with others that are alike, 1 without any."""
+_NEAR = 0.004
+"""Divergences below this are no different, on many images; on N images those below 1 / N more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +53,19 @@ class Tried:
     Attributes:
         normalisation: the one.
         scores: (N, K) float on the CPU.
-        accuracy: in [0, 1].
+        right: (N,) bool, the images that are right.
         divergence: of the first BatchNorm's inputs from what it remembers, in nats; None without BatchNorm.
     """
 
     normalisation: Normalisation
     scores: Tensor
-    accuracy: float
+    right: Tensor
     divergence: float | None
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the images that are right."""
+        return self.right.double().mean().item()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +75,21 @@ class Choice:
     Attributes:
         tried: the one.
         why: what speaks for it.
-        doubt: names of really different ones that nothing told apart from it.
+        rivals: what may be right instead, as it was tried; none where it is clear.
+        conflict: why these may be.
     """
 
     tried: Tried
     why: str
-    doubt: tuple[str, ...] = ()
+    rivals: tuple[Tried, ...] = ()
+    conflict: Conflict = Conflict.TIED
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What was chosen, with the doubt about it."""
+        rivals = tuple(rival.normalisation for rival in self.rivals)
+        doubt = Doubt(self.conflict, rivals) if rivals else None
+        return replace(self.tried.normalisation, basis=Basis.FOUND, doubt=doubt)
 
 
 def choose(tried: list[Tried], labels: Tensor, *, of: int | None = None) -> Choice:
@@ -78,56 +100,50 @@ def choose(tried: list[Tried], labels: Tensor, *, of: int | None = None) -> Choi
         labels: (N,) int64 of these images, on the CPU.
         of: how many there were, some of them hopeless; None: these.
     """
-    best = max(t.accuracy for t in tried)
-    error = math.sqrt(max(best * (1 - best), 1 / len(labels)) / len(labels))
-    close = [t for t in tried if t.accuracy >= best - error]
-    known = _known_to_batchnorm(close)
-    losses = {t.normalisation.name: fitted_losses(t.scores, labels) for t in known}
+    near = near_to_training(tried, len(labels))
+    best = max(near, key=lambda t: t.accuracy)
+    close = [t for t in near if t is best or probability(best.right, t.right) >= CLEAR]
+    losses = {t.normalisation.name: fitted_losses(t.scores, labels) for t in near}
     mean = {name: loss.mean().item() for name, loss in losses.items()}
-    surest = losses[min(mean, key=lambda name: mean[name])]
-    tied = [t for t in known if not _worse(losses[t.normalisation.name], surest)]
+    surest = min((t.normalisation.name for t in close), key=lambda name: mean[name])
+    tied = [t for t in close if not _worse(losses[t.normalisation.name], losses[surest])]
+    chosen = _plainest(tied, close, mean)
 
-    def rank(t: Tried) -> tuple[float, ...]:
-        loss = max(mean[t.normalisation.name], NO_LOSS)
-        return (*_plainness(t.normalisation), loss, t.divergence or 0.0, _gain(t.normalisation))
+    def others(some: list[Tried]) -> tuple[Tried, ...]:
+        return tuple(t for t in some if not same(t.normalisation, chosen.normalisation))
 
-    chosen = min(tied, key=rank)
-    # Of those that are alike too, the one that is listed first: the best known.
-    chosen = next(
-        t
-        for t in tied
-        if _plainness(t.normalisation) == _plainness(chosen.normalisation)
-        and _alike(t.normalisation, chosen.normalisation, _SIMILAR)
+    def surer(t: Tried) -> bool:
+        return _worse(losses[chosen.normalisation.name], losses[t.normalisation.name])
+
+    count = of or len(tried)
+    why = _why(chosen, best, count, near=len(near) < len(tried), close=len(close), tied=bool(others(tied)))
+    beyond = [t for t in tried if t not in near]
+    conflicts = (
+        (Conflict.BATCHNORM_AGAINST_ACCURACY, [t for t in beyond if probability(t.right, chosen.right) < CONTRADICTED]),
+        (Conflict.ACCURACY_AGAINST_LOSS, [t for t in near if t not in close and surer(t)]),
+        (Conflict.TIED, tied),
     )
-    if chosen.normalisation.name == OWN_STATISTICS:
-        # The sample's own statistics are a noisy copy of what somebody published: prefer numbers that somebody would
-        # write down.
-        limit = mean[OWN_STATISTICS] + NLL_TIE
-        named = [t for t in known if t is not chosen]
-        near = [
-            t
-            for t in named
-            if _alike(t.normalisation, chosen.normalisation, _SAME)
-            or (t in tied and mean[t.normalisation.name] <= limit)
-        ]
-        chosen = min(near, key=rank, default=chosen)
-    others = [t for t in tied if not _alike(t.normalisation, chosen.normalisation, _SIMILAR)]
-    nearly = "" if chosen.accuracy == best else "nearly "
-    accurate = f"{nearly}as accurate as any of {of or len(tried)} normalisations" + (f" ({best:.1%})" if nearly else "")
-    if len(close) == 1:
-        why = f"the most accurate of {of or len(tried)} normalisations"
-    elif others:
-        why = f"{accurate}, and the plainest of those that nothing tells apart"
-    elif len(known) == 1:
-        why = f"{accurate}, and what the first BatchNorm was trained on"
-    else:
-        why = f"{accurate}, and its loss as low as any, contrast apart"
-    return Choice(chosen, why, tuple(t.normalisation.name for t in others))
+    for conflict, some in conflicts:
+        if others(some):
+            return Choice(chosen, why, others(some), conflict)
+    return Choice(chosen, why)
+
+
+def probability(better: Tensor, other: Tensor) -> float:
+    """Return how often a network that is no better than another would look at least as much better.
+
+    Args:
+        better, other: (N,) bool, which of the same images each of them has right.
+    """
+    gained, lost = int((better & ~other).sum()), int((other & ~better).sum())
+    differ = gained + lost
+    as_good = sum(math.comb(differ, k) for k in range(gained, differ + 1))
+    return as_good / 2**differ
 
 
 def fitted_losses(scores: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy (N,) of scores (N, K) divided by the one temperature that makes its mean smallest."""
-    scores = scores.double()
+    scores = scores.double() / (scale_of(scores) or 1.0)
 
     def loss(log_scale: float) -> Tensor:
         return nn.functional.cross_entropy(scores * math.exp(log_scale), labels, reduction="none")
@@ -138,17 +154,71 @@ def fitted_losses(scores: Tensor, labels: Tensor) -> Tensor:
     return loss(float(found.x))
 
 
-def _known_to_batchnorm(close: list[Tried]) -> list[Tried]:
-    divergences = [t.divergence for t in close if t.divergence is not None]
-    if not divergences or min(divergences) > KNOWN:
-        return close
-    limit = _FAR * max(min(divergences), _NEAR)
-    return [t for t in close if t.divergence is not None and t.divergence <= limit]
+def near_to_training(tried: list[Tried], count: int) -> list[Tried]:
+    """Return those under which the first BatchNorm gets what it got in training; all where it tells nothing.
+
+    Args:
+        tried: at least one.
+        count: images that the divergences were measured on.
+    """
+    best = min((t.divergence for t in tried if t.divergence is not None), default=math.inf)
+    if best > KNOWN:
+        return tried
+    limit = divergence_limit(best, count)
+    return [t for t in tried if t.divergence is not None and t.divergence <= limit]
+
+
+def divergence_limit(best: float, count: int) -> float:
+    """Return up to which divergence nothing is told apart from the `best`, on so many images."""
+    return max(_FAR * best, _NEAR + 1 / count)
+
+
+def _plainest(tied: list[Tried], close: list[Tried], mean: dict[str, float]) -> Tried:
+    """Return the plainest of `tied`, or else that with the lowest loss; a published one rather than the data's own."""
+
+    def rank(t: Tried) -> tuple[float, ...]:
+        loss = max(mean[t.normalisation.name], NO_LOSS)
+        return (*_plainness(t.normalisation), loss, t.divergence or 0.0, _gain(t.normalisation))
+
+    chosen = min(tied, key=rank)
+    if chosen.normalisation.name != OWN_STATISTICS:
+        return chosen
+    # The sample's own statistics are a noisy copy of what somebody published: prefer numbers that somebody would
+    # write down.
+    limit = mean[OWN_STATISTICS] + NLL_TIE
+    named = (t for t in close if t is not chosen)
+    near = (t for t in named if same(t.normalisation, chosen.normalisation) or (t in tied and _loss(t, mean) <= limit))
+    return min(near, key=rank, default=chosen)
+
+
+def _loss(t: Tried, mean: dict[str, float]) -> float:
+    return mean[t.normalisation.name]
+
+
+def _why(chosen: Tried, best: Tried, of: int, *, near: bool, close: int, tied: bool) -> str:
+    """Return what speaks for the chosen one, in words.
+
+    Args:
+        chosen, best: the chosen one and the most accurate of those that BatchNorm left.
+        of: how many were tried.
+        near: whether BatchNorm ruled some out.
+        close: how many are as accurate, but for chance.
+        tied: whether nothing told it apart from others.
+    """
+    nearly = "" if chosen.accuracy == best.accuracy else "nearly "
+    accurate = f"{nearly}as accurate as any of {of} normalisations" + (f" ({best.accuracy:.1%})" if nearly else "")
+    if near:
+        accurate = f"what the first BatchNorm was trained on, and {accurate} that it leaves"
+    if tied:
+        return f"{accurate}, and the plainest of those that nothing tells apart"
+    if close == 1:
+        return accurate if near else f"clearly the most accurate of {of} normalisations"
+    return accurate if near else f"{accurate}, and its loss as low as any, contrast apart"
 
 
 def _worse(loss: Tensor, least: Tensor) -> bool:
     difference = loss - least
-    if loss.mean().item() <= NO_LOSS or len(loss) < 2:
+    if loss.mean().item() <= max(NO_LOSS, _WORSE * least.mean().item()) or len(loss) < 2:
         return False
     return difference.mean().item() > _SEPARATED * difference.std().item() / math.sqrt(len(loss))
 
@@ -161,11 +231,3 @@ def _plainness(normalisation: Normalisation) -> tuple[int, int]:
     """Less is plainer: nothing, a data set's statistics, 0-255; the order of the channels as it is, or turned round."""
     gain = _gain(normalisation)
     return (0 if gain <= 1 else 1 if gain < 100 else 2), int(normalisation.flip_channels)
-
-
-def _alike(one: Normalisation, other: Normalisation, share: float) -> bool:
-    """Whether mean and deviation differ by less than `share` of the deviation."""
-    if one.flip_channels != other.flip_channels:
-        return False
-    numbers = zip(one.mean, one.std, other.mean, other.std, strict=True)
-    return all(abs(m - n) < share * t and abs(s - t) < share * t for m, s, n, t in numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,45 @@ class Scorer(Protocol):
         ...
 
 
+class Basis(StrEnum):
+    """How a normalisation came to be known."""
+
+    GIVEN = "given"
+    """By the user."""
+    STATED = "stated"
+    """By a config.json beside the weights, or by the weights file itself."""
+    INSIDE = "inside"
+    """The network normalises its images by itself."""
+    FOUND = "found"
+    """On labelled images."""
+    TRAINED = "trained"
+    """The network, or its last layer, has no other training than the one that this normalisation was chosen for."""
+
+
+class Conflict(StrEnum):
+    """Why a normalisation that was found is in doubt."""
+
+    TIED = "tied"
+    """Nothing tells it apart from others."""
+    BATCHNORM_AGAINST_ACCURACY = "BatchNorm against accuracy"
+    """The first BatchNorm was trained on other inputs than those that the network is most accurate on."""
+    ACCURACY_AGAINST_LOSS = "accuracy against loss"
+    """The most accurate one has a clearly higher loss than others."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """That another normalisation may be the right one.
+
+    Attributes:
+        conflict: why.
+        rivals: what it may be instead, at least one.
+    """
+
+    conflict: Conflict
+    rivals: tuple[Normalisation, ...]
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """What happens to an image in [0, 1] before the user's module sees it: `(x - mean) / std`, channel by channel.
@@ -29,12 +69,16 @@ class Normalisation:
         mean: one number per input channel, on the [0, 1] scale.
         std: one positive number per input channel. A model of 0-255 inputs has mean 0 and std 1/255.
         flip_channels: whether the module wants BGR; mean and std are in the module's order.
+        basis: how it came to be known; None where nobody says (a program, a run folder of an earlier version).
+        doubt: that another one may be right; None where it is clear.
     """
 
     name: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip_channels: bool = False
+    basis: Basis | None = None
+    doubt: Doubt | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-serialisable dictionary; `from_json` reads it."""
@@ -43,7 +87,15 @@ class Normalisation:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Normalisation:
         """Read what `to_json` wrote."""
-        return cls(data["name"], tuple(data["mean"]), tuple(data["std"]), data["flip_channels"])
+        basis, doubt = data.get("basis"), data.get("doubt")
+        return cls(
+            data["name"],
+            tuple(data["mean"]),
+            tuple(data["std"]),
+            data["flip_channels"],
+            Basis(basis) if basis is not None else None,
+            Doubt(Conflict(doubt["conflict"]), tuple(map(cls.from_json, doubt["rivals"]))) if doubt else None,
+        )
 
 
 class Classifier(nn.Module):

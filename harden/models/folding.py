@@ -25,12 +25,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from harden.models.agreement import agree
 from harden.models.classifier import Classifier
 from harden.models.first_convolution import convolved
 from harden.models.modes import evaluating
-
-_AGREE = 1e-4
-"""Largest difference of the scores with and without, as a share of the largest score; rounding is far below."""
 
 _Layer = nn.Conv1d | nn.Conv2d | nn.Linear
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
@@ -154,8 +152,7 @@ def find_folding(classifier: Classifier, images: Tensor) -> Folding:
                     scores = classifier(images)
             except Exception:  # whatever the user's forward raises
                 return False
-            near = (scores - expected).abs().max() <= _AGREE * expected.abs().max()
-            return bool(near) and torch.equal(scores.argmax(dim=1), expected.argmax(dim=1))
+            return agree(expected, scores)
 
         # A network that answers at random draws on here, and does not agree with itself.
         found = _agreeing(pairs, agrees) if pairs and agrees(()) else ()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from harden.models.agreement import agree
 from harden.models.classifier import Classifier
 from harden.models.modes import try_both_modes
 from harden.randomness import stream
 
 _AGREE = 1e-3
-"""Largest difference of the scores in the two layouts, as a share of the largest score; rounding is far below."""
+"""Largest difference of the scores in the two layouts, as a share of their scale: other kernels round otherwise."""
 
 
 def lay_out(classifier: Classifier) -> None:
@@ -24,7 +25,7 @@ def lay_out(classifier: Classifier) -> None:
     before = _answers(classifier, images)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     after = _answers(classifier, laid_out(images, classifier))
-    if before is None or after is None or not _agree(before, after):
+    if before is None or after is None or not agree(before, after, share=_AGREE):
         classifier.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
@@ -51,7 +52,3 @@ def _answers(classifier: Classifier, images: Tensor) -> Tensor | None:
         return try_both_modes(classifier, images).resting
     except Exception:  # whatever the user's forward raises
         return None
-
-
-def _agree(before: Tensor, after: Tensor) -> bool:
-    return bool((before - after).abs().max() <= _AGREE * (1 + before.abs().max()))

@@ -11,11 +11,13 @@ from harden.models.origin import Origin
 
 @dataclass(frozen=True)
 class Stated:
-    """What the config.json beside a network's weights says of its images and classes; None where it is silent.
+    """What the files of a network say of its images and classes; None where they are silent.
 
     Attributes:
         size: (height, width) in pixels.
-        mean, std: normalisation per channel on the [0, 1] scale.
+        mean, std: normalisation per channel on the [0, 1] scale, in the network's order of channels.
+        flip_channels: whether that order is BGR.
+        where: what states the normalisation, for print.
         labels: class names in the order of the outputs.
     """
 
@@ -23,6 +25,8 @@ class Stated:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     labels: tuple[str, ...] | None = None
+    flip_channels: bool = False
+    where: str = "config.json's"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harden.models.classifier import Normalisation
+from harden.models.classifier import Conflict, Normalisation
 
 NONE = Normalisation("none", (0.0,) * 3, (1.0,) * 3)
 
@@ -38,6 +38,65 @@ CANDIDATES: dict[int, tuple[Normalisation, ...]] = {
 """By number of channels. "CIFAR-10 (std 0.2)" is a mean of per-image deviations that half the repositories copy."""
 
 OWN_STATISTICS = "the data's own"
+_SAME = 0.05
+"""Normalisations whose mean and std differ by a smaller share of the std are the same: so much samples differ."""
+
+
+def same(one: Normalisation, other: Normalisation) -> bool:
+    """Return whether two normalisations give a network the same inputs, but for what samples of one data set differ."""
+    return one.flip_channels == other.flip_channels and not changes_eps(one, other)
+
+
+def changes_eps(one: Normalisation, other: Normalisation) -> bool:
+    """Return whether the same eps on images means something else to a network under two normalisations.
+
+    The order in which the network takes the channels does not change it.
+    """
+    pairs = (zip(*_in_order(n), strict=True) for n in (one, other))
+    return any(
+        abs(mean - its_mean) >= _SAME * min(std, its_std) or abs(std - its_std) >= _SAME * min(std, its_std)
+        for (mean, std), (its_mean, its_std) in zip(*pairs, strict=True)
+    )
+
+
+def _in_order(normalisation: Normalisation) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std in the order of the image's channels."""
+    step = -1 if normalisation.flip_channels else 1
+    return normalisation.mean[::step], normalisation.std[::step]
+
+
+def flags(normalisation: Normalisation) -> str:
+    """Return a normalisation by name, with what to type for it where it can be typed."""
+    if normalisation.flip_channels:
+        return normalisation.name
+    mean, std = (",".join(f"{number:.4g}" for number in numbers) for numbers in (normalisation.mean, normalisation.std))
+    return f"{normalisation.name} (--mean {mean} --std {std})"
+
+
+_CONFLICTS = {
+    Conflict.TIED: "Nothing tells {chosen} apart from {rivals}",
+    Conflict.BATCHNORM_AGAINST_ACCURACY: "The first BatchNorm was trained on inputs as {chosen} gives them, but the "
+    "network is clearly more accurate with {rivals}",
+    Conflict.ACCURACY_AGAINST_LOSS: "The network is more accurate with {chosen}, but its loss is clearly lower with "
+    "{rivals}",
+}
+
+
+def why_in_doubt(normalisation: Normalisation) -> str:
+    """Return what speaks against a normalisation in a sentence without a full stop; "" where nothing does."""
+    doubt = normalisation.doubt
+    if doubt is None:
+        return ""
+    rivals = ", ".join(rival.name for rival in doubt.rivals)
+    return _CONFLICTS[doubt.conflict].format(chosen=normalisation.name, rivals=rivals)
+
+
+def what_to_type(normalisation: Normalisation) -> str:
+    """Return how the user says which normalisation is right; "" where none is in doubt."""
+    if normalisation.doubt is None:
+        return ""
+    choices = ", or ".join(map(flags, (normalisation, *normalisation.doubt.rivals)))
+    return f"Give what the network was trained with: {choices}"
 
 
 def plain(channels: int) -> Normalisation:

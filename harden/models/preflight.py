@@ -8,7 +8,7 @@ explains the predictions is looked for, and told.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from harden.errors import ModelError, PreflightError
-from harden.models.choice import KNOWN, Tried, choose
-from harden.models.classifier import Normalisation, scores_of
-from harden.models.first_norm import FirstNorm, watching_first_norm
+from harden.models.choice import KNOWN, Choice, Tried, choose, divergence_limit
+from harden.models.classifier import Basis, Normalisation, scores_of
+from harden.models.first_norm import training_divergence
 from harden.models.modes import evaluating
 from harden.models.normalisations import CANDIDATES, apply, candidates
 from harden.tensors import as_float_images
@@ -27,6 +27,8 @@ _BATCH = 250
 _NEARLY = 1.5
 _MANY, _FIRST_LOOK = 500, 0.2
 """Of so many images or more a share is looked at first, drawn at random."""
+_MOST_COMPARED = 500
+"""Images whose first features are compared with what BatchNorm remembers."""
 _HOPELESS = 0.25
 """What is so much less accurate than the best on these, whatever the order of the classes, is not tried on the rest.
 Of 200 images (of 1,000) it is five standard errors of a difference at the very least."""
@@ -51,11 +53,10 @@ class Preflight:
     """What the preflight found.
 
     Attributes:
-        chosen: the normalisation to use.
+        chosen: the normalisation to use, with the doubt about it.
         rows: every normalisation that was tried.
         reason: why it was chosen, in a sentence.
         images: how many images were looked at.
-        doubt: that really different normalisations do as well, and what to do about it; "" where none does.
         problem: why the model does not know the images, where it need not.
     """
 
@@ -63,7 +64,6 @@ class Preflight:
     rows: tuple[CandidateScore, ...]
     reason: str
     images: int
-    doubt: str = ""
     problem: PreflightError | None = None
 
 
@@ -75,6 +75,7 @@ def preflight(
     classes: tuple[str, ...],
     given: Normalisation | None,
     must_know: bool = True,
+    more: Callable[[], tuple[Tensor, Tensor]] | None = None,
 ) -> Preflight:
     """Find the normalisation under which `module` knows the images, or say why there is none.
 
@@ -83,9 +84,10 @@ def preflight(
         images: (N, C, H, W) float in [0, 1] or uint8, a sample of the training data.
         labels: (N,) int64 in [0, K), in the order of the model's outputs.
         classes: K class names.
-        given: what the user says the normalisation is; then nothing else is tried.
+        given: what the normalisation is known to be; then nothing else is tried.
         must_know: whether a model that does not know the images is an error; one that is trained on them first, or
             only looked at, need not.
+        more: returns more images and labels, asked where these leave a doubt; None: there are no more.
 
     Raises:
         PreflightError: the model has another number of classes; or, if it must know the images, it is near chance
@@ -108,18 +110,34 @@ def preflight(
     if problem is not None and must_know:
         raise problem
     if given is not None:
-        reason = f"given; {tried[0].accuracy:.1%} of {len(labels)} images right"
+        reason = f"{given.basis or Basis.GIVEN}; {tried[0].accuracy:.1%} of {len(labels)} images right"
         return Preflight(given, rows, reason, len(labels), problem=problem)
     choice = choose(tried, labels, of=len(trials))
-    chosen = choice.tried
-    reason = f"{choice.why[0].upper()}{choice.why[1:]}: {chosen.accuracy:.1%} of {len(labels)} images right"
-    doubt = ""
-    if choice.doubt:
-        doubt = (
-            f"the model does as well with other normalisations ({', '.join(choice.doubt)}) as with "
-            f"{chosen.normalisation.name!r}: give --mean and --std if you know what it was trained with"
-        )
-    return Preflight(chosen.normalisation, rows, reason, len(labels), doubt, problem)
+    looked_at = len(labels)
+    if choice.rivals and more is not None:
+        choice, looked_at = _chosen_on_more(module, choice, more(), classes, looked_at, of=len(trials))
+    why = f"{choice.why[0].upper()}{choice.why[1:]}"
+    reason = f"{why}: {choice.tried.accuracy:.1%} of {looked_at} images right"
+    return Preflight(choice.normalisation, rows, reason, looked_at, problem)
+
+
+def _chosen_on_more(
+    module: nn.Module,
+    choice: Choice,
+    more: tuple[Tensor, Tensor],
+    classes: tuple[str, ...],
+    looked_at: int,
+    *,
+    of: int,
+) -> tuple[Choice, int]:
+    """Return the choice among what was in doubt, on more images if there are more, and on how many it was made."""
+    images, labels = more
+    if len(labels) <= looked_at:
+        return choice, looked_at
+    wanted = [t.normalisation for t in (choice.tried, *choice.rivals)]
+    trials = _tried(module, wanted, images, labels.cpu(), classes, first_look=1.0)
+    again = [trial.whole() for trial in trials]
+    return (choose(again, labels.cpu(), of=of), len(labels)) if again else (choice, looked_at)
 
 
 class _Trial:
@@ -129,12 +147,11 @@ class _Trial:
         self.normalisation = normalisation
         self.seen = torch.zeros(0, dtype=torch.int64)
         self._labels = labels
+        self.divergence: float | None = None
         self._scores = torch.zeros(0)
-        self._first_norm = FirstNorm()
 
     def look(self, module: nn.Module, images: Tensor, rows: Tensor, classes: tuple[str, ...]) -> None:
-        with watching_first_norm(module, self._first_norm):
-            scores = _scores(module, self.normalisation, images[rows])
+        scores = _scores(module, self.normalisation, images[rows])
         if scores.shape[1] != len(classes):
             raise _other_number(scores.shape[1], classes)
         self._scores = torch.cat([self._scores, scores]) if len(self.seen) else scores
@@ -152,16 +169,20 @@ class _Trial:
 
     @property
     def accuracy(self) -> float:
-        return (self._scores.argmax(1) == self._labels[self.seen]).double().mean().item()
+        return self._right.double().mean().item()
+
+    @property
+    def _right(self) -> Tensor:
+        return self._scores.argmax(1) == self._labels[self.seen]
 
     def row(self) -> CandidateScore:
         nll = nn.functional.cross_entropy(self._scores.double(), self._labels[self.seen]).item()
         return CandidateScore(self.normalisation.name, self.accuracy, nll, len(self.seen))
 
     def whole(self) -> Tried:
-        scores = torch.empty_like(self._scores)
-        scores[self.seen] = self._scores
-        return Tried(self.normalisation, scores, self.accuracy, self._first_norm.divergence())
+        scores, right = torch.empty_like(self._scores), torch.empty_like(self._right)
+        scores[self.seen], right[self.seen] = self._scores, self._right
+        return Tried(self.normalisation, scores, right, self.divergence)
 
 
 def _tried(
@@ -181,11 +202,18 @@ def _tried(
     for trial in trials:
         trial.look(module, images, rows[:first], classes)
     trials = [trial for trial in trials if trial.finite]
+    if len(wanted) > 1:
+        some = images[rows[:_MOST_COMPARED]]
+        for trial in trials:
+            trial.divergence = training_divergence(module, trial.normalisation, some)
     if first == count:
         return trials
+    least = min((t.divergence for t in trials if t.divergence is not None), default=math.inf)
+    limit = divergence_limit(least, len(some)) if least <= KNOWN else -math.inf
     promises = [trial.promise for trial in trials]
     for trial, promise in zip(trials, promises, strict=True):
-        if promise >= max(promises) - _HOPELESS:
+        near = trial.divergence is not None and trial.divergence <= limit
+        if near or promise >= max(promises) - _HOPELESS:
             trial.look(module, images, rows[first:], classes)
     return [trial for trial in trials if trial.finite]
 
@@ -199,18 +227,14 @@ def remembered(module: nn.Module, images: Tensor) -> Normalisation | None:
         module: the user's network; modes are restored.
         images: (N, C, H, W) float in [0, 1] or uint8.
     """
-    found: list[tuple[float, Normalisation]] = []
-    for normalisation in CANDIDATES.get(images.shape[1], ()):
-        with watching_first_norm(module) as first_norm:
-            _scores(module, normalisation, images)
-        divergence = first_norm.divergence()
-        if divergence is not None and math.isfinite(divergence):
-            found.append((divergence, normalisation))
-    best = min((divergence for divergence, _ in found), default=math.inf)
+    usual = CANDIDATES.get(images.shape[1], ())
+    found = [(training_divergence(module, normalisation, images), normalisation) for normalisation in usual]
+    known = [(divergence, normalisation) for divergence, normalisation in found if divergence is not None]
+    best = min((divergence for divergence, _ in known), default=math.inf)
     if best > KNOWN:
         return None
     # The order of the channels shows little: of those that are about as near, the one that is listed first.
-    return next(normalisation for divergence, normalisation in found if divergence <= _NEARLY * best)
+    return next(normalisation for divergence, normalisation in known if divergence <= _NEARLY * best)
 
 
 def _scores(module: nn.Module, normalisation: Normalisation, images: Tensor) -> Tensor:

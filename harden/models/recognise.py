@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harden.errors import ModelError
+from harden.models.agreement import agree
 from harden.models.architectures import architectures, digest, similarity, sketch_of
 from harden.models.classifier import scores_of
 from harden.models.loaded import LoadedModel
@@ -22,8 +23,6 @@ from harden.models.state_dict import Candidate, MisfitError, readings, weight_sh
 from harden.models.timm_models import made_for
 from harden.models.trial import RGB, output_classes
 
-_SAME = 1e-4
-"""Scores of the same network in two libraries differ by rounding: less than this share of the largest."""
 _ALIKE = 0.3
 """Networks that have a smaller share of names and shapes in common with a file are not worth naming."""
 _LISTED = 6
@@ -123,7 +122,7 @@ def only_one(
             refusals.append((name, error))
             continue
         scores = _answer(loaded, found.channels or RGB, image_size)
-        same = next((names for _, known, names in groups if _agree(known, scores)), None)
+        same = next((names for _, known, names in groups if agree(known, scores)), None)
         if same is None:
             groups.append((loaded, scores, [name]))
         else:
@@ -174,12 +173,6 @@ def _answer(loaded: LoadedModel, channels: int, image_size: tuple[int, int]) -> 
     images = torch.randn(2, channels, *image_size, generator=torch.Generator().manual_seed(0))
     with evaluating(loaded.module):
         return scores_of(loaded.module(images))
-
-
-def _agree(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
-        return False
-    return bool((one - other).abs().max() <= _SAME * one.abs().max())
 
 
 def _some(names: Sequence[str]) -> list[str]:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from harden.errors import ModelError
+from harden.models.answer_path import Node, feeding_weights
 from harden.models.classifier import Classifier
-from harden.models.tap import as_representation, first_tensor
+from harden.models.modes import modes_restored
+from harden.models.tap import Tap, as_representation, first_tensor
 
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -24,7 +26,7 @@ class SplitPoint:
         kind: class name of the module.
         shape: of its output for one image.
         width: of the representation that class-wise discriminators would get.
-        head: whether it is part of the head (the last layer that computes the class scores, and what follows it).
+        head: whether it gives scores: no weight matrix comes between it and the answer. There may be several heads.
     """
 
     layer: str
@@ -47,6 +49,8 @@ class _Call:
     name: str
     module: nn.Module
     output: Tensor
+    feeds: bool | None
+    """Whether the output feeds weights on its way to the answer; None where it does not reach the answer."""
 
 
 def split_points(classifier: Classifier) -> tuple[SplitPoint, ...]:
@@ -57,14 +61,14 @@ def split_points(classifier: Classifier) -> tuple[SplitPoint, ...]:
     in training the discriminators should not see its noise.
     """
     calls = [call for call in _trace(classifier) if call.name and not isinstance(call.module, _DROPOUT)]
-    head = _head_index(calls, len(classifier.classes))
+    last = _head_index(calls, len(classifier.classes))
     return tuple(
         SplitPoint(
             layer=call.name,
             kind=type(call.module).__name__,
             shape=tuple(call.output.shape[1:]),
             width=as_representation(call.output).shape[1],
-            head=i >= head,
+            head=i >= last if call.feeds is None else not call.feeds,
         )
         for i, call in enumerate(calls)
         if call.output.ndim >= 2 and all(later.output is not call.output for later in calls[i + 1 :])
@@ -97,6 +101,24 @@ def default_split(classifier: Classifier) -> DefaultSplit:
     return DefaultSplit(last, f"the last representation before the classification head ({last.width:,} features)")
 
 
+def require_features(classifier: Classifier, layer: str) -> None:
+    """Return if a network can be split at a layer.
+
+    Raises:
+        ModelError: there is no such layer, or it gives scores: discriminators would see what the attack aims at.
+    """
+    with Tap(classifier, layer):
+        pass
+    point = next((point for point in split_points(classifier) if point.layer == layer), None)
+    if point is not None and point.head:
+        raise ModelError(
+            f"layer {layer!r} gives class scores: no further weights come between it and the answer; --split takes a "
+            "layer whose output is features",
+            hint=f"leave --split out, which takes {default_split(classifier).point.layer!r}, or choose a layer from "
+            "`harden inspect MODEL`",
+        )
+
+
 def head_layer(classifier: Classifier) -> str | None:
     """Return the last layer with weights that computes one number for each class; None where there is none."""
     calls = _trace(classifier)
@@ -120,7 +142,7 @@ def _positions(point: SplitPoint) -> int:
 
 def _trace(classifier: Classifier) -> list[_Call]:
     """Every module call of one forward pass, in the order of finishing; a module called twice keeps its last call."""
-    calls: dict[str, _Call] = {}
+    calls: dict[str, tuple[nn.Module, Tensor, Node | None]] = {}
     handles = []
 
     def hook(name: str) -> object:
@@ -128,24 +150,30 @@ def _trace(classifier: Classifier) -> list[_Call]:
             tensor = first_tensor(output)
             if tensor is not None and tensor.ndim >= 1 and tensor.shape[0] == 2:
                 calls.pop(name, None)
-                calls[name] = _Call(name, module, tensor)
+                # An in-place operation behind the layer would put another function here.
+                calls[name] = module, tensor, tensor.grad_fn
 
         return capture
 
-    training = [m for m in classifier.modules() if m.training]
+    frozen = [p for p in classifier.parameters() if not p.requires_grad and p.is_floating_point()]
     for name, module in classifier.module.named_modules():
         handles.append(module.register_forward_hook(hook(name)))  # type: ignore[arg-type]
     try:
-        for m in training:
-            m.training = False
-        with torch.no_grad():
-            classifier(torch.full((2, *classifier.input_size), 0.5, device=classifier.device))
+        for p in frozen:
+            p.requires_grad_(True)
+        with modes_restored(classifier), torch.enable_grad():
+            classifier.eval()
+            images = torch.full((2, *classifier.input_size), 0.5, device=classifier.device, requires_grad=True)
+            feeding = feeding_weights(classifier(images).grad_fn, images)
     finally:
+        for p in frozen:
+            p.requires_grad_(False)
         for handle in handles:
             handle.remove()
-        for m in training:
-            m.training = True
-    return list(calls.values())
+    return [
+        _Call(name, module, output, feeding.get(node) if node is not None else None)
+        for name, (module, output, node) in calls.items()
+    ]
 
 
 def _head_index(calls: list[_Call], classes: int) -> int:

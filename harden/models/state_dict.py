@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harden.errors import ModelError
 from harden.models.formats import FileKind, kind_of
+from harden.models.held import held_keys
 from harden.models.loaded import one_line
 from harden.models.pickled import is_averaged, read_pickle
 
@@ -66,10 +67,7 @@ def read_state_dict(path: Path, *, trust: bool = False) -> list[Candidate]:
         ModelError: the file is empty, damaged, or holds no state dict.
         UnsafeInputError: it would run code (and `trust` is off).
     """
-    if kind_of(path) is FileKind.SAFETENSORS:
-        content: object = _read_safetensors(path)
-    else:
-        content = read_pickle(path, trust=trust)
+    content = read_safetensors(path) if kind_of(path) is FileKind.SAFETENSORS else read_pickle(path, trust=trust)
     return candidates_in(content, path)
 
 
@@ -100,8 +98,9 @@ def sizes_in(candidate: Candidate) -> tuple[int | None, int | None]:
 
 
 def weight_shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a state dict by key, without constants and counters that some files lack."""
-    return {key: tuple(tensor.shape) for key, tensor in tensors.items() if not key.endswith(_IGNORED)}
+    """Return the shapes of a state dict by key, without constants and counters that some files lack, mean and std."""
+    held = held_keys(tensors)
+    return {k: tuple(tensor.shape) for k, tensor in tensors.items() if not k.endswith(_IGNORED) and k not in held}
 
 
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -157,7 +156,12 @@ class _Mismatch:
         return len(self.missing) + len(self.unexpected) + len(self.shapes)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in a file of safetensors, on the CPU.
+
+    Raises:
+        ModelError: it is damaged.
+    """
     from safetensors.torch import load_file
 
     try:
@@ -259,7 +263,8 @@ def _changed(candidate: Candidate, tensors: dict[str, Tensor], change: str) -> C
 
 def _compare(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> _Mismatch:
     missing = tuple(key for key in expected if key not in tensors and not key.endswith("num_batches_tracked"))
-    extra = [key for key in tensors if key not in expected]
+    held = held_keys(tensors)
+    extra = [key for key in tensors if key not in expected and key not in held]
     shapes = {
         key: (tuple(tensors[key].shape), tuple(expected[key].shape))
         for key in expected

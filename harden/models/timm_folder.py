@@ -20,7 +20,7 @@ from harden.models.timm_models import require_arguments
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
 CONFIG = "config.json"
-_WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
+WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 """As timm and the hub call them, the preferred one first."""
 
 
@@ -83,9 +83,9 @@ def find(spec: str) -> Stored | None:
             f"{folder} has no {CONFIG} in timm's layout (an object with an architecture)",
             hint="name the weights file inside, with --arch",
         )
-    weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
-        raise ModelError(f"{folder} has none of {', '.join(_WEIGHTS)}", hint="name the weights file inside")
+        raise ModelError(f"{folder} has none of {', '.join(WEIGHTS)}", hint="name the weights file inside")
     return Stored(weights, config)
 
 
@@ -180,12 +180,12 @@ def _download(name: str) -> Path:
 
     try:
         folder = get(CONFIG).parent
-        for file in _WEIGHTS:
+        for file in WEIGHTS:
             try:
                 get(file)
                 break
             except LocalEntryNotFoundError:  # offline: no word on whether the hub has it
-                if file == _WEIGHTS[-1]:
+                if file == WEIGHTS[-1]:
                     raise
             except EntryNotFoundError:
                 continue

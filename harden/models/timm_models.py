@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from harden.errors import ModelError
-from harden.models.loaded import LoadedModel, one_line
+from harden.models.loaded import LoadedModel, Stated, one_line
 from harden.models.origin import Origin, require_sizes
 from harden.models.trial import output_classes, refusal_of
 from harden.registry import did_you_mean
@@ -58,13 +58,16 @@ def build(
         return LoadedModel(module, origin, has_weights=False, notes=(f"timm:{name} starts from random weights",))
     module, pretrained_classes = _with_weights(timm, reference, arguments)
     origin = Origin("timm", reference, arguments, weights=f"timm:{reference}")
+    config = timm.get_pretrained_cfg(reference.replace("@", "."))
+    stated = Stated(mean=tuple(config.mean), std=tuple(config.std), where="timm's")
     if pretrained_classes == classes:
-        return LoadedModel(module, origin, has_weights=True, notes=(f"downloaded the weights {name}.{tag}",))
+        note = f"downloaded the weights {name}.{tag}"
+        return LoadedModel(module, origin, has_weights=True, notes=(note,), stated=stated)
     note = (
         f"downloaded the weights {name}.{tag}; they know {pretrained_classes} classes, so the last layer is new and "
         f"untrained ({classes} classes)"
     )
-    return LoadedModel(module, origin, has_weights=False, notes=(note,))
+    return LoadedModel(module, origin, has_weights=False, notes=(note,), stated=stated)
 
 
 def rebuild(origin: Origin) -> nn.Module:

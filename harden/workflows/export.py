@@ -66,7 +66,8 @@ class ExportSettings:
         reading: how they are read; what it leaves open is as in the run.
         samples: how many of them; None: by what a forward pass of the model costs.
         opset: of the ONNX files.
-        tolerance: largest difference of any score that counts as agreement, of a file of 32-bit floats.
+        tolerance: largest difference of any score that counts as agreement, as a share of the scores' scale; of a file
+            of 32-bit floats.
         max_drop: largest drop of accuracy, as a share, that counts as agreement: on clean images, on adversarial
             examples of the model, and under Square on the file itself.
         any_size: whether ONNX files take images of any size, and fit them to the network's own.
@@ -138,7 +139,8 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         raise UsageError(f"--max-drop {settings.max_drop} is no share of images", hint="give a number such as 0.02")
     if not (settings.tolerance >= 0 and math.isfinite(settings.tolerance)):
         raise UsageError(
-            f"--tolerance {settings.tolerance} is no difference of scores", hint="give a number such as 0.0001"
+            f"--tolerance must be a share of the scores' scale, 0 or more, got {settings.tolerance}",
+            hint="give a number such as 0.0001",
         )
     run = as_run(settings.spec.model)
     subject = _from_run(run, settings) if run else _from_model(settings, narrator)

@@ -27,15 +27,14 @@ from harden.errors import ModelError, UsageError
 from harden.models.classifier import Classifier
 from harden.models.factory import is_reference, origin_of
 from harden.models.modes import require_trainable
-from harden.models.split import default_split
-from harden.models.tap import Tap
+from harden.models.split import default_split, require_features
 from harden.models.trust import require_trust
 from harden.randomness import derive_seed
 from harden.training.memory import LARGEST, memory_needed
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.narrator import Narrator
-from harden.workflows.normalising import rows_for_preflight
+from harden.workflows.normalising import DOUBTED_IMAGES, rows_for_preflight
 from harden.workflows.prepare import (
     Images,
     ModelSpec,
@@ -152,7 +151,14 @@ def prepare_job(
             )
         narrator.heading("Preflight")
         sample = train.subset(rows_for_preflight(train.labels, settings.seed))
-        normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=not pretrain)
+        normalisation = find_normalisation(
+            spec,
+            candidate,
+            sample,
+            narrator,
+            must_know=not pretrain,
+            more=lambda: train.subset(rows_for_preflight(train.labels, settings.seed, most=DOUBTED_IMAGES)),
+        )
         if pretrain:
             what = "the new last layer alone is " if settings.replace_head else ""
             narrator.note(f"{what}trained cleanly for {pretrain} epoch{'s' * (pretrain != 1)} before hardening")
@@ -340,8 +346,8 @@ def _layer(settings: FitSettings, classifier: Classifier, narrator: Narrator) ->
     if settings.method not in FEATURE_DEFENCES or settings.beta == 0:
         return settings.split
     if settings.split is not None:
-        with Tap(classifier, settings.split):
-            return settings.split
+        require_features(classifier, settings.split)
+        return settings.split
     chosen = default_split(classifier)
     narrator.note(f"split at {chosen.point.layer!r}: {chosen.reason}")
     return chosen.point.layer

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from harden.data import ImageSet, stratified_sample
 from harden.errors import UsageError
-from harden.models.classifier import Normalisation
+from harden.models.classifier import Basis, Normalisation
 from harden.models.loaded import Stated
+from harden.models.normalisations import what_to_type, why_in_doubt
 from harden.models.preflight import Preflight, preflight
 from harden.randomness import stream
 from harden.workflows.narrator import Narrator
 
 PREFLIGHT_IMAGES = 1000
+DOUBTED_IMAGES = 4000
+"""Images for normalisations that as many as the number above do not tell apart."""
 
 
 def given_normalisation(
     mean: Sequence[float] | None, std: Sequence[float] | None, channels: int, stated: Stated | None = None
 ) -> Normalisation | None:
-    """Return the normalisation that `--mean` and `--std` state, or else the model's config.json, or None.
+    """Return the normalisation that `--mean` and `--std` state, or else the model's own files, or None.
 
     Raises:
         UsageError: only one of them, a wrong count, or a std that is not positive.
@@ -28,8 +31,9 @@ def given_normalisation(
     if mean is None and std is None:
         if stated is None or stated.mean is None or stated.std is None:
             return None
-        fits = len(stated.mean) == len(stated.std) == channels
-        return Normalisation("config.json's", stated.mean, stated.std) if fits else None
+        mean, std = (tuple(v) * (channels if len(v) == 1 else 1) for v in (stated.mean, stated.std))
+        fits = len(mean) == len(std) == channels
+        return Normalisation(stated.where, mean, std, stated.flip_channels, Basis.STATED) if fits else None
     if mean is None or std is None:
         raise UsageError("--mean and --std belong together", hint="give both, or none to have them found")
     mean, std = (tuple(v) * (channels if len(v) == 1 else 1) for v in (mean, std))
@@ -38,7 +42,7 @@ def given_normalisation(
             f"--mean and --std need one number per channel ({channels}), std positive; got {mean} and {std}",
             hint="on the [0, 1] scale, for instance --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225",
         )
-    return Normalisation("given", tuple(mean), tuple(std))
+    return Normalisation("given", tuple(mean), tuple(std), basis=Basis.GIVEN)
 
 
 def run_preflight(
@@ -49,6 +53,7 @@ def run_preflight(
     narrator: Narrator,
     *,
     must_know: bool = True,
+    more: Callable[[], ImageSet] | None = None,
 ) -> Preflight:
     """Find the normalisation on labelled images, and say what was found and why.
 
@@ -59,12 +64,21 @@ def run_preflight(
         given: what the normalisation is known to be; None: to be found.
         narrator: hears what was found.
         must_know: see `preflight`; a model that need not know the images is warned of.
+        more: returns more images, for a doubt that these leave.
 
     Raises:
         PreflightError: the model and the images do not fit.
     """
     floats, labels = sample.batch(slice(None))
-    result = preflight(module, images=floats, labels=labels, classes=classes, given=given, must_know=must_know)
+    result = preflight(
+        module,
+        images=floats,
+        labels=labels,
+        classes=classes,
+        given=given,
+        must_know=must_know,
+        more=(lambda: more().batch(slice(None))) if more is not None else None,
+    )
     narrator.table(
         ("normalisation", "accuracy", "mean loss"),
         [
@@ -76,11 +90,11 @@ def run_preflight(
         narrator.warn(f"{result.problem.message}. {result.problem.hint or ''}")
         return result
     narrator.note(f"normalisation: {result.chosen.name}. {result.reason}")
-    if result.doubt:
-        narrator.warn(result.doubt)
+    if result.chosen.doubt is not None:
+        narrator.warn(f"{why_in_doubt(result.chosen)}. {what_to_type(result.chosen)}")
     return result
 
 
-def rows_for_preflight(labels: Tensor, seed: int) -> Tensor:
-    """Return indices of at most 1,000 images, stratified."""
-    return stratified_sample(labels, PREFLIGHT_IMAGES, generator=stream(seed, "preflight"))
+def rows_for_preflight(labels: Tensor, seed: int, *, most: int = PREFLIGHT_IMAGES) -> Tensor:
+    """Return indices of at most `most` images, stratified."""
+    return stratified_sample(labels, most, generator=stream(seed, "preflight"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,21 +22,23 @@ from harden.data import (
 from harden.data.names import composed
 from harden.errors import DataError, UsageError
 from harden.models import accepted_channels, load_model, stated_size
-from harden.models.classifier import Classifier, Normalisation
+from harden.models.classifier import Basis, Classifier, Normalisation
 from harden.models.head import replace_head
 from harden.models.loaded import LoadedModel
 from harden.models.normalisations import own_statistics
+from harden.models.own_normalisation import inside_network
 from harden.models.preflight import remembered
 from harden.randomness import stream
 from harden.registry import did_you_mean
 from harden.workflows.narrator import Narrator
-from harden.workflows.normalising import PREFLIGHT_IMAGES, given_normalisation, run_preflight
+from harden.workflows.normalising import DOUBTED_IMAGES, PREFLIGHT_IMAGES, given_normalisation, run_preflight
 from harden.workflows.run_folder import RunFolder, is_run
 from harden.workflows.telling_apart import MEASURED, by_accuracy
 
 FALLBACK_SIZE = 224
 LISTED_FILES = 5
 LISTED_SIZES = 3
+_LOOKED_AT = 4
 COLOURS = {1: "gray", 3: "RGB"}
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -303,40 +305,59 @@ def open_model(
     """
     candidate = load_candidate(spec, source, entries, narrator)
     sample = preflight_sample(candidate.images, entries, narrator)
-    return classifier_of(candidate, find_normalisation(spec, candidate, sample, narrator)), candidate.images
+
+    def more() -> ImageSet:
+        return preflight_sample(candidate.images, entries, narrator, most=DOUBTED_IMAGES)
+
+    normalisation = find_normalisation(spec, candidate, sample, narrator, more=more)
+    return classifier_of(candidate, normalisation), candidate.images
 
 
-def preflight_sample(images: Images, entries: Sequence[Entry], narrator: Narrator) -> ImageSet:
-    """Decode at most 1,000 of `entries`, stratified."""
-    chosen = images.sample(entries, PREFLIGHT_IMAGES, 0, "preflight")
+def preflight_sample(
+    images: Images, entries: Sequence[Entry], narrator: Narrator, *, most: int = PREFLIGHT_IMAGES
+) -> ImageSet:
+    """Decode at most `most` of `entries`, stratified."""
+    chosen = images.sample(entries, most, 0, "preflight")
     return images.decode(chosen, narrator, "images for the preflight")
 
 
 def find_normalisation(
-    spec: ModelSpec, candidate: Candidate, sample: ImageSet, narrator: Narrator, *, must_know: bool = True
+    spec: ModelSpec,
+    candidate: Candidate,
+    sample: ImageSet,
+    narrator: Narrator,
+    *,
+    must_know: bool = True,
+    more: Callable[[], ImageSet] | None = None,
 ) -> Normalisation:
-    """Return the normalisation that is given, or found by the preflight, or else the images' own statistics.
+    """Return the normalisation that is known, or found by the preflight, or else the images' own statistics.
+
+    Known is what the user gives, what the network does by itself, and what its files state, in this order.
 
     These are for a network without weights, and for one that does not know the images and need not: which of many
     normalisations its guesses happen to be best under means nothing.
 
     Raises:
-        PreflightError: the model and the images do not fit; see `run_preflight` for `must_know`.
+        PreflightError: the model and the images do not fit; see `run_preflight` for `must_know` and `more`.
     """
-    channels = candidate.images.image_format.channels
-    given = given_normalisation(spec.mean, spec.std, channels, candidate.loaded.stated)
+    channels, loaded = candidate.images.image_format.channels, candidate.loaded
+    given = (
+        given_normalisation(spec.mean, spec.std, channels)
+        or inside_network(loaded.module, sample.batch(slice(_LOOKED_AT))[0])
+        or given_normalisation(None, None, channels, loaded.stated)
+    )
     if spec.replace_head:
-        return _under_new_head(given, candidate.loaded.module, sample, narrator)
-    if candidate.loaded.has_weights:
-        module, classes = candidate.loaded.module, candidate.images.classes
-        found = run_preflight(module, classes, sample, given, narrator, must_know=must_know)
+        return _under_new_head(given, loaded.module, sample, narrator)
+    if loaded.has_weights:
+        classes = candidate.images.classes
+        found = run_preflight(loaded.module, classes, sample, given, narrator, must_know=must_know, more=more)
         if found.problem is None:
             return found.chosen
         why = "does not know the images"
     else:
         why = "has no trained weights yet"
     floats, _ = sample.batch(slice(None))
-    normalisation = given or own_statistics(floats)
+    normalisation = given or replace(own_statistics(floats), basis=Basis.TRAINED)
     narrator.note(f"the network {why}; normalisation: {normalisation.name}")
     return normalisation
 
@@ -352,8 +373,8 @@ def _under_new_head(
     known = remembered(module, floats)
     if known is not None:
         narrator.note(f"normalisation: {known.name}, the nearest to what the first BatchNorm was trained on")
-        return known
-    own = own_statistics(floats)
+        return replace(known, basis=Basis.TRAINED)
+    own = replace(own_statistics(floats), basis=Basis.TRAINED)
     narrator.warn(
         f"nothing tells which normalisation the network was trained with; {own.name} is taken: give --mean and --std "
         "if you know it"

@@ -193,7 +193,7 @@ def prove(
         classifier: the model.
         scorer: the file in its runtime.
         evidence: of the model.
-        tolerance: bound on the difference of any score; None for a file of smaller numbers.
+        tolerance: bound on the difference of any score, as a share of their scale; None for a file of smaller numbers.
         max_drop: largest share of images that it may lose.
         narrator: hears what was found.
         name: of the file.

@@ -8,7 +8,6 @@ test asks how often as many would fall to the better one if it were not better.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from harden.data import ImageSet
 from harden.errors import ModelError, PreflightError
 from harden.models import accepted_channels
+from harden.models.choice import probability
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.loaded import LoadedModel
 from harden.models.preflight import preflight
@@ -69,18 +69,6 @@ def by_accuracy(
         return Decision(best if clear else None, told)
 
     return decide
-
-
-def probability(better: Tensor, other: Tensor) -> float:
-    """Return how often a network that is no better than another would look at least as much better.
-
-    Args:
-        better, other: (N,) bool, which of the same images each of them has right.
-    """
-    gained, lost = int((better & ~other).sum()), int((other & ~better).sum())
-    differ = gained + lost
-    as_good = sum(math.comb(differ, k) for k in range(gained, differ + 1))
-    return float(as_good / 2**differ)
 
 
 def _right(loaded: LoadedModel, images: ImageSet, classes: tuple[str, ...], given: Normalisation | None) -> Tensor:

@@ -169,7 +169,8 @@ def _of_scores(name: str, parities: list[Parity]) -> list[Finding]:
     findings = []
     for parity in parities:
         limit = f" (tolerance {parity.tolerance:.2g})" if parity.tolerance is not None else ""
-        said = f"same top-1 on {parity.agreement:.1%}, largest difference {parity.largest_difference:.2g}{limit}"
+        apart = f"{parity.largest_difference:.2g} of the scale{limit}"
+        said = f"same top-1 on {parity.agreement:.1%}, largest difference {apart}"
         findings.append(Finding(name, f"scores, {parity.kind}", said, parity.holds))
     return findings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from harden.audit.result import AuditResult
 from harden.audit.runner import audit
 from harden.data import ImageSet
 from harden.models.black_box import BlackBox, Program
-from harden.models.classifier import Normalisation
+from harden.models.classifier import Basis, Conflict, Doubt, Normalisation
 from tests.attacks.nets import DIGITS, Counting, as_classifier, cnn, digits, trained_cnn
 from tests.audit.broken import (
     Hot,
@@ -41,6 +42,8 @@ from tests.audit.broken import (
 
 EPS = 0.1
 NOISE_EPS = 0.35
+KNOWN = Normalisation("given", (0.0,), (1.0,), basis=Basis.GIVEN)
+"""A normalisation that is known, as the nets of these tests have it."""
 PASS, WARN, FAIL, SKIP = Status.PASS, Status.WARN, Status.FAIL, Status.SKIP
 
 FGSM_, PGD_ = Planned(FGSM(eps=EPS)), Planned(PGD(eps=EPS, iterations=20))
@@ -99,7 +102,7 @@ def test_a_sound_model_passes_every_check(module):
     images = image_set(500, 1000)
     result = run(module(), images, ALL)
     assert 0.2 < result.worst_case().value < 0.9
-    found = believe(result, as_classifier(module()), images, copies=[])
+    found = believe(result, as_classifier(module(), normalisation=KNOWN), images, copies=[])
     assert [c.name for c in found] == list(CHECKS)
     assert {c.name: c.status for c in found if c.status is not PASS} == {}
     assert all(c.remedy == "" and c.finding.endswith(".") for c in found)
@@ -150,8 +153,38 @@ def test_a_broken_model_trips_the_check_made_for_it(few, name, module, attacks, 
 
 
 def test_every_check_can_trip():
-    elsewhere = {"audited images in training", "scores that rank the classes"}
+    elsewhere = {"audited images in training", "normalisation", "scores that rank the classes"}
     assert {name for name, *_ in TRIPS} | elsewhere == set(CHECKS)
+
+
+CIFAR = Normalisation("CIFAR-10", (0.49,), (0.25,), basis=Basis.FOUND)
+
+
+@pytest.mark.parametrize(
+    ("used", "status"),
+    [
+        (CIFAR, PASS),
+        (replace(CIFAR, basis=Basis.GIVEN), PASS),
+        (replace(CIFAR, basis=Basis.STATED), PASS),
+        (replace(CIFAR, basis=Basis.INSIDE), PASS),
+        (replace(CIFAR, basis=Basis.TRAINED), PASS),
+        (replace(CIFAR, basis=None), SKIP),
+        (replace(CIFAR, doubt=Doubt(Conflict.TIED, (Normalisation("other", (0.49,), (0.229,)),))), FAIL),
+        (replace(CIFAR, doubt=Doubt(Conflict.TIED, (Normalisation("other", (0.6,), (0.25,)),))), FAIL),
+        (replace(CIFAR, doubt=Doubt(Conflict.ACCURACY_AGAINST_LOSS, (replace(CIFAR, flip_channels=True),))), WARN),
+    ],
+)
+def test_a_doubt_about_the_normalisation_fails_where_eps_would_mean_something_else(few, used, status):
+    read = Normalisation.from_json(json.loads(json.dumps(used.to_json())))
+    assert read == used
+    result = run(trained_cnn(), few, ())
+    evidence = Evidence.gather(result, as_classifier(trained_cnn(), normalisation=read), few, copies=())
+    found = CHECKS["normalisation"](evidence)
+    assert (found.name, found.status) == ("normalisation", status)
+    assert (found.remedy == "") == (status is PASS)
+    if used.doubt is not None:
+        assert "--mean 0.49 --std 0.25" in found.remedy
+        assert all(rival.name in found.finding for rival in used.doubt.rivals)
 
 
 def test_findings_have_the_figures(few):

@@ -55,9 +55,8 @@ def test_images_and_scores_stay_float32_and_the_answers_nearly_the_same(
     assert kept == [f'{{"precision": "{precision}"}}']
     with torch.no_grad():
         found = compare(model, OnnxScorer(path), images(70), kind="clean", tolerance=None)
-        scale = float(model(images(70)).std())
     assert found.holds
-    assert 0 < found.largest_difference < (0.01 if precision == "fp16" else 0.5) * scale
+    assert 0 < found.largest_difference < (0.01 if precision == "fp16" else 0.5)
 
 
 def test_each_channel_of_a_weight_has_its_own_scale(full: tuple[Classifier, Path], tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from harden.errors import ModelError, PreflightError
 from harden.models import load_model
 from harden.models.choice import fitted_losses
-from harden.models.classifier import Normalisation
-from harden.models.normalisations import CANDIDATES, apply
+from harden.models.classifier import Conflict, Normalisation
+from harden.models.normalisations import CANDIDATES, apply, what_to_type, why_in_doubt
 from harden.models.preflight import preflight, remembered
 
 CLASSES = tuple("0123456789")
@@ -83,7 +83,8 @@ def test_what_is_hopeless_on_a_first_look_is_not_tried_on_the_rest() -> None:
     net = trained(by_name(3, "0-255, BGR minus ImageNet mean (Caffe)"), 3)
     images, labels = digits(3)
     looked = []
-    handle = net.register_forward_pre_hook(lambda module, inputs: looked.append(len(inputs[0])))
+    # What is only compared with BatchNorm ends there.
+    handle = net.register_forward_hook(lambda module, inputs, output: looked.append(len(inputs[0])))
     found = preflight(net, images=images, labels=labels, classes=CLASSES, given=None)
     handle.remove()
     best = max(row.accuracy for row in found.rows)
@@ -124,7 +125,7 @@ def test_scores_that_are_finite_on_the_first_images_only_do_not_hide_the_others(
     class Fickle(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net, self.seen = half, 0
+            self.net, self.seen = nn.Sequential(half[0], *half[2:]), 0
 
         def forward(self, inputs: Tensor) -> Tensor:
             scores = self.net(inputs)
@@ -201,7 +202,7 @@ def test_contrast_wins_nothing_where_every_normalisation_is_right() -> None:
     assert min(as_good, key=lambda row: row.nll).name != "none"
     assert found.chosen.name == "none"
     assert "BatchNorm" in found.reason
-    assert not found.doubt
+    assert found.chosen.doubt is None
 
 
 def test_what_nothing_tells_apart_is_told() -> None:
@@ -212,11 +213,13 @@ def test_what_nothing_tells_apart_is_told() -> None:
     assert min(found.rows, key=lambda row: row.nll).name == "0-255"
     assert found.chosen.name == "none"
     assert "plainest" in found.reason
-    assert "0-255" in found.doubt
-    assert "--mean" in found.doubt
-    assert "--std" in found.doubt
+    assert found.chosen.doubt is not None
+    assert found.chosen.doubt.conflict is Conflict.TIED
+    assert "0-255" in {rival.name for rival in found.chosen.doubt.rivals}
+    assert "0-255" in why_in_doubt(found.chosen)
+    assert "0-255 (--mean 0 --std 0.003922)" in what_to_type(found.chosen)
     given = preflight(net, images=images[chosen], labels=labels[chosen], classes=("0", "1"), given=found.chosen)
-    assert not given.doubt
+    assert given.chosen.doubt is None
 
 
 def test_a_temperature_takes_contrast_out_of_the_loss() -> None:
