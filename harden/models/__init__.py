@@ -23,6 +23,7 @@ from harden.models.head import renew
 from harden.models.loaded import LoadedModel
 from harden.models.origin import Origin
 from harden.models.pickled import load_pickled, module_in, read_pickle
+from harden.models.soundness import require_sound
 from harden.models.state_dict import Candidate, MisfitError, candidates_in, fit_candidates, read_state_dict, sizes_in
 from harden.models.timm_folder import TimmConfig
 from harden.models.trial import GRAY, RGB, accepted_channels, expected_channels, output_classes
@@ -128,7 +129,7 @@ def load_model(
         loaded = _load_file(path, load, whole=arch is None, trust_pickle=trust_pickle)
         if config is not None:
             loaded = replace(loaded, stated=config.stated)
-    accepted_channels(loaded.module, in_channels, image_size)
+    accepted_channels(loaded.module, in_channels, image_size, classes=classes)
     return loaded
 
 
@@ -238,6 +239,7 @@ def _load_file(
     trusted = ("ran whatever code the file brings along (--trust-pickle)",) if trust_pickle else ()
     module = module_in(content)
     if module is not None and whole:
+        require_sound(module, str(path))
         origin = Origin("pickled", path.name, weights=str(path))
         notes = (*trusted, f"the file holds the whole network ({type(module).__name__})", *keep_frozen(module.float()))
         return LoadedModel(module, origin, has_weights=True, notes=notes)

@@ -9,11 +9,9 @@ import zipfile
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from harden.errors import ModelError, UnsafeInputError
 from harden.models.black_box import Program
-from harden.models.classifier import scores_of
 from harden.models.loaded import one_line
 
 _FILE_OPERATORS = re.compile(rb"\b(?:from_file|save)\b|\bops\.(?!prims?\b|quantized\b|mkldnn\b|torchvision\b)\w+")
@@ -21,11 +19,12 @@ _FILE_OPERATORS = re.compile(rb"\b(?:from_file|save)\b|\bops\.(?!prims?\b|quanti
 of a TorchScript names its operator; there is no other way to it."""
 
 
-def open_torchscript(path: Path, *, trust: bool) -> Program:
+def open_torchscript(path: Path, *, classes: int | None = None, trust: bool) -> Program:
     """Return the network in a TorchScript file, on the CPU and in eval mode.
 
     Args:
         path: a file of `torch.jit.save`.
+        classes: number of classes of the data, if it is known.
         trust: load it whatever operators it calls.
 
     Raises:
@@ -46,11 +45,7 @@ def open_torchscript(path: Path, *, trust: bool) -> Program:
         raise ModelError(
             f"torch cannot load the TorchScript in {path}: {one_line(error)}", hint="save it again with this torch"
         ) from error
-
-    def score(images: Tensor) -> Tensor:
-        return scores_of(module(images))
-
-    return Program(path.name, "TorchScript", score, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Program(path.name, "TorchScript", module, hashlib.sha256(path.read_bytes()).hexdigest(), wanted=classes)
 
 
 def _suspects(path: Path) -> list[str]:

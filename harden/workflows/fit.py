@@ -126,7 +126,7 @@ def fit(
         narrator.note(f"run folder: {run.path}")
         write_unreadable(job.images.unreadable, run.path, narrator)
         return _execute(run, job)
-    except HardenError:
+    except BaseException:
         if not _can_go_on(run, settings):
             shutil.rmtree(run.path, ignore_errors=True)  # nothing in it could be resumed
         raise

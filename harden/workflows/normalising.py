@@ -10,6 +10,7 @@ from harden.data import ImageSet, stratified_sample
 from harden.errors import UsageError
 from harden.models.classifier import Normalisation
 from harden.models.loaded import Stated
+from harden.models.output_subset import OutputSubset
 from harden.models.preflight import Preflight, preflight
 from harden.randomness import stream
 from harden.workflows.narrator import Narrator
@@ -49,6 +50,7 @@ def run_preflight(
     narrator: Narrator,
     *,
     must_know: bool = True,
+    subset: OutputSubset | None = None,
 ) -> Preflight:
     """Find the normalisation on labelled images, and say what was found and why.
 
@@ -59,12 +61,15 @@ def run_preflight(
         given: what the normalisation is known to be; None: to be found.
         narrator: hears what was found.
         must_know: see `preflight`; a model that need not know the images is warned of.
+        subset: which of its outputs the scores of `classes` are; None: all of them.
 
     Raises:
         PreflightError: the model and the images do not fit.
     """
     floats, labels = sample.batch(slice(None))
-    result = preflight(module, images=floats, labels=labels, classes=classes, given=given, must_know=must_know)
+    result = preflight(
+        module, images=floats, labels=labels, classes=classes, given=given, must_know=must_know, subset=subset
+    )
     narrator.table(
         ("normalisation", "accuracy", "mean loss"),
         [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,12 +19,13 @@ from harden.data import (
     stratified_sample,
 )
 from harden.errors import DataError, UsageError
-from harden.models import accepted_channels, load_model, stated_size
+from harden.models import accepted_channels, load_model, output_classes, stated_size
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.head import replace_head
 from harden.models.loaded import LoadedModel
 from harden.models.normalisations import own_statistics
-from harden.models.preflight import remembered
+from harden.models.output_subset import OutputSubset
+from harden.models.preflight import other_number, remembered
 from harden.randomness import stream
 from harden.registry import did_you_mean
 from harden.workflows.narrator import Narrator
@@ -65,18 +66,22 @@ def class_order(source: DataSource, class_map: Sequence[int] | None) -> tuple[tu
 
     Args:
         source: the data.
-        class_map: output of the model for each class of the data; None: the same order.
+        class_map: output of the model for each class of the data; None: the same order. One that goes beyond the number
+            of classes is for a model that knows more; see `OutputSubset`.
 
     Raises:
-        UsageError: the map is no permutation of the classes.
+        UsageError: the map does not name one output for each class.
     """
     count = len(source.classes)
     mapping = tuple(class_map) if class_map is not None else tuple(range(count))
-    if sorted(mapping) != list(range(count)):
+    if len(mapping) != count or len(set(mapping)) != count or min(mapping) < 0:
         raise UsageError(
-            f"--class-map must name each of the outputs 0 to {count - 1} once, got {len(mapping)} numbers",
+            f"--class-map must name a different output for each of the {count} classes, got "
+            f"{','.join(map(str, mapping[:8]))} ({len(mapping)} numbers)",
             hint=f"give {count} numbers: the model's output for {source.classes[0]!r}, {source.classes[1]!r}, ...",
         )
+    if max(mapping) >= count:  # the model has more outputs, which are put into the order of the data
+        return tuple(source.classes), tuple(range(count))
     names = [""] * count
     for label, output in enumerate(mapping):
         names[output] = source.classes[label]
@@ -95,6 +100,8 @@ class ModelSpec:
         mean, std: normalisation per channel on the [0, 1] scale; None: found by the preflight.
         image_size: height and width in pixels; None: what its config.json says, the data's own, or 224.
         replace_head: put a new last layer on it, with as many outputs as the data has classes.
+        ignore_other_classes: leave out outputs that `class_map` does not name; otherwise an answer of one of them counts
+            as a wrong one.
     """
 
     model: str
@@ -105,6 +112,7 @@ class ModelSpec:
     std: tuple[float, ...] | None = None
     image_size: int | None = None
     replace_head: bool = False
+    ignore_other_classes: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +192,8 @@ def images_for(classifier: Classifier, source: DataSource) -> Images:
     Raises:
         DataError: the classes of the data are not those of the model.
     """
-    outputs = {name: k for k, name in enumerate(classifier.classes)}
+    known = len(classifier.subset.chosen) if classifier.subset is not None else len(classifier.classes)
+    outputs = {name: k for k, name in enumerate(classifier.classes[:known])}
     unknown = [name for name in source.classes if name not in outputs]
     if unknown or len(outputs) != len(source.classes):
         raise DataError(
@@ -194,15 +203,21 @@ def images_for(classifier: Classifier, source: DataSource) -> Images:
         )
     channels, height, width = classifier.input_size
     mapping = tuple(outputs[name] for name in source.classes)
-    return open_images(source, channels=channels, size=(height, width), class_map=mapping)
+    images = open_images(source, channels=channels, size=(height, width), class_map=mapping)
+    return replace(images, classes=classifier.classes)
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model as loaded, and the images in the format that it takes; its normalisation is not known yet."""
+    """A model as loaded, and the images in the format that it takes; its normalisation is not known yet.
+
+    Attributes:
+        subset: which of its outputs the classes of the data are, where it knows more; None where it knows as many.
+    """
 
     loaded: LoadedModel
     images: Images
+    subset: OutputSubset | None = None
 
 
 def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry], narrator: Narrator) -> Candidate:
@@ -216,6 +231,7 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
 
     Raises:
         ModelError, UnsafeInputError: the model cannot or must not be loaded, or takes neither gray nor RGB images.
+        PreflightError: it has another number of outputs than the data has classes, and nobody says which they are.
     """
     size = (spec.image_size, spec.image_size) if spec.image_size else stated_size(spec.model, arch=spec.arch)
     images = open_images(source, channels=None, size=size, class_map=spec.class_map)
@@ -228,7 +244,7 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
     loaded = load_model(
         spec.model,
         arch=spec.arch,
-        classes=None if spec.replace_head else len(source.classes),
+        classes=None if spec.replace_head or _names_others(spec.class_map) else len(source.classes),
         in_channels=images.image_format.channels,
         image_size=images.image_format.size,
         trust_pickle=spec.trust_pickle,
@@ -243,7 +259,7 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
         ),
     )
     stored = images.image_format
-    channels = accepted_channels(loaded.module, stored.channels, stored.size)
+    channels = accepted_channels(loaded.module, stored.channels, stored.size, classes=len(source.classes))
     if spec.replace_head:
         loaded = replace_head(loaded, classes=len(source.classes), in_channels=channels, image_size=stored.size)
     for note in loaded.notes:
@@ -255,7 +271,56 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
     class_map = spec.class_map if spec.class_map is not None else _by_name(loaded.stated.labels, source, narrator)
     if channels != stored.channels or class_map != spec.class_map:
         images = open_images(source, channels=channels, size=size, class_map=class_map)
-    return Candidate(loaded, images)
+    outputs = output_classes(loaded.module, channels, stored.size, classes=len(source.classes))
+    subset = subset_of(spec, outputs, source.classes, class_map)
+    if subset is not None:
+        images = of_subset(images, subset)
+        narrator.note(told_of(subset))
+    return Candidate(loaded, images, subset)
+
+
+def _names_others(class_map: Sequence[int] | None) -> bool:
+    """Return whether a class map is that of a model which knows more classes than there are in it."""
+    return class_map is not None and max(class_map) >= len(class_map)
+
+
+def subset_of(
+    spec: ModelSpec, outputs: int, classes: Sequence[str], class_map: Sequence[int] | None
+) -> OutputSubset | None:
+    """Return which of a model's `outputs` the `classes` of the data are, where it has more; else None.
+
+    Raises:
+        PreflightError: it has another number of outputs, and there is no class map.
+        UsageError: the class map names an output that it does not have, or there are no other classes to ignore.
+    """
+    if class_map is not None and max(class_map) >= outputs:
+        raise UsageError(
+            f"--class-map names the output {max(class_map)}, and the model has the outputs 0 to {outputs - 1}",
+            hint="give the model's output for each class of the data",
+        )
+    if outputs > len(classes) and class_map is not None:
+        return OutputSubset(outputs, tuple(class_map), others=not spec.ignore_other_classes)
+    if outputs != len(classes):
+        raise other_number(outputs, classes)
+    if spec.ignore_other_classes:
+        raise UsageError(
+            f"--ignore-other-classes is for a model that knows more classes than the data, and this one has {outputs}",
+            hint="leave --ignore-other-classes out",
+        )
+    return None
+
+
+def of_subset(images: Images, subset: OutputSubset) -> Images:
+    """Return images whose labels are numbered in the data's order, as the scores of `subset` are."""
+    classes = images.source.classes
+    return replace(images, classes=subset.names(classes), mapping=tuple(range(len(classes))))
+
+
+def told_of(subset: OutputSubset) -> str:
+    """Return what a user is told of a model that knows more classes than the data."""
+    rest = subset.outputs - len(subset.chosen)
+    count = "counts as a wrong one, and attacks may aim at it" if subset.others else "is ignored"
+    return f"the model knows {rest:,} classes that are not in the data: an answer of one of them {count}"
 
 
 def _by_name(labels: tuple[str, ...] | None, source: DataSource, narrator: Narrator) -> tuple[int, ...] | None:
@@ -306,7 +371,9 @@ def find_normalisation(
         return _under_new_head(given, candidate.loaded.module, sample, narrator)
     if candidate.loaded.has_weights:
         module, classes = candidate.loaded.module, candidate.images.classes
-        found = run_preflight(module, classes, sample, given, narrator, must_know=must_know)
+        found = run_preflight(
+            module, classes, sample, given, narrator, must_know=must_know, subset=candidate.subset
+        )
         if found.problem is None:
             return found.chosen
         why = "does not know the images"
@@ -347,6 +414,7 @@ def classifier_of(candidate: Candidate, normalisation: Normalisation) -> Classif
         classes=candidate.images.classes,
         input_size=(image_format.channels, *image_format.size),
         origin=candidate.loaded.origin,
+        subset=candidate.subset,
     )
 
 

@@ -18,6 +18,7 @@ from harden.files import write_whole, write_with
 from harden.models import rebuild
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
+from harden.models.output_subset import OutputSubset
 from harden.models.pickled import save_skeleton
 from harden.models.state_dict import load_into
 from harden.training.history import EpochRecord, History
@@ -316,6 +317,7 @@ def classifier_from(config: Mapping[str, Any], skeleton: Path, *, arch: str | No
         classes=tuple(config["classes"]),
         input_size=tuple(config["input_size"]),
         origin=origin,
+        subset=OutputSubset.from_json(config.get("subset")),
     )
 
 
@@ -327,6 +329,7 @@ def describe(classifier: Classifier) -> dict[str, Any]:
         "normalisation": classifier.normalisation.to_json(),
         "classes": list(classifier.classes),
         "input_size": list(classifier.input_size),
+        **({"subset": classifier.subset.to_json()} if classifier.subset is not None else {}),
     }
 
 
