@@ -16,3 +16,7 @@ class Access(StrEnum):
     def black_box(self) -> bool:
         """Whether the attack works without the model's gradients."""
         return self is not Access.GRADIENTS
+
+
+OTHER = "(another class)"
+"""Name of the score that stands for all classes that a model knows and the data does not have."""

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from harden.errors import ExportError
+from harden.errors import ExportError, ModelError, UserCodeError
 from harden.export.quiet import quiet
 from harden.files import write_with
 from harden.models.classifier import Classifier
+from harden.models.user_code import user_code
 
 OPSET = 20
 INPUT, OUTPUT, BATCH = "images", "scores", "batch"
@@ -41,7 +42,7 @@ def save_onnx(classifier: Classifier, path: Path, metadata: Mapping[str, Any], *
     _unfuse_attention(copied)
     example = torch.full((2, *classifier.input_size), 0.5)
     try:
-        with quiet():
+        with quiet(), user_code("the export"):
             program = torch.onnx.export(
                 copied,
                 (example,),
@@ -52,9 +53,10 @@ def save_onnx(classifier: Classifier, path: Path, metadata: Mapping[str, Any], *
                 dynamic_shapes={"images": {0: torch.export.Dim(BATCH)}},
                 verbose=False,
             )
-    except Exception as error:
+    except ModelError as error:
+        reason = error.reason if isinstance(error, UserCodeError) else error.message
         raise ExportError(
-            f"the model cannot be exported to ONNX: {type(error).__name__}: {first_line(error)}",
+            f"the model cannot be exported to ONNX: {reason}",
             hint="export to safetensors only, or replace the operation that ONNX lacks",
         ) from error
     if program is None:

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OTHER = "(another class)"
-"""Name of the score that stands for all outputs that are no class of the data."""
+from harden.access import OTHER
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,8 @@ def _parts(output: object, name: str, images: int | None, depth: int = 0) -> Ite
         values = output.flatten(1) if output.ndim == 4 and output.shape[2:] == (1, 1) else output
         if values.ndim == 1:
             values = values[:, None]
-        if values.ndim != 2 or values.is_complex() or images not in (None, len(values)):
+        # The length is looked at only if it has to be: the number of images is open while a network is exported.
+        if values.ndim != 2 or values.is_complex() or (images is not None and len(values) != images):
             return
         if values.shape[1] > 1 or (values.shape[1] == 1 and values.is_floating_point()):
             yield _Part(name, values if values.is_floating_point() else values.float())

@@ -138,7 +138,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             f"--tolerance {settings.tolerance} is no difference of scores", hint="give a number such as 0.0001"
         )
     run = as_run(settings.spec.model)
-    subject = _from_run(run, settings) if run else _from_model(settings, narrator)
+    subject = _with_all_outputs(_from_run(run, settings) if run else _from_model(settings, narrator))
     classifier = subject.classifier.eval()
     folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
     refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE), _MODELS)
@@ -360,6 +360,23 @@ def _from_model(settings: ExportSettings, narrator: Narrator) -> _Subject:
     entries = _some(source.listings)
     classifier, images = open_model(settings.spec, source, entries, narrator)
     return _Subject(classifier, None, images, tuple(entries), settings.data, default_eps(classifier.input_size))
+
+
+def _with_all_outputs(subject: _Subject) -> _Subject:
+    """Return the subject whose network gives all of its own outputs, where it knows more classes than the data."""
+    subset, classifier, images = subject.classifier.subset, subject.classifier, subject.images
+    if subset is None:
+        return subject
+    classes = subset.all_names(classifier.classes)
+    whole = Classifier(
+        classifier.module,
+        normalisation=classifier.normalisation,
+        classes=classes,
+        input_size=classifier.input_size,
+        origin=classifier.origin,
+    )
+    numbered = replace(images, classes=classes, mapping=tuple(subset.chosen[k] for k in images.mapping))
+    return replace(subject, classifier=whole.to(classifier.device), images=numbered)
 
 
 def _some(listings: Any) -> Any:

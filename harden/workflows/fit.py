@@ -15,7 +15,7 @@ from harden.attacks import ATTACKS
 from harden.data import SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES
 from harden.distributed import ALONE, Processes
-from harden.errors import HardenError, Interrupted, ProcessLostError, RunFolderError, UsageError, WriteError
+from harden.errors import Interrupted, ProcessLostError, RunFolderError, UsageError, UserCodeError, WriteError
 from harden.export.to_safetensors import load_weights
 from harden.files import clear_temporaries, write_whole
 from harden.models.factory import is_reference, origin_of
@@ -126,7 +126,7 @@ def fit(
         narrator.note(f"run folder: {run.path}")
         write_unreadable(job.images.unreadable, run.path, narrator)
         return _execute(run, job)
-    except BaseException:
+    except (Exception, KeyboardInterrupt):
         if not _can_go_on(run, settings):
             shutil.rmtree(run.path, ignore_errors=True)  # nothing in it could be resumed
         raise
@@ -284,6 +284,12 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
     except WriteError as error:
         hint = f"{error.hint}; what is there is kept, and goes on with: harden fit --resume {run.path}"
         raise WriteError(error.message, hint=hint if _can_go_on(run, job.settings) else error.hint) from error
+    except UserCodeError as error:
+        if not _can_go_on(run, job.settings):
+            raise
+        code = " --arch path/file.py:callable" if job.classifier.origin.kind == "factory" else ""
+        hint = f"repair the code, and continue with: harden fit --resume {run.path}{code}"
+        raise UserCodeError(error.message, reason=error.reason, ended=error.ended, hint=hint) from error
     except Interrupted as stop:
         if job.budget is not None:
             job.budget.keep()

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from harden.access import OTHER
 from harden.attacks import APGD, FGSM, MIM, PGD, RFGSM, Attack, Norm, Objective, Planned, Transfer, frozen
 from harden.data import Entry, ImageSet, SplitPlan
 from harden.errors import DataError, ModelError, PreflightError
 from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
 from harden.models.layout import lay_out
-from harden.models.output_subset import OTHER
 from harden.models.surrogate import Fitted, static_pair
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import Images, ModelSpec, as_run, open_model
