@@ -17,6 +17,7 @@ import typer
 
 from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, exit_code
 from harden.errors import HardenError, ProcessLostError, UsageError
+from harden.process_exit import leave
 
 if TYPE_CHECKING:
     from harden.distributed import Processes, Seat
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 LOCALHOST = "127.0.0.1"
 FEWEST_ALLOWED = 8
 """So many processes may be asked for on any machine."""
-_LEAVE = os._exit
-"""Taken now: while the user's code runs it stands for something else."""
 GRACE_SECONDS = 60.0
 """How long the leader may take to notice that a follower is gone, before this program ends without it."""
 
@@ -156,7 +155,7 @@ def _watch(child: subprocess.Popen[bytes], processes: Processes) -> None:
             "--resume and the folder, or the same harden report\n"
         )
         os.write(2, text.encode())
-        _LEAVE(EXIT_FAILURE)
+        leave(EXIT_FAILURE)
 
 
 def _how(code: int) -> str:

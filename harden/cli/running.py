@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
@@ -35,13 +35,15 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False, shared
     from harden.cli.console import Terminal
     from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, exit_code
     from harden.errors import HardenError
+    from harden.process_exit import exit_refused
 
     terminal = Terminal(quiet=quiet)
     try:
         if not shared:
             _require_one_process()
         # Libraries and the user's own code print as they like; standard output is for results.
-        with redirect_stdout(Chatter(terminal.err.file)):
+        chatter = Chatter(terminal.err.file)
+        with redirect_stdout(chatter), redirect_stderr(chatter), exit_refused():
             body(terminal)
     except typer.Exit:
         raise
@@ -56,7 +58,7 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False, shared
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(EXIT_FAILURE) from None
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if os.environ.get("HARDEN_DEBUG"):
             raise
         terminal.error(*_explained(error))
@@ -79,6 +81,11 @@ def _explained(error: BaseException) -> tuple[str, str]:
         if place_of(error) is not None:  # in a backward pass, a hook, a copy: wherever torch calls it
             found = failure(error, "your code")
             return found.message, found.hint or ""
+    if isinstance(error, RecursionError):
+        return (
+            "calls went deeper than Python allows, as they do where one module of a network contains itself",
+            "look at the network for modules that contain each other; --debug shows the calls",
+        )
     return (
         f"this is a defect in harden: {type(error).__name__}: {text_of(error)[:300]}",
         "run the same command with --debug for the traceback, and report it",
@@ -86,7 +93,7 @@ def _explained(error: BaseException) -> tuple[str, str]:
 
 
 class Chatter(io.TextIOBase):
-    """Standard output for what is no result: it goes to `stream`, and closing it does nothing."""
+    """Standard output and error of libraries and the user's code: it goes to `stream`, and closing it does nothing."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -112,11 +119,6 @@ class Chatter(io.TextIOBase):
     def fileno(self) -> int:
         """Return that of the other stream."""
         return self._stream.fileno()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """That of the other stream."""
-        return self._stream.encoding
 
 
 def _require_one_process() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from harden.errors import ExportError, ModelError, UserCodeError
 from harden.export.quiet import quiet
 from harden.files import write_with
 from harden.models.classifier import Classifier
-from harden.models.user_code import user_code
+from harden.models.user_code import copied, user_code
 
 OPSET = 20
 INPUT, OUTPUT, BATCH = "images", "scores", "batch"
@@ -38,13 +37,13 @@ def save_onnx(classifier: Classifier, path: Path, metadata: Mapping[str, Any], *
         ExportError: the model cannot be expressed, the opset is not to be had, or the file would exceed 2 GB.
         RunFolderError: the file cannot be written.
     """
-    copied = copy.deepcopy(classifier).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    _unfuse_attention(copied)
+    whole = copied(classifier).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    _unfuse_attention(whole)
     example = torch.full((2, *classifier.input_size), 0.5)
     try:
         with quiet(), user_code("the export"):
             program = torch.onnx.export(
-                copied,
+                whole,
                 (example,),
                 dynamo=True,
                 opset_version=opset,

@@ -26,7 +26,7 @@ from harden.models.pickled import load_pickled, module_in, read_pickle
 from harden.models.soundness import require_sound
 from harden.models.state_dict import Candidate, MisfitError, candidates_in, fit_candidates, read_state_dict, sizes_in
 from harden.models.timm_folder import TimmConfig
-from harden.models.trial import GRAY, RGB, accepted_channels, expected_channels, output_classes
+from harden.models.trial import GRAY, RGB, accepted_channels, expected_channels, initialise, output_classes
 from harden.registry import did_you_mean, lookup
 
 __all__ = [
@@ -130,6 +130,7 @@ def load_model(
         if config is not None:
             loaded = replace(loaded, stated=config.stated)
     accepted_channels(loaded.module, in_channels, image_size, classes=classes)
+    require_sound(loaded.module, spec)  # the pass may have changed it
     return loaded
 
 
@@ -203,6 +204,7 @@ def _build(what: str, sizes: Sizes, image_size: tuple[int, int]) -> LoadedModel:
             hint="--arch takes path/file.py:callable, pkg.mod:callable, timm:NAME or torchvision:NAME",
         )
     loaded = factory.build(what, classes=sizes.classes, in_channels=sizes.in_channels)
+    initialise(loaded.module, sizes.in_channels or expected_channels(loaded.module) or RGB, image_size)
     if trust.remember(loaded.origin):
         return loaded
     note = f"could not write {trust.ledger_path()}; commands on the run folder will ask for --arch again"

@@ -65,8 +65,7 @@ class Program:
             if error.ended or self.kind == "function":
                 raise
             raise UserCodeError(
-                f"{self.name} cannot take images of shape {'x'.join(map(str, images.shape[1:]))}: "
-                f"{error.reason}",
+                f"{self.name} cannot take images of shape {'x'.join(map(str, images.shape[1:]))}: {error.reason}",
                 reason=error.reason,
                 hint="give the size that it was made for (--image-size), or data of such images",
             ) from error.__cause__

@@ -129,9 +129,7 @@ def require_outputs(scores: Tensor, outputs: int) -> None:
         )
 
 
-def ask(
-    module: nn.Module, images: Tensor, *, classes: int | None = None, readings: Readings | None = None
-) -> Tensor:
+def ask(module: nn.Module, images: Tensor, *, classes: int | None = None, readings: Readings | None = None) -> Tensor:
     """Return the scores (N, K) of a network that the user brings: every forward pass of one goes through here.
 
     Args:

@@ -95,7 +95,9 @@ def _rank(part: _Part) -> int:
 def _parts(output: object, name: str, images: int | None, depth: int = 0) -> Iterator[_Part]:
     """Yield everything with one row of real numbers for each image, in the order in which it is there."""
     if isinstance(output, Tensor):
-        values = output.flatten(1) if output.ndim == 4 and output.shape[2:] == (1, 1) else output
+        values = output.dequantize() if output.is_quantized else output
+        values = values if values.layout is torch.strided else values.to_dense()
+        values = values.flatten(1) if values.ndim == 4 and values.shape[2:] == (1, 1) else values
         if values.ndim == 1:
             values = values[:, None]
         # The length is looked at only if it has to be: the number of images is open while a network is exported.

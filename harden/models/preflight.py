@@ -318,5 +318,7 @@ def other_number(outputs: int, classes: Sequence[str]) -> PreflightError:
         hint="use the data that the model was trained on, an --arch with one output for each class of the data, or "
         "--replace-head (of `harden fit` and `harden compare`), which puts a new last layer on the model and trains "
         "that first"
-        + ("; where the data's classes are among the model's, --class-map says which" if outputs > len(classes) else ""),
+        + (
+            "; where the data's classes are among the model's, --class-map says which" if outputs > len(classes) else ""
+        ),
     )

@@ -20,7 +20,8 @@ def open_function(reference: str, *, classes: int | None = None) -> Program:
     """Return the function that `path/file.py:function` or `pkg.mod:function` names; this runs that code.
 
     It is called with images as a numpy array (N, C, H, W) float32 in [0, 1], a copy that it may change, and returns
-    scores (N, K) as a numpy array, a tensor or nested lists, alone or in a dictionary or tuple. Whatever normalisation it needs is its own business.
+    scores (N, K) as a numpy array, a tensor or nested lists, alone or in a dictionary or tuple. Whatever normalisation
+    it needs is its own business.
 
     Args:
         reference: the function.

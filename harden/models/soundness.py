@@ -31,7 +31,9 @@ def require_sound(module: nn.Module, name: str) -> None:
             raise ModelError(f"{name} cannot be used: the {kind} {where!r} {problem[0]}", hint=problem[1])
 
 
-def _visit(part: nn.Module, path: tuple[str, ...], above: dict[int, str], name: str, seen: set[int] | None = None) -> None:
+def _visit(
+    part: nn.Module, path: tuple[str, ...], above: dict[int, str], name: str, seen: set[int] | None = None
+) -> None:
     seen = set() if seen is None else seen
     where = ".".join(path) or "the network itself"
     if id(part) in above:
@@ -47,6 +49,11 @@ def _visit(part: nn.Module, path: tuple[str, ...], above: dict[int, str], name: 
     if id(part) in seen:
         return
     seen.add(id(part))
+    if isinstance(part, torch.jit.ScriptModule):
+        raise ModelError(
+            f"{name} cannot be used: {where!r} is a compiled TorchScript program, which cannot be trained",
+            hint="build the network itself, without torch.jit; `harden report` audits the program as a file",
+        )
     for field in ("_modules", "_parameters", "_buffers"):
         if not isinstance(part.__dict__.get(field), dict):
             raise ModelError(

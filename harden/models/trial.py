@@ -24,6 +24,27 @@ def expected_channels(module: nn.Module) -> int | None:
     return None
 
 
+def initialise(module: nn.Module, in_channels: int, image_size: tuple[int, int]) -> None:
+    """Give lazy layers, if there are any, their sizes by a forward pass of images (N, in_channels, *image_size).
+
+    Raises:
+        ModelError: they have none after it.
+    """
+    if not _lazy(module):
+        return
+    refusal = refusal_of(module, in_channels, image_size)
+    if lazy := _lazy(module):
+        why = f": {refusal.reason}" if isinstance(refusal, UserCodeError) else ""
+        raise ModelError(
+            f"the lazy parameter {lazy[0]!r} has no size after a forward pass{why}",
+            hint="use layers of stated sizes in the --arch code, or give the --image-size that it is made for",
+        )
+
+
+def _lazy(module: nn.Module) -> list[str]:
+    return [name for name, tensor in module.named_parameters() if nn.parameter.is_lazy(tensor)]
+
+
 def accepted_channels(
     module: nn.Module, preferred: int | None, image_size: tuple[int, int], *, classes: int | None = None
 ) -> int:

@@ -3,13 +3,11 @@
 Whatever such code raises becomes a `UserCodeError` with the user's file and line; `sys.exit` and `os._exit` do not end
 the program, which would exit with 0 and no report. What it changes for the whole process (the default dtype, the number
 of threads, the working folder, ...) is put back.
-
-Python cannot stop code that ends the process past Python: a C extension that calls `_exit`, a signal that the code
-sends to itself.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import sysconfig
@@ -18,17 +16,20 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils import _device
 
 import harden
 from harden.errors import HardenError, UserCodeError
 from harden.memory import is_out_of_memory
 from harden.models.loaded import one_line
+from harden.process_exit import exit_refused
 
+_Module = TypeVar("_Module", bound=nn.Module)
 _REPAIR = "repair the code there; --debug shows the whole traceback"
 _INSTALLED = tuple(
     {
@@ -40,8 +41,6 @@ _INSTALLED = tuple(
 """Folders whose code is not the user's own."""
 _named: set[str] = set()
 """Files that the user named, wherever they are."""
-_process = os.getpid()
-"""The one that runs the user's code; others were forked by that code."""
 
 
 @contextmanager
@@ -61,11 +60,9 @@ def user_code(doing: str, *, hint: str = _REPAIR, file: Path | None = None) -> I
     if file is not None:
         _named.add(str(file))
     before = [read() for read, _ in _STATE]
-    global _process
-    _process = os.getpid()
-    leave, os._exit = os._exit, _refuse_exit
     try:
-        yield
+        with exit_refused():
+            yield
     except (HardenError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
@@ -73,13 +70,23 @@ def user_code(doing: str, *, hint: str = _REPAIR, file: Path | None = None) -> I
             raise
         raise failure(error, doing, hint=hint) from error
     finally:
-        os._exit = leave
         for (read, write), value in zip(_STATE, before, strict=True):
             if read() != value:
                 write(value)
         for entry in added:
             if entry in sys.path:
                 sys.path.remove(entry)
+
+
+def copied(module: _Module) -> _Module:
+    """Return a deep copy of a module that holds the user's network.
+
+    Raises:
+        UserCodeError: something in it cannot be copied.
+    """
+    hint = "keep what cannot be copied (locks, open files, results of a pass) out of the network's attributes"
+    with user_code("copying the network", hint=hint):
+        return copy.deepcopy(module)
 
 
 def failure(error: BaseException, doing: str, *, hint: str = _REPAIR) -> UserCodeError:
@@ -95,21 +102,13 @@ def place_of(error: BaseException) -> str | None:
         return f"{Path(error.filename).name}, line {error.lineno}"
     passed = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     own = [(file, line) for file, line in passed if _is_the_users(file)]
-    return f"{Path(own[-1][0]).name}, line {own[-1][1]}" if own else None
+    if own:
+        return f"{Path(own[-1][0]).name}, line {own[-1][1]}"
+    return place_of(error.__cause__) if error.__cause__ is not None else None
 
 
 def _is_the_users(file: str) -> bool:
     return file in _named or not file.startswith(("<", *_INSTALLED))
-
-
-def _refuse_exit(status: int) -> NoReturn:
-    """Stand in for `os._exit` while the user's code runs; processes that it has forked end as they would."""
-    if os.getpid() != _process:
-        _LEAVE(status)
-    raise SystemExit(f"os._exit({status})")
-
-
-_LEAVE = os._exit
 
 
 def _working_folder() -> str | None:
@@ -117,6 +116,11 @@ def _working_folder() -> str | None:
         return os.getcwd()
     except OSError:  # somebody removed it
         return None
+
+
+def _set_working_folder(folder: str | None) -> None:
+    if folder is not None:
+        os.chdir(folder)
 
 
 def _filters() -> Sequence[Any]:
@@ -136,7 +140,7 @@ _STATE: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
     (np.geterr, lambda kinds: np.seterr(**kinds)),
-    (_working_folder, lambda folder: folder is None or os.chdir(folder)),
+    (_working_folder, _set_working_folder),
     (_filters, _set_filters),
     (sys.getrecursionlimit, sys.setrecursionlimit),
 )

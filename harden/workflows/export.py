@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import shutil
 import tempfile
@@ -33,6 +32,7 @@ from harden.files import cannot_write
 from harden.models.classifier import Classifier
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
+from harden.models.user_code import copied
 from harden.registry import lookup
 from harden.workflows.export_description import (
     ARCHITECTURE,
@@ -388,7 +388,7 @@ def _prove_safetensors(classifier: Classifier, path: Path, evidence: Evidence, t
 
     Square is left out: the file holds the very weights, and the runtime is the one that the model was audited in.
     """
-    other = copy.deepcopy(classifier)
+    other = copied(classifier)
     with torch.no_grad():
         for value in other.module.state_dict().values():
             value.zero_()

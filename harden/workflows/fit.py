@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from harden.models.factory import is_reference, origin_of
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
 from harden.models.trust import require_trust
+from harden.models.user_code import copied
 from harden.randomness import derive_seed
 from harden.report.report import Report
 from harden.training.evaluate import CANARY_ATTACK
@@ -356,7 +356,7 @@ def _subjects(run: RunFolder, job: Job, met: Encounters) -> tuple[Subject, Subje
     entries = job.images.sample(job.splits.test, settings.audit_samples, settings.seed, "audit")
     test = job.images.decode(entries, job.narrator, "test images")
     # A copy, not built anew: the code that --arch names may have changed while the run went on.
-    before = copy.deepcopy(job.classifier)
+    before = copied(job.classifier)
     load_into(before.module, load_weights(run.initial_weights))
     return (
         Subject("before", before, test, job.earlier.exposures(job.eps)),

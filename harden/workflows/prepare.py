@@ -100,8 +100,8 @@ class ModelSpec:
         mean, std: normalisation per channel on the [0, 1] scale; None: found by the preflight.
         image_size: height and width in pixels; None: what its config.json says, the data's own, or 224.
         replace_head: put a new last layer on it, with as many outputs as the data has classes.
-        ignore_other_classes: leave out outputs that `class_map` does not name; otherwise an answer of one of them counts
-            as a wrong one.
+        ignore_other_classes: leave out outputs that `class_map` does not name; otherwise an answer of one of them is a
+            wrong one.
     """
 
     model: str
@@ -371,9 +371,7 @@ def find_normalisation(
         return _under_new_head(given, candidate.loaded.module, sample, narrator)
     if candidate.loaded.has_weights:
         module, classes = candidate.loaded.module, candidate.images.classes
-        found = run_preflight(
-            module, classes, sample, given, narrator, must_know=must_know, subset=candidate.subset
-        )
+        found = run_preflight(module, classes, sample, given, narrator, must_know=must_know, subset=candidate.subset)
         if found.problem is None:
             return found.chosen
         why = "does not know the images"

@@ -21,6 +21,7 @@ from harden.models.origin import Origin
 from harden.models.output_subset import OutputSubset
 from harden.models.pickled import save_skeleton
 from harden.models.state_dict import load_into
+from harden.models.trial import initialise
 from harden.training.history import EpochRecord, History
 
 if TYPE_CHECKING:
@@ -311,8 +312,11 @@ def reading_for(run: RunFolder | None, given: Reading, *, other_data: bool) -> R
 def classifier_from(config: Mapping[str, Any], skeleton: Path, *, arch: str | None = None) -> Classifier:
     """Build the classifier that a config.json describes, without its weights."""
     origin = Origin.from_json(config["origin"])
+    module = rebuild(origin, skeleton_dir=skeleton, arch=arch)
+    channels, *size = config["input_size"]
+    initialise(module, channels, (size[0], size[1]))
     return Classifier(
-        rebuild(origin, skeleton_dir=skeleton, arch=arch),
+        module,
         normalisation=Normalisation.from_json(config["normalisation"]),
         classes=tuple(config["classes"]),
         input_size=tuple(config["input_size"]),

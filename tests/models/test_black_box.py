@@ -20,9 +20,9 @@ from harden.data.dataset import ImageSet
 from harden.errors import ModelError, UnsafeInputError
 from harden.export.to_onnx import save_onnx
 from harden.models.black_box import BlackBox, Program, taken_channels
-from harden.models.outputs import are_probabilities
 from harden.models.classifier import Normalisation
 from harden.models.onnx_program import open_onnx
+from harden.models.outputs import are_probabilities
 from harden.models.scoring_function import open_function
 from harden.models.torchscript import open_torchscript
 from tests.attacks.nets import DIGITS, as_classifier, gen, held_out, trained_cnn

@@ -46,7 +46,7 @@ def images(count: int = 4) -> Tensor:
     return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     def __str__(self) -> str:
         raise ValueError("no words")
 
@@ -72,7 +72,7 @@ def recursing(scores: Tensor) -> Any:
         raising(RuntimeError("broken")),
         raising(SystemExit(0)),
         raising(Strange("odd")),
-        raising(Unprintable()),
+        raising(UnprintableError()),
         raising(StopIteration()),
         lambda scores: sys.exit(0),
         lambda scores: os._exit(0),

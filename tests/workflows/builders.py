@@ -39,7 +39,7 @@ def pixels(data: Path) -> tuple[Tensor, Tensor]:
 
 
 def trained(data: Path, order: tuple[int, ...] = (0, 1, 2), outputs: int = 3) -> nn.Sequential:
-    """A network that knows the classes of `data`; class k has output order[k] of `outputs`. Its inputs are in [0, 1]."""
+    """A network that knows the classes of `data`; class k has output order[k] of so many. Its inputs are in [0, 1]."""
     images, labels = pixels(data)
     labels = torch.tensor(order)[labels]
     module = build(outputs)

@@ -144,8 +144,10 @@ def test_an_export_gives_all_outputs_and_names_those_of_the_data(
 
 def test_a_black_box_takes_a_map_too(wide: Path, workshop: Workshop, tmp_path: Path) -> None:
     code = tmp_path / "served.py"
-    code.write_text(f"import torch\nnet = torch.load({str(wide)!r}, weights_only=False).eval()\n"
-                    "def scores(images):\n    with torch.no_grad():\n        return net(torch.from_numpy(images))\n")
+    code.write_text(
+        f"import torch\nnet = torch.load({str(wide)!r}, weights_only=False).eval()\n"
+        "def scores(images):\n    with torch.no_grad():\n        return net(torch.from_numpy(images))\n"
+    )
     source = open_data(str(workshop.data))
     spec = ModelSpec(model=f"{code}:scores", class_map=CHOSEN)
     box, images = open_black_box(spec, source, source.listings["train"], Notebook())
