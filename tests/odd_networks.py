@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import random
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from PIL import Image
 
 from harden.cli.app import program
-from harden.errors import HardenError, ModelError
+from harden.errors import ModelError
 
 FORWARDS = {
     "nothing": "pass",
@@ -217,7 +218,7 @@ def open_network(path: Path) -> object:
         status, printed, told = _run(words)
         left = sorted(file.name for file in out.iterdir()) if out.exists() else []
     finally:
-        _remove(out)
+        shutil.rmtree(out, ignore_errors=True)
     assert "defect in harden" not in told, told
     assert "Traceback" not in told, told
     assert status in (0, 1, 2, 130), f"exit code {status}: {told}"
@@ -275,12 +276,3 @@ def _weights(folder: Path) -> str:
         tensors = (first, torch.zeros(8), last, bias)
         torch.save(dict(zip(("net.1.weight", "net.1.bias", "net.3.weight", "net.3.bias"), tensors, strict=True)), path)
     return str(path)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-__all__ = ["HardenError", "network", "open_network"]

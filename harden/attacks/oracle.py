@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harden.attacks.norms import Ball
 from harden.attacks.objectives import Objective
 from harden.errors import NoGradientError
-from harden.models.user_code import user_code
+from harden.models.user_code import backward_pass
 from harden.tensors import margins
 
 COMPACT_BELOW = 0.75
@@ -120,7 +120,7 @@ def input_gradient(
             raise NoGradientError
         truth = scores.detach().argmax(dim=1) if labels is None else labels
         values = objective.of(scores.float(), truth, targets)
-        with user_code("the network's backward pass"):
+        with backward_pass():
             (gradient,) = torch.autograd.grad(values.sum(), points, allow_unused=True)
         if gradient is None:
             if len(points):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harden.errors import ModelError, NoGradientError, UserCodeError
 from harden.models.classifier import Classifier
-from harden.models.user_code import user_code
+from harden.models.user_code import backward_pass
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def require_trainable(classifier: Classifier) -> None:
         classifier.train()
         leaf = images.requires_grad_(True)
         total = classifier(leaf).float().sum()
-        with user_code("the network's backward pass"):
+        with backward_pass():
             reached = total.requires_grad and torch.autograd.grad(total, [leaf, *trained], allow_unused=True)
     if not reached or reached[0] is None or all(gradient is None for gradient in reached[1:]):
         raise NoGradientError

@@ -14,7 +14,7 @@ import sysconfig
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,6 +87,11 @@ def copied(module: _Module) -> _Module:
     hint = "keep what cannot be copied (locks, open files, results of a pass) out of the network's attributes"
     with user_code("copying the network", hint=hint):
         return copy.deepcopy(module)
+
+
+def backward_pass() -> AbstractContextManager[None]:
+    """Return the boundary around a backward pass through the user's network."""
+    return user_code("the network's backward pass")
 
 
 def failure(error: BaseException, doing: str, *, hint: str = _REPAIR) -> UserCodeError:
