@@ -2,9 +2,9 @@
 
 python -m tests.fuzz [--inputs 2000] [--seed 0] [--only images] [--keep FOLDER]
 
-Inputs are random bytes and mutations of valid files, and networks that misbehave (`odd_networks`). Anything but an answer
-or a HardenError is printed with the number that makes it again (`--seed N --inputs 1`), and the command fails. The suite
-runs some of it (`test_fuzz.py`).
+Inputs are random bytes and mutations of valid files, and networks that misbehave (`odd_networks`). Anything but an
+answer or a HardenError is printed with the number that makes it again (`--seed N --inputs 1`), and the command fails.
+The suite runs some of it (`test_fuzz.py`).
 """
 
 from __future__ import annotations

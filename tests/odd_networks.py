@@ -187,9 +187,22 @@ def network(number: int) -> bytes:
         build = BUILDS[chance.choice(list(BUILDS))]
     else:
         argument = chance.choice((", meta", ", meta, more", ", *, meta", ", meta=None", ", *meta"))
+    return written(chance.choice(COMMANDS), then=then, when=when, build=build, method=method, argument=argument)
+
+
+def written(
+    command: str,
+    *,
+    then: str = "pass",
+    when: str = "True",
+    build: str = "return Odd()",
+    method: str = "",
+    argument: str = "",
+) -> bytes:
+    """Return the code of a network that `command` is run on."""
     then = then.replace("\n        ", "\n            ")
     code = _NET.format(argument=argument, when=when, then=then, method=method, build=build)
-    return f"# {chance.choice(COMMANDS)}\n{code}".encode()
+    return f"# {command}\n{code}".encode()
 
 
 def open_network(path: Path) -> object:
@@ -240,13 +253,15 @@ def _run(words: list[str]) -> tuple[int, str, str]:
         contextlib.redirect_stderr(told),
         patch.object(sys, "argv", ["harden", *words]),
         torch.random.fork_rng(),
+        warnings.catch_warnings(),
     ):
+        warnings.simplefilter("ignore")
         try:
             program(words[0])(words, standalone_mode=True)
             status = 0
         except SystemExit as end:
             status = int(end.code or 0)
-    assert warnings.filters[0][0] != "error", "warnings are errors now"
+        assert warnings.filters[0][0] != "error", "warnings are errors now"
     assert torch.get_default_dtype() is torch.float32
     assert torch.is_grad_enabled()
     return status, printed.getvalue(), told.getvalue()
