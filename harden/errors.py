@@ -32,12 +32,12 @@ class ModelError(HardenError):
 class NoGradientError(ModelError):
     """A model whose scores have no gradient, so that it can neither be trained nor attacked by gradients."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "the model's scores have no gradient: something inside it leaves torch's graph (detach, no_grad, numpy, a "
-            "comparison)",
-            hint="an audit by its scores alone (square-5000) is possible, training is not",
-        )
+    def __init__(
+        self,
+        message: str = "the model's scores have no gradient: something inside it leaves torch's graph (detach, no_grad, "
+        "numpy, a comparison)",
+    ) -> None:
+        super().__init__(message, hint="an audit by its scores alone (square-5000) is possible, training is not")
 
 
 class UserCodeError(ModelError):
@@ -48,7 +48,7 @@ class UserCodeError(ModelError):
         ended: whether the code tried to end the program instead of raising an ordinary exception.
     """
 
-    def __init__(self, message: str, *, reason: str, ended: bool = False, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, reason: str = "", ended: bool = False, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
         self.ended = ended

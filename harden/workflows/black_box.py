@@ -26,6 +26,7 @@ from harden.models.scoring_function import open_function
 from harden.models.torchscript import open_torchscript
 from harden.workflows.narrator import Narrator
 from harden.workflows.normalising import given_normalisation, run_preflight
+from harden.workflows.other_classes import subset_of, told_of
 from harden.workflows.prepare import (
     COLOURS,
     Images,
@@ -33,8 +34,6 @@ from harden.workflows.prepare import (
     of_subset,
     open_images,
     preflight_sample,
-    subset_of,
-    told_of,
 )
 
 DEFAULT_ATTACK = "square-5000"
@@ -103,7 +102,7 @@ def open_black_box(
     class_map = _class_map(spec, program, source)
     images = open_images(source, channels=channels, size=size, class_map=class_map)
     outputs = program.ask(torch.zeros(2, channels, *size)).shape[1]
-    subset = subset_of(spec, outputs, source.classes, class_map)
+    subset = subset_of(outputs, source.classes, class_map, ignore_others=spec.ignore_other_classes)
     if subset is not None:
         images = of_subset(images, subset)
         narrator.note(told_of(subset))

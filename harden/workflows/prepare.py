@@ -25,11 +25,12 @@ from harden.models.head import replace_head
 from harden.models.loaded import LoadedModel
 from harden.models.normalisations import own_statistics
 from harden.models.output_subset import OutputSubset
-from harden.models.preflight import other_number, remembered
+from harden.models.preflight import remembered
 from harden.randomness import stream
 from harden.registry import did_you_mean
 from harden.workflows.narrator import Narrator
 from harden.workflows.normalising import PREFLIGHT_IMAGES, given_normalisation, run_preflight
+from harden.workflows.other_classes import names_others, subset_of, told_of
 from harden.workflows.run_folder import RunFolder, is_run
 from harden.workflows.telling_apart import MEASURED, by_accuracy
 
@@ -244,7 +245,7 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
     loaded = load_model(
         spec.model,
         arch=spec.arch,
-        classes=None if spec.replace_head or _names_others(spec.class_map) else len(source.classes),
+        classes=None if spec.replace_head or names_others(spec.class_map) else len(source.classes),
         in_channels=images.image_format.channels,
         image_size=images.image_format.size,
         trust_pickle=spec.trust_pickle,
@@ -272,55 +273,17 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
     if channels != stored.channels or class_map != spec.class_map:
         images = open_images(source, channels=channels, size=size, class_map=class_map)
     outputs = output_classes(loaded.module, channels, stored.size, classes=len(source.classes))
-    subset = subset_of(spec, outputs, source.classes, class_map)
+    subset = subset_of(outputs, source.classes, class_map, ignore_others=spec.ignore_other_classes)
     if subset is not None:
         images = of_subset(images, subset)
         narrator.note(told_of(subset))
     return Candidate(loaded, images, subset)
 
 
-def _names_others(class_map: Sequence[int] | None) -> bool:
-    """Return whether a class map is that of a model which knows more classes than there are in it."""
-    return class_map is not None and max(class_map) >= len(class_map)
-
-
-def subset_of(
-    spec: ModelSpec, outputs: int, classes: Sequence[str], class_map: Sequence[int] | None
-) -> OutputSubset | None:
-    """Return which of a model's `outputs` the `classes` of the data are, where it has more; else None.
-
-    Raises:
-        PreflightError: it has another number of outputs, and there is no class map.
-        UsageError: the class map names an output that it does not have, or there are no other classes to ignore.
-    """
-    if class_map is not None and max(class_map) >= outputs:
-        raise UsageError(
-            f"--class-map names the output {max(class_map)}, and the model has the outputs 0 to {outputs - 1}",
-            hint="give the model's output for each class of the data",
-        )
-    if outputs > len(classes) and class_map is not None:
-        return OutputSubset(outputs, tuple(class_map), others=not spec.ignore_other_classes)
-    if outputs != len(classes):
-        raise other_number(outputs, classes)
-    if spec.ignore_other_classes:
-        raise UsageError(
-            f"--ignore-other-classes is for a model that knows more classes than the data, and this one has {outputs}",
-            hint="leave --ignore-other-classes out",
-        )
-    return None
-
-
 def of_subset(images: Images, subset: OutputSubset) -> Images:
     """Return images whose labels are numbered in the data's order, as the scores of `subset` are."""
     classes = images.source.classes
     return replace(images, classes=subset.names(classes), mapping=tuple(range(len(classes))))
-
-
-def told_of(subset: OutputSubset) -> str:
-    """Return what a user is told of a model that knows more classes than the data."""
-    rest = subset.outputs - len(subset.chosen)
-    count = "counts as a wrong one, and attacks may aim at it" if subset.others else "is ignored"
-    return f"the model knows {rest:,} classes that are not in the data: an answer of one of them {count}"
 
 
 def _by_name(labels: tuple[str, ...] | None, source: DataSource, narrator: Narrator) -> tuple[int, ...] | None:

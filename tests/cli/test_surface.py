@@ -55,6 +55,8 @@ def harden(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
         (errors.DataError, 1),
         (errors.ModelError, 1),
         (errors.PreflightError, 1),
+        (errors.NoGradientError, 1),
+        (errors.UserCodeError, 1),
         (errors.RunFolderError, 1),
         (errors.WriteError, 1),
         (errors.TrainingError, 1),
