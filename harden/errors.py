@@ -34,8 +34,8 @@ class NoGradientError(ModelError):
 
     def __init__(
         self,
-        message: str = "the model's scores have no gradient: something inside it leaves torch's graph (detach, no_grad, "
-        "numpy, a comparison)",
+        message: str = "the model's scores have no gradient: something inside it leaves torch's graph (detach, "
+        "no_grad, numpy, a comparison)",
     ) -> None:
         super().__init__(message, hint="an audit by its scores alone (square-5000) is possible, training is not")
 
