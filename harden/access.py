@@ -21,3 +21,7 @@ class Access(StrEnum):
     def climbs_scores(self) -> bool:
         """Whether the attack follows the scores, so that it finds nothing on a model that shows labels only."""
         return self is Access.SCORES
+
+
+OTHER = "(another class)"
+"""Name of the score that stands for all classes that a model knows and the data does not have."""

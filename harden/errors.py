@@ -29,6 +29,31 @@ class ModelError(HardenError):
     """A model that cannot be built, loaded, split or trained as asked."""
 
 
+class NoGradientError(ModelError):
+    """A model whose scores have no gradient, so that it can neither be trained nor attacked by gradients."""
+
+    def __init__(
+        self,
+        message: str = "the model's scores have no gradient: something inside it leaves torch's graph (detach, "
+        "no_grad, numpy, a comparison)",
+    ) -> None:
+        super().__init__(message, hint="an audit by its scores alone (square-5000) is possible, training is not")
+
+
+class UserCodeError(ModelError):
+    """Code that the user brings failed; `__cause__` is what it raised.
+
+    Attributes:
+        reason: what was raised, in one line, with the user's file and line where they are known.
+        ended: whether the code tried to end the program instead of raising an ordinary exception.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", ended: bool = False, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+        self.ended = ended
+
+
 class PreflightError(ModelError):
     """The model and the data do not fit: every normalisation leaves it near chance, or the classes are permuted.
 
@@ -71,3 +96,11 @@ class ExportError(HardenError):
 
 class Interrupted(HardenError):  # noqa: N818 - it is no error
     """The user stopped the program; what was done is kept and can be resumed."""
+
+
+def text_of(error: BaseException) -> str:
+    """Return `str(error)`, or "" for an error whose own `__str__` fails."""
+    try:
+        return str(error)
+    except Exception:
+        return ""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from harden.errors import text_of
+
 _WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -15,7 +17,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out; torch has a class for GPUs only."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+    return isinstance(error, RuntimeError) and any(word in text_of(error) for word in _WORDS)
 
 
 def release() -> None:

@@ -1,9 +1,10 @@
-"""Damaged and hostile files, opened as users open them: every one is read or refused with a HardenError.
+"""Damaged and hostile files and code, opened as users open them: every one is read or refused with a HardenError.
 
 python -m tests.fuzz [--inputs 2000] [--seed 0] [--only images] [--keep FOLDER]
 
-Inputs are random bytes and mutations of valid files. Anything but an answer or a HardenError is printed with the number
-that makes it again (`--seed N --inputs 1`), and the command fails. The suite runs some of it (`test_fuzz.py`).
+Inputs are random bytes and mutations of valid files, and networks that misbehave (`odd_networks`). Anything but an
+answer or a HardenError is printed with the number that makes it again (`--seed N --inputs 1`), and the command fails.
+The suite runs some of it (`test_fuzz.py`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from harden.report import document
 from harden.training.checkpoint import read_checkpoint, write_checkpoint
 from harden.workflows.run_folder import RunFolder
 from tests.data.layouts import Names, Picture, as_csv, as_npz, as_webdataset, some_pictures
+from tests.odd_networks import network, open_network
 from tests.report.builders import build_report
 
 Open = Callable[[Path], object]
@@ -58,10 +60,20 @@ def small_net() -> nn.Module:
 
 @dataclass(frozen=True)
 class Target:
-    """What is opened, and valid files to begin with."""
+    """What is opened, and valid files to begin with; or what makes the input of a number.
+
+    Attributes:
+        cost: how many inputs of other targets take as long as one.
+    """
 
     open: Open
-    valid: Callable[[], list[bytes]]
+    valid: Callable[[], list[bytes]] = list
+    make: Callable[[int], bytes] | None = None
+    cost: int = 1
+
+    def input(self, valid: list[bytes], number: int) -> bytes:
+        """Return the input of this number, from valid files."""
+        return self.make(number) if self.make is not None else made(valid, number)
 
 
 @dataclass
@@ -219,6 +231,7 @@ TARGETS = {
     "shards": Target(_as_data("webdataset"), lambda: _data_set(as_webdataset)),
     "splits": Target(_in_run("splits.json", lambda run: run.read_splits()), splits),
     "reports": Target(document.read, reports),
+    "odd networks": Target(open_network, make=network, cost=10),
 }
 
 
@@ -308,7 +321,7 @@ def fuzz(name: str, inputs: int, *, seed: int = 0, keep: Path | None = None) -> 
             path.write_bytes(file)
             target.open(path)
         for number in range(seed, seed + inputs):
-            path.write_bytes(made(valid, number))
+            path.write_bytes(target.input(valid, number))
             began = time.perf_counter()
             try:
                 with warnings.catch_warnings():
@@ -355,7 +368,7 @@ def main() -> int:
     total = failed = 0
     with own_home():
         for name in [options.only] if options.only else TARGETS:
-            outcome = fuzz(name, options.inputs, seed=options.seed, keep=options.keep)
+            outcome = fuzz(name, max(1, options.inputs // TARGETS[name].cost), seed=options.seed, keep=options.keep)
             total, failed = total + outcome.inputs, failed + len(outcome.failures)
             print(f"{name:12} {outcome.inputs:6} inputs: {outcome.read} read, {outcome.refused} refused, "
                   f"{len(outcome.failures)} failed, slowest {outcome.slowest:.2f} s", flush=True)  # fmt: skip

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from harden.attacks.norms import Ball
 from harden.attacks.objectives import Objective
-from harden.errors import ModelError
+from harden.errors import NoGradientError
+from harden.models.user_code import backward_pass
 from harden.tensors import margins
 
 COMPACT_BELOW = 0.75
@@ -110,20 +111,21 @@ def input_gradient(
     what an attack accumulates or averages over the image (MIM), which would then look as if it withstood.
 
     Raises:
-        ModelError: the scores have no gradient at all.
+        NoGradientError: the scores have no gradient at all.
     """
     points = points.detach().requires_grad_(True)
     with torch.enable_grad():
         scores = model(points)
         if len(points) and not scores.requires_grad:
-            raise ModelError(
-                "the model's scores have no gradient: something inside it leaves torch's graph (detach, no_grad, "
-                "numpy, a comparison)",
-                hint="an audit by its scores alone (square-5000) is possible, training is not",
-            )
+            raise NoGradientError
         truth = scores.detach().argmax(dim=1) if labels is None else labels
         values = objective.of(scores.float(), truth, targets)
-        (gradient,) = torch.autograd.grad(values.sum(), points)
+        with backward_pass():
+            (gradient,) = torch.autograd.grad(values.sum(), points, allow_unused=True)
+        if gradient is None:
+            if len(points):
+                raise NoGradientError
+            gradient = torch.zeros_like(points)
     return Answer(scores.detach(), values.detach(), torch.nan_to_num(gradient))
 
 

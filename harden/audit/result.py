@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harden.access import Access
+from harden.access import OTHER, Access
 from harden.audit.believe import Check
 from harden.audit.corruptions import CorruptionOutcome
 from harden.audit.curve import EpsCurve
@@ -277,6 +277,11 @@ class AuditResult:
         return tuple(
             share_of(standing[self.labels == k]) if (self.labels == k).any() else None for k in range(len(self.classes))
         )
+
+    def absent(self) -> tuple[str, ...]:
+        """Classes of the data without an audited image."""
+        present = set(self.labels.tolist())
+        return tuple(name for k, name in enumerate(self.classes) if k not in present and name != OTHER)
 
     def smallest_distances(self) -> Floats:
         """(N,) norm of the smallest perturbation known to fool each image, over the attacks of the threat model.

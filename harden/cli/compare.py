@@ -31,6 +31,7 @@ def compare(
     arch: options.Arch = None,
     trust_pickle: options.TrustPickle = False,
     class_map: options.ClassMap = None,
+    ignore_other_classes: options.IgnoreOtherClasses = False,
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
@@ -148,6 +149,7 @@ def compare(
                 arch=arch,
                 trust_pickle=trust_pickle,
                 class_map=class_map,
+                ignore_other_classes=ignore_other_classes,
                 mean=mean,
                 std=std,
                 image_size=image_size,
@@ -193,11 +195,9 @@ def compare(
                 read_settings=lambda run: read_run_file(run.recipe, lambda path: resolve(read_recipe(path), {})),
             )
         if as_json:
-            import json
-
             document = found.to_json()
             shown = {key: document[key] for key in ("title", "basis", "verdict", "table")}
-            print(json.dumps({"folder": str(folder), **shown}))
+            terminal.json({"folder": str(folder), **shown})
             return
         from harden.report.comparison_text import render
 

@@ -107,6 +107,13 @@ class Terminal:
         self._close()
         self.out.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def json(self, value: Any) -> None:
+        """Print one line of JSON on standard output."""
+        import json
+
+        self._close()
+        print(json.dumps(value), file=self.out.file)
+
     def error(self, message: str, hint: str | None) -> None:
         """Print an error and its repair on standard error."""
         self._close()

@@ -80,6 +80,7 @@ def export(
     arch: options.Arch = None,
     trust_pickle: options.TrustPickle = False,
     class_map: options.ClassMap = None,
+    ignore_other_classes: options.IgnoreOtherClasses = False,
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
@@ -107,6 +108,7 @@ def export(
                 arch=arch,
                 trust_pickle=trust_pickle,
                 class_map=class_map,
+                ignore_other_classes=ignore_other_classes,
                 mean=mean,
                 std=std,
                 image_size=image_size,
@@ -124,8 +126,6 @@ def export(
         )
         exported = workflow(settings, out=out, narrator=terminal)
         if as_json:
-            import json
-
             rows = [
                 {
                     "format": item.format,
@@ -137,7 +137,7 @@ def export(
                 }
                 for item in exported
             ]
-            print(json.dumps(rows))
+            terminal.json(rows)
             return
         for item in exported:
             name = f"{item.format} {item.precision}" if item.format == "onnx" else item.format

@@ -24,6 +24,7 @@ def fit(
     arch: options.Arch = None,
     trust_pickle: options.TrustPickle = False,
     class_map: options.ClassMap = None,
+    ignore_other_classes: options.IgnoreOtherClasses = False,
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
@@ -266,6 +267,7 @@ def fit(
                 arch=arch,
                 trust_pickle=trust_pickle,
                 class_map=class_map,
+                ignore_other_classes=ignore_other_classes,
                 mean=mean,
                 std=std,
                 image_size=image_size,
@@ -370,10 +372,9 @@ def fit(
             show_report(terminal, result.report, as_json=as_json, where=result.run.path)
             require_hardened(result.report.ending, result.run)
         elif as_json and result.plan is not None:
-            import json
             from dataclasses import asdict
 
-            print(json.dumps({**asdict(result.plan), "seconds": result.plan.seconds, "data": dict(result.data)}))
+            terminal.json({**asdict(result.plan), "seconds": result.plan.seconds, "data": dict(result.data)})
 
     run_command(body, quiet=quiet or as_json, shared=True)
 
@@ -388,13 +389,11 @@ def named_code(model: str | None, arch: str | None) -> str | None:
 def show_report(terminal: Terminal, report: Any, *, as_json: bool, where: Path) -> None:
     """Print a report for a person, or its figures for a program."""
     if as_json:
-        import json
-
         from harden.report.report import summary_of
 
         shown = {"folder": str(where), "models": [summary_of(result) for result in report.results]}
         ending = {"ending": report.ending.to_json()} if report.ending else {}
-        print(json.dumps({**shown, "data": dict(report.data), **ending}))
+        terminal.json({**shown, "data": dict(report.data), **ending})
         return
     from harden.report.terminal import render
 

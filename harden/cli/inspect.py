@@ -19,6 +19,7 @@ def inspect(
     arch: options.Arch = None,
     trust_pickle: options.TrustPickle = False,
     class_map: options.ClassMap = None,
+    ignore_other_classes: options.IgnoreOtherClasses = False,
     mean: options.Mean = None,
     std: options.Std = None,
     image_size: options.ImageSize = None,
@@ -45,6 +46,7 @@ def inspect(
                 arch=arch,
                 trust_pickle=trust_pickle,
                 class_map=class_map,
+                ignore_other_classes=ignore_other_classes,
                 mean=mean,
                 std=std,
                 image_size=image_size,
@@ -54,20 +56,17 @@ def inspect(
             narrator=terminal,
         )
         if as_json:
-            import json
             from dataclasses import asdict
 
-            print(
-                json.dumps(
-                    {
-                        "parameters": found.parameters,
-                        "classes": list(found.classifier.classes),
-                        "input_size": list(found.classifier.input_size),
-                        "normalisation": found.classifier.normalisation.to_json(),
-                        "layers": [asdict(point) for point in found.points],
-                        "default_split": found.default.point.layer if found.default else None,
-                    }
-                )
+            terminal.json(
+                {
+                    "parameters": found.parameters,
+                    "classes": list(found.classifier.classes),
+                    "input_size": list(found.classifier.input_size),
+                    "normalisation": found.classifier.normalisation.to_json(),
+                    "layers": [asdict(point) for point in found.points],
+                    "default_split": found.default.point.layer if found.default else None,
+                }
             )
             return
         from rich.table import Table

@@ -40,7 +40,18 @@ TrustPickle = Annotated[
 ClassMap = Annotated[
     str | None,
     typer.Option(
-        help="The model's output for each class of the data, in the data's order: 3,0,1,2.", rich_help_panel="Model"
+        help="The model's output for each class of the data, in the data's order: 3,0,1,2. The model may know more "
+        "classes: 207,281,515.",
+        rich_help_panel="Model",
+    ),
+]
+IgnoreOtherClasses = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-other-classes",
+        help="Leave out the model's outputs that --class-map does not name. Otherwise an answer of one of them is "
+        "wrong, and attacks may aim at it.",
+        rich_help_panel="Model",
     ),
 ]
 Mean = Annotated[
@@ -174,6 +185,7 @@ def model_flags(
     arch: str | None,
     trust_pickle: bool,
     class_map: str | None,
+    ignore_other_classes: bool,
     mean: str | None,
     std: str | None,
     image_size: int | None,
@@ -192,6 +204,7 @@ def model_flags(
         "arch": arch,
         "trust_pickle": trust_pickle or None,
         "class_map": numbers(class_map, "--class-map", int),
+        "ignore_other_classes": ignore_other_classes or None,
         "mean": numbers(mean, "--mean", float),
         "std": numbers(std, "--std", float),
         "image_size": image_size,
@@ -207,6 +220,7 @@ def model_spec(
     arch: str | None,
     trust_pickle: bool,
     class_map: str | None,
+    ignore_other_classes: bool,
     mean: str | None,
     std: str | None,
     image_size: int | None,
@@ -223,6 +237,7 @@ def model_spec(
         arch=arch,
         trust_pickle=trust_pickle,
         class_map=numbers(class_map, "--class-map", int),
+        ignore_other_classes=ignore_other_classes,
         mean=numbers(mean, "--mean", float),
         std=numbers(std, "--std", float),
         image_size=within(image_size, "--image-size", "image_size"),

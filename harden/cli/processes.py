@@ -17,6 +17,7 @@ import typer
 
 from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, exit_code
 from harden.errors import HardenError, ProcessLostError, UsageError
+from harden.process_exit import leave
 
 if TYPE_CHECKING:
     from harden.distributed import Processes, Seat
@@ -154,7 +155,7 @@ def _watch(child: subprocess.Popen[bytes], processes: Processes) -> None:
             "--resume and the folder, or the same harden report\n"
         )
         os.write(2, text.encode())
-        os._exit(EXIT_FAILURE)
+        leave(EXIT_FAILURE)
 
 
 def _how(code: int) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
@@ -34,12 +35,16 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False, shared
     from harden.cli.console import Terminal
     from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, exit_code, refused_by_system
     from harden.errors import HardenError
+    from harden.process_exit import exit_refused
 
     terminal = Terminal(quiet=quiet)
     try:
         if not shared:
             _require_one_process()
-        body(terminal)
+        # Libraries and the user's own code print as they like; standard output is for results.
+        chatter = Chatter(terminal.err.file)
+        with redirect_stdout(chatter), redirect_stderr(chatter), exit_refused():
+            body(terminal)
     except typer.Exit:
         raise
     except HardenError as error:
@@ -53,25 +58,70 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False, shared
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(EXIT_FAILURE) from None
-    except Exception as error:
+    except BaseException as error:
         if os.environ.get("HARDEN_DEBUG"):
             raise
-        from harden.memory import is_out_of_memory
-
-        if is_out_of_memory(error):
-            terminal.error(
-                f"memory ran out ({str(error)[:200]})",
-                "a smaller --image-size, fewer images, another --device, or fewer programs beside it",
-            )
-            raise typer.Exit(EXIT_FAILURE) from None
         if (refused := refused_by_system(error)) is not None:
             terminal.error(refused.message, refused.hint)
             raise typer.Exit(exit_code(refused)) from None
-        terminal.error(
-            f"this is a defect in harden: {type(error).__name__}: {str(error)[:300]}",
-            "run the same command with --debug for the traceback, and report it",
-        )
+        terminal.error(*_explained(error))
         raise typer.Exit(EXIT_FAILURE) from None
+
+
+def _explained(error: BaseException) -> tuple[str, str]:
+    """Return the message and the repair for an error that nobody raised for the user."""
+    from harden.errors import text_of
+    from harden.memory import is_out_of_memory
+
+    if is_out_of_memory(error):
+        return (
+            f"memory ran out ({text_of(error)[:200]})",
+            "a smaller --image-size, fewer images, another --device, or fewer programs beside it",
+        )
+    if "harden.models.user_code" in sys.modules:
+        from harden.models.user_code import failure, place_of
+
+        if place_of(error) is not None:  # in a backward pass, a hook, a copy: wherever torch calls it
+            found = failure(error, "your code")
+            return found.message, found.hint or ""
+    if isinstance(error, RecursionError):
+        return (
+            "calls went deeper than Python allows, as they do where one module of a network contains itself",
+            "look at the network for modules that contain each other; --debug shows the calls",
+        )
+    return (
+        f"this is a defect in harden: {type(error).__name__}: {text_of(error)[:300]}",
+        "run the same command with --debug for the traceback, and report it",
+    )
+
+
+class Chatter(io.TextIOBase):
+    """Standard output and error of libraries and the user's code: it goes to `stream`, and closing it does nothing."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write to the other stream; text that it cannot take is left out."""
+        with suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the other stream."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Leave the other stream open."""
+
+    def fileno(self) -> int:
+        """Return that of the other stream."""
+        return self._stream.fileno()
 
 
 def _require_one_process() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harden.attacks import quick_input_gradients
 from harden.models.tap import Tap
+from harden.models.user_code import backward_pass
 
 Make = Callable[[nn.Module, Tensor, Tensor | None], tuple[Tensor, ...]]
 """Makes adversarial images, (N, C, H, W) for each source attack, from a network, clean images in [0, 1] and labels.
@@ -163,7 +164,8 @@ def clean_and_adversarial(tapped: Tap, clean: Tensor, labels: Tensor | None, cra
         features, logits = tapped(images)
     truth = logits.detach().argmax(dim=1) if labels is None else labels
     total = F.cross_entropy(logits, truth, reduction="sum")  # a mean's gradient might underflow
-    (gradient,) = torch.autograd.grad(total, images, retain_graph=True)
+    with backward_pass():
+        (gradient,) = torch.autograd.grad(total, images, retain_graph=True)
     adversarial = craft.finish(clean, gradient)
     more, of_more = tapped(torch.cat(adversarial))
     return Passed(

@@ -9,6 +9,7 @@ from torch import Tensor
 from harden.attacks import quick_input_gradients
 from harden.defences.protocol import Craft, Defence, StepLoss, clean_and_adversarial, cross_entropies
 from harden.models.tap import Tap
+from harden.models.user_code import backward_pass
 
 
 class SAT(Defence):
@@ -28,7 +29,8 @@ class SAT(Defence):
             images = clean.detach().requires_grad_(True)
             with quick_input_gradients(tapped.classifier):
                 _, of_clean = tapped(images)
-            (craft.share * F.cross_entropy(of_clean, labels)).backward()  # type: ignore[no-untyped-call]
+            with backward_pass():
+                (craft.share * F.cross_entropy(of_clean, labels)).backward()  # type: ignore[no-untyped-call]
             assert images.grad is not None
             _, of_adversarial = tapped(torch.cat(craft.finish(clean, images.grad)))
             logits = torch.cat([of_clean.detach(), of_adversarial])

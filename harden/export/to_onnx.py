@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from harden.errors import ExportError
+from harden.errors import ExportError, ModelError, UserCodeError
 from harden.export.quiet import quiet
 from harden.files import write_with
 from harden.models.classifier import Classifier
+from harden.models.user_code import copied, user_code
 
 OPSET = 20
 INPUT, OUTPUT, BATCH = "images", "scores", "batch"
@@ -37,13 +37,13 @@ def save_onnx(classifier: Classifier, path: Path, metadata: Mapping[str, Any], *
         ExportError: the model cannot be expressed, the opset is not to be had, or the file would exceed 2 GB.
         RunFolderError: the file cannot be written.
     """
-    copied = copy.deepcopy(classifier).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    _unfuse_attention(copied)
+    whole = copied(classifier).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    _unfuse_attention(whole)
     example = torch.full((2, *classifier.input_size), 0.5)
     try:
-        with quiet():
+        with quiet(), user_code("the export"):
             program = torch.onnx.export(
-                copied,
+                whole,
                 (example,),
                 dynamo=True,
                 opset_version=opset,
@@ -52,9 +52,10 @@ def save_onnx(classifier: Classifier, path: Path, metadata: Mapping[str, Any], *
                 dynamic_shapes={"images": {0: torch.export.Dim(BATCH)}},
                 verbose=False,
             )
-    except Exception as error:
+    except ModelError as error:
+        reason = error.reason if isinstance(error, UserCodeError) else error.message
         raise ExportError(
-            f"the model cannot be exported to ONNX: {type(error).__name__}: {first_line(error)}",
+            f"the model cannot be exported to ONNX: {reason}",
             hint="export to safetensors only, or replace the operation that ONNX lacks",
         ) from error
     if program is None:

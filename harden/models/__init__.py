@@ -24,9 +24,10 @@ from harden.models.loaded import LoadedModel
 from harden.models.origin import Origin
 from harden.models.own_normalisation import with_held
 from harden.models.pickled import load_pickled, module_in, read_pickle
+from harden.models.soundness import require_sound
 from harden.models.state_dict import Candidate, MisfitError, candidates_in, fit_candidates, read_safetensors, sizes_in
 from harden.models.timm_folder import TimmConfig
-from harden.models.trial import GRAY, RGB, accepted_channels, expected_channels, output_classes
+from harden.models.trial import GRAY, RGB, accepted_channels, expected_channels, initialise, output_classes
 from harden.registry import did_you_mean, lookup
 
 __all__ = [
@@ -127,7 +128,8 @@ def load_model(
             return _recognised(path, candidates, build, image_size, decide)
 
         loaded = _load_file(path, load, whole=arch is None, trust_pickle=trust_pickle)
-    accepted_channels(loaded.module, in_channels, image_size)
+    accepted_channels(loaded.module, in_channels, image_size, classes=classes)
+    require_sound(loaded.module, spec)  # the pass may have changed it
     return loaded
 
 
@@ -201,6 +203,7 @@ def _build(what: str, sizes: Sizes, image_size: tuple[int, int]) -> LoadedModel:
             hint="--arch takes path/file.py:callable, pkg.mod:callable, timm:NAME or torchvision:NAME",
         )
     loaded = factory.build(what, classes=sizes.classes, in_channels=sizes.in_channels)
+    initialise(loaded.module, sizes.in_channels or expected_channels(loaded.module) or RGB, image_size)
     if trust.remember(loaded.origin):
         return loaded
     note = f"could not write {trust.ledger_path()}; commands on the run folder will ask for --arch again"
@@ -241,6 +244,7 @@ def _load_file(
     trusted = ("ran whatever code the file brings along (--trust-pickle)",) if trust_pickle else ()
     module = module_in(content)
     if module is not None and whole:
+        require_sound(module, str(path))
         origin = Origin("pickled", path.name, weights=str(path))
         notes = (*trusted, f"the file holds the whole network ({type(module).__name__})", *keep_frozen(module.float()))
         return LoadedModel(module, origin, has_weights=True, notes=notes)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from harden.errors import ModelError
-from harden.models.classifier import Classifier, Normalisation
-from harden.models.loaded import one_line
+from harden.errors import ModelError, UserCodeError
+from harden.models.classifier import Classifier, Normalisation, require_outputs
 from harden.models.normalisations import apply
+from harden.models.output_subset import OutputSubset
+from harden.models.outputs import Readings, scores_of
 from harden.models.trial import GRAY, RGB
+from harden.models.user_code import user_code
 
 _LEAST = torch.finfo(torch.float32).tiny
 """Stands for a probability of 0, whose logarithm would be infinite."""
-_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,24 +27,28 @@ class Program:
     Attributes:
         name: for print.
         kind: "ONNX", "TorchScript" or "function".
-        score: images (N, C, H, W) float32 as the program wants them to its raw answer, hopefully (N, K), on the CPU.
+        score: images (N, C, H, W) float32 as the program wants them to its raw answer, on the CPU; see `scores_of` for
+            where the scores (N, K) may be in it.
         identity: changes with the file or the code; for telling two black boxes apart.
         channels: of the images, where the program says; else None.
         size: (height, width), where the program says; else None.
         unit_range: whether it takes images in [0, 1] by agreement, so that no normalisation is to be found.
         classes: names in the order of its outputs, where the program says; else None.
         any_size: whether it takes images of other sizes than `size`, too.
+        wanted: number of classes of the data, where it may give scores of another number beside.
     """
 
     name: str
     kind: str
-    score: Callable[[Tensor], Tensor]
+    score: Callable[[Tensor], object]
     identity: str
     channels: int | None = None
     size: tuple[int, int] | None = None
     unit_range: bool = False
     classes: tuple[str, ...] | None = None
     any_size: bool = False
+    wanted: int | None = None
+    _readings: Readings = field(default_factory=dict)
 
     def ask(self, images: Tensor) -> Tensor:
         """Return the answer to images (N, C, H, W) as float32 (N, K), checked.
@@ -52,20 +57,20 @@ class Program:
             ModelError: the program fails, or answers with something other than one row of scores for each image.
         """
         try:
-            scores = self.score(images)
-        except ModelError:
-            raise
-        except Exception as error:  # onnxruntime, TorchScript and the user's code raise whatever they like
-            raise ModelError(
-                f"{self.name} cannot take images of shape {'x'.join(map(str, images.shape[1:]))}: {one_line(error)}",
+            # A copy, since what the user brings may change what it is given.
+            with user_code(f"asking {self.name} about {len(images)} images"), torch.no_grad():
+                answer = self.score(images.clone())
+                scores = scores_of(answer, images=len(images), classes=self.wanted, readings=self._readings)
+        except UserCodeError as error:
+            if error.ended or self.kind == "function":
+                raise
+            raise UserCodeError(
+                f"{self.name} cannot take images of shape {'x'.join(map(str, images.shape[1:]))}: {error.reason}",
+                reason=error.reason,
                 hint="give the size that it was made for (--image-size), or data of such images",
-            ) from error
-        if scores.ndim != 2 or len(scores) != len(images) or scores.shape[1] < 2:
-            raise ModelError(
-                f"{self.name} must answer {len(images)} images with scores of shape ({len(images)}, classes); it "
-                f"answered with {tuple(scores.shape)}",
-                hint="wrap it in a function that returns one row of class scores for each image (--black-box)",
-            )
+            ) from error.__cause__
+        except ModelError as error:
+            raise ModelError(f"{self.name}: {error.message}", hint=error.hint) from error
         return scores.detach().to("cpu", torch.float32)
 
 
@@ -82,6 +87,7 @@ class BlackBox:
         classes: K class names in the order of the scores.
         input_size: (C, H, W) of one image.
         probabilities: whether the program's scores are probabilities.
+        subset: which of the program's outputs the scores are; None: all of them.
 
     Attributes:
         name, kind: of the program, for print.
@@ -97,15 +103,18 @@ class BlackBox:
         classes: tuple[str, ...],
         input_size: tuple[int, int, int],
         probabilities: bool,
+        subset: OutputSubset | None = None,
     ) -> None:
         self._program = program
         self.normalisation = normalisation
         self.classes = classes
         self.input_size = input_size
         self.probabilities = probabilities
+        self.subset = subset
         self.name = program.name
         self.kind = program.kind
-        self.identity = f"{program.identity}/{normalisation}/{classes}/{input_size}/{probabilities}"
+        chosen = f"/{subset}" if subset is not None else ""
+        self.identity = f"{program.identity}/{normalisation}/{classes}/{input_size}/{probabilities}{chosen}"
         self.device = torch.device("cpu")
 
     def __call__(self, images: Tensor, /) -> Tensor:
@@ -118,12 +127,9 @@ class BlackBox:
             return torch.zeros(0, len(self.classes))
         with torch.no_grad():
             scores = self._program.ask(apply(self.normalisation, images.detach().to(self.device, torch.float32)))
-        if scores.shape[1] != len(self.classes):
-            raise ModelError(
-                f"{self.name} gave {scores.shape[1]} scores for an image, there are {len(self.classes)} classes",
-                hint="its answers must not depend on the batch; check the program",
-            )
-        return logarithms(scores) if self.probabilities else scores
+        require_outputs(scores, self.subset.outputs if self.subset is not None else len(self.classes))
+        scores = logarithms(scores) if self.probabilities else scores
+        return scores if self.subset is None else self.subset.of(scores)
 
 
 Audited = Classifier | BlackBox
@@ -152,12 +158,6 @@ class Questions(nn.Module):
 def logarithms(probabilities: Tensor) -> Tensor:
     """Return the logarithms of `probabilities` (N, K), finite where one is 0."""
     return probabilities.clamp_min(_LEAST).log()
-
-
-def are_probabilities(scores: Tensor) -> bool:
-    """Return whether each row of `scores` (N, K) looks like the output of a softmax: in [0, 1], with a sum of 1."""
-    inside = bool((scores >= 0).all()) and bool((scores <= 1 + _SUM_TOLERANCE).all())
-    return inside and bool(((scores.sum(dim=1) - 1).abs() <= _SUM_TOLERANCE).all())
 
 
 def taken_channels(program: Program, preferred: int, size: tuple[int, int]) -> int:

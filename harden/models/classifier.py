@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -9,8 +10,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from harden.errors import ModelError
+from harden.errors import ModelError, UserCodeError
 from harden.models.origin import Origin
+from harden.models.output_subset import OutputSubset
+from harden.models.outputs import Readings, scores_of
+from harden.models.user_code import user_code
+
+_FEW = 2
+"""Images that a network which fails on more is tried on."""
 
 
 class Scorer(Protocol):
@@ -110,6 +117,7 @@ class Classifier(nn.Module):
         classes: K class names in the order of the logits.
         input_size: (C, H, W) of one image.
         origin: where the module came from.
+        subset: which of the module's outputs the logits are; None: all of them, in their order.
     """
 
     mean: Tensor
@@ -123,6 +131,7 @@ class Classifier(nn.Module):
         classes: tuple[str, ...],
         input_size: tuple[int, int, int],
         origin: Origin,
+        subset: OutputSubset | None = None,
     ) -> None:
         super().__init__()
         self.module = module
@@ -130,15 +139,28 @@ class Classifier(nn.Module):
         self.classes = classes
         self.input_size = input_size
         self.origin = origin
+        self.subset = subset
+        self._readings: Readings = {}
         shape = (1, len(normalisation.mean), 1, 1)
         self.register_buffer("mean", torch.tensor(normalisation.mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std).view(shape), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, K) of images (N, C, H, W) float in [0, 1]."""
+        """Return logits (N, K) of images (N, C, H, W) float in [0, 1].
+
+        Raises:
+            ModelError: the module fails (a `UserCodeError`), or does not return K scores for each image.
+        """
         if self.normalisation.flip_channels:
             images = images.flip(1)
-        return scores_of(self.module((images - self.mean) / self.std))
+        scores = ask(self.module, (images - self.mean) / self.std, classes=self.outputs, readings=self._readings)
+        require_outputs(scores, self.outputs)
+        return scores if self.subset is None else self.subset.of(scores)
+
+    @property
+    def outputs(self) -> int:
+        """How many scores the module itself gives for an image."""
+        return self.subset.outputs if self.subset is not None else len(self.classes)
 
     @property
     def device(self) -> torch.device:
@@ -146,28 +168,76 @@ class Classifier(nn.Module):
         return self.mean.device
 
 
-def scores_of(output: object) -> Tensor:
-    """Return the (N, K) scores in what a module returned.
-
-    Modules with auxiliary heads return a tuple (torchvision's GoogLeNet and Inception in training mode) and some
-    libraries return an object or dictionary with `logits`; the first, main scores are taken.
+def require_outputs(scores: Tensor, outputs: int) -> None:
+    """Return if there are `outputs` scores for each image.
 
     Raises:
-        ModelError: nothing in the output looks like scores (N, K).
+        ModelError: there are more or fewer.
     """
-    if isinstance(output, dict):
-        output = output.get("logits", output)
-    elif hasattr(output, "logits"):
-        output = output.logits
-    if isinstance(output, (tuple, list)) and output:
-        output = output[0]
-    if isinstance(output, Tensor):
-        if output.ndim == 4 and output.shape[2:] == (1, 1):
-            output = output.flatten(1)
-        if output.ndim == 2:
-            return output
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    raise ModelError(
-        f"the model must return scores of shape (N, classes); it returned {shape}",
-        hint="pass a classifier, or an --arch whose forward returns one row of class scores per image",
+    if scores.shape[1] != outputs:
+        raise ModelError(
+            f"the network gave {scores.shape[1]} scores for an image, and {outputs} were expected",
+            hint="use data with one class for each of its outputs; their number must not change between calls",
+        )
+
+
+def ask(module: nn.Module, images: Tensor, *, classes: int | None = None, readings: Readings | None = None) -> Tensor:
+    """Return the scores (N, K) of a network that the user brings: every forward pass of one goes through here.
+
+    Args:
+        module: the network.
+        images: (N, C, H, W) as it wants them.
+        classes, readings: see `scores_of`.
+
+    Raises:
+        UserCodeError: whatever its forward raises.
+        ModelError: it returns something other than scores of these images.
+    """
+    if torch.compiler.is_compiling():  # traced for an export, where nothing may surround the network's own operations
+        return scores_of(module(images), images=None, classes=classes, readings=readings)
+    shape = "x".join(map(str, images.shape[1:]))
+    try:
+        with user_code(f"the network's forward pass of {len(images)} images of {shape}"):
+            scores = scores_of(module(images), images=len(images), classes=classes, readings=readings)
+    except UserCodeError as error:
+        raise _explained(error, module, images) from error.__cause__
+    if scores.device != images.device:
+        raise ModelError(
+            f"the network returns scores on the device {scores.device} for images on {images.device}",
+            hint="return them where the images are: scores.to(images.device)",
+        )
+    return scores
+
+
+def _explained(error: UserCodeError, module: nn.Module, images: Tensor) -> ModelError:
+    """Return an error that says what the network wants, where that can be found out, or else `error`."""
+    wanted = _further_arguments(module) if isinstance(error.__cause__, TypeError) else ()
+    if wanted:
+        what = "a second argument" if len(wanted) == 1 else f"{len(wanted)} more arguments"
+        return ModelError(
+            f"the network cannot be given images alone: its forward wants {what}: {', '.join(wanted)}",
+            hint="wrap it in a module whose forward takes the images and fills in the rest, and name that with --arch",
+        )
+    few = images[:_FEW].detach()
+    if error.ended or len(few) == len(images):
+        return error
+    try:
+        with torch.no_grad(), user_code("another forward pass"):
+            module(few)
+    except UserCodeError:
+        return error
+    return UserCodeError(
+        f"the network takes {len(few)} images at once and fails on {len(images)}: {error.reason}",
+        reason=error.reason,
+        hint="its forward must take any number of images; take the limit out",
     )
+
+
+def _further_arguments(module: nn.Module) -> tuple[str, ...]:
+    """Return the arguments behind the first one that `forward` cannot do without."""
+    try:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return ()
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(p.name for p in parameters[1:] if p.default is p.empty and p.kind not in kinds)

@@ -9,9 +9,7 @@ import importlib.util
 import inspect
 import re
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,13 +17,19 @@ from typing import Any
 from torch import nn
 
 from harden.errors import ModelError
-from harden.models.loaded import LoadedModel, one_line
+from harden.models.frozen import keep_frozen
+from harden.models.loaded import LoadedModel
 from harden.models.origin import Origin, require_sizes
+from harden.models.soundness import require_sound
+from harden.models.user_code import user_code
 from harden.registry import did_you_mean
 
 _REFERENCE = re.compile(r"(?P<file>.+\.py)|(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*)", re.DOTALL)
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
+_CALLED_WITH = (
+    "the callable is called with num_classes and in_channels if its signature names them, else without arguments"
+)
 LIBRARIES = ("timm", "torchvision")
 """What stands before the colon where no module does."""
 _ASSUMED = {"num_classes": 1000, "in_channels": 3, "in_chans": 3}
@@ -63,7 +67,7 @@ def build(reference: str, *, classes: int | None, in_channels: int | None) -> Lo
     origin = Origin("factory", _absolute(reference, path), arguments, code_sha256=hashlib.sha256(code).hexdigest())
     passed = ", ".join(f"{name}={value}" for name, value in arguments.items())
     note = f"ran the code in {path}: {reference.rpartition(':')[2]}({passed})"
-    return LoadedModel(module, origin, has_weights=False, notes=(note,))
+    return LoadedModel(module, origin, has_weights=False, notes=(note, *keep_frozen(module, maker="the code")))
 
 
 def find_callable(reference: str) -> tuple[Callable[..., Any], Path, str]:
@@ -100,7 +104,9 @@ def rebuild(origin: Origin) -> nn.Module:
     code = path.read_bytes()
     if hashlib.sha256(code).hexdigest() != origin.code_sha256:
         raise ModelError(f"{path} has changed since the model was built", hint="name the right file with --arch")
-    return _call(_callable(origin.reference, path, code), origin.arguments, origin.reference, path)
+    module = _call(_callable(origin.reference, path, code), origin.arguments, origin.reference, path)
+    keep_frozen(module, maker="the code")
+    return module
 
 
 def locate(reference: str) -> Path:
@@ -146,7 +152,7 @@ def _absolute(reference: str, path: Path) -> str:
 
 def _callable(reference: str, path: Path, code: bytes) -> Callable[..., Any]:
     named, _, name = reference.rpartition(":")
-    with user_code(path, f"importing {named}"):
+    with user_code(f"importing {named}", hint=_CALLED_WITH, file=path):
         module = _run_file(path, code) if named.endswith(".py") else importlib.import_module(named)
     found: Any = module
     for part in name.split("."):
@@ -193,46 +199,14 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _call(function: Callable[..., Any], arguments: dict[str, Any], reference: str, path: Path) -> nn.Module:
-    with user_code(path, f"calling {reference.rpartition(':')[2]}()"):
+    doing = f"calling {reference.rpartition(':')[2]}()"
+    with user_code(doing, hint=_CALLED_WITH, file=path):
         module = function(**arguments)
     if not isinstance(module, nn.Module):
         raise ModelError(
             f"{reference} returned {type(module).__name__}, not a torch.nn.Module",
             hint="the callable must build and return the network",
         )
-    return module
-
-
-_CALLED_WITH = (
-    "the callable is called with num_classes and in_channels if its signature names them, else without arguments"
-)
-
-
-@contextmanager
-def user_code(path: Path, doing: str, *, hint: str = _CALLED_WITH) -> Iterator[None]:
-    """Let the file import its neighbours, and turn whatever it raises into one line with the user's line number.
-
-    Args:
-        path: the user's file.
-        doing: what is about to happen, for the message.
-        hint: what the user's code should know.
-
-    Raises:
-        ModelError: whatever the code raises.
-    """
-    added = [str(path.parent), str(Path.cwd())]
-    sys.path[:0] = added
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        where = f"{path.name}, line {line}" if line else path.name
-        raise ModelError(
-            f"{doing} failed: {one_line(error)} ({where})",
-            hint=hint,
-        ) from error
-    finally:
-        for entry in added:
-            if entry in sys.path:
-                sys.path.remove(entry)
+    require_sound(module, reference)
+    with user_code(doing, file=path):
+        return module.float()

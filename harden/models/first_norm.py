@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import torch
@@ -103,11 +103,12 @@ def training_divergence(module: nn.Module, normalisation: Normalisation, images:
         return None
     device = next((tensor.device for tensor in module.parameters()), images.device)
     found = []
-    for view in (
+    views: tuple[Callable[[Tensor], Tensor], ...] = (
         lambda pixels: apply(normalisation, pixels),
         lambda pixels: apply(normalisation, _cropped(pixels)),
         lambda pixels: _cropped(apply(normalisation, pixels)),
-    ):
+    )
+    for view in views:
         with watching_first_norm(module, stopping=True) as first, evaluating(module):
             for batch in torch.split(images, _BATCH):
                 with suppress(StoppedError):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from harden.errors import text_of
 from harden.models.origin import Origin
 
 
@@ -50,6 +51,6 @@ class LoadedModel:
 
 def one_line(error: BaseException) -> str:
     """Return `Type: first line of the message`, for a message to the user."""
-    text = str(error).strip()
+    text = text_of(error).strip()
     first = text.splitlines()[0][:200] if text else ""
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harden.errors import ModelError
-from harden.memory import is_out_of_memory
+from harden.errors import ModelError, NoGradientError, UserCodeError
 from harden.models.classifier import Classifier
-from harden.models.loaded import one_line
+from harden.models.user_code import backward_pass
 
 
 @contextmanager
@@ -24,6 +23,18 @@ def modes_restored(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def buffers_restored(module: nn.Module) -> Iterator[None]:
+    """Restore the values of all buffers afterwards: a pass in training mode updates BatchNorm's statistics."""
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
 
 @contextmanager
@@ -64,41 +75,52 @@ def try_both_modes(classifier: Classifier, images: Tensor, train: Callable[[], o
         images: (N, C, H, W) float in [0, 1] on its device.
         train: puts the network into training mode; None: all of its modules.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in classifier.buffers()]
     devices = [images.device] if images.device.type == "cuda" else []
-    try:
-        with modes_restored(classifier), torch.random.fork_rng(devices), torch.no_grad():
-            classifier.eval()
-            resting: Tensor = classifier(images)
-            (train or classifier.train)()
-            before = _random_states(devices)
-            training: Tensor = classifier(images)
-            draws = any(not torch.equal(a, b) for a, b in zip(before, _random_states(devices), strict=True))
-            updates = any(not torch.equal(buffer, value) for buffer, value in buffers)
-        return BothModes(resting, training, draws, updates)
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+    with buffers_restored(classifier), modes_restored(classifier), torch.random.fork_rng(devices), torch.no_grad():
+        buffers = [(buffer, buffer.clone()) for buffer in classifier.buffers()]
+        classifier.eval()
+        resting: Tensor = classifier(images)
+        (train or classifier.train)()
+        before = _random_states(devices)
+        training: Tensor = classifier(images)
+        draws = any(not torch.equal(a, b) for a, b in zip(before, _random_states(devices), strict=True))
+        updates = any(not torch.equal(buffer, value) for buffer, value in buffers)
+    return BothModes(resting, training, draws, updates)
 
 
 def require_trainable(classifier: Classifier) -> None:
-    """Return if a network takes images of its size in training mode too; some have branches then that need larger ones.
+    """Return if a network can be trained on images of its size: it takes them in training mode, with gradients.
+
+    Some have branches in training mode that need larger images.
 
     Raises:
-        ModelError: its forward fails then.
+        ModelError: its forward fails then, it is frozen as a whole, or its scores have no gradient.
     """
     images = torch.full((2, *classifier.input_size), 0.5, device=classifier.device)
     try:
         try_both_modes(classifier, images)
-    except Exception as error:  # whatever the user's forward raises
-        if is_out_of_memory(error):
-            raise
+    except UserCodeError as error:
         size = "x".join(map(str, classifier.input_size))
-        raise ModelError(
-            f"the network fails on images of {size} in training mode: {one_line(error)}",
+        raise UserCodeError(
+            f"the network fails on images of {size} in training mode: {error.reason}",
+            reason=error.reason,
             hint="give a larger --image-size, or repair what its forward does in training mode",
         ) from error
+    trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ModelError(
+            "the network has nothing to train: it has no parameters, or all of them are frozen",
+            hint="let its parameters have requires_grad, or choose a network with layers that can be trained",
+        )
+    devices = [images.device] if images.device.type == "cuda" else []
+    with buffers_restored(classifier), modes_restored(classifier), torch.random.fork_rng(devices), torch.enable_grad():
+        classifier.train()
+        leaf = images.requires_grad_(True)
+        total = classifier(leaf).float().sum()
+        with backward_pass():
+            reached = total.requires_grad and torch.autograd.grad(total, [leaf, *trained], allow_unused=True)
+    if not reached or reached[0] is None or all(gradient is None for gradient in reached[1:]):
+        raise NoGradientError
 
 
 def _random_states(devices: list[torch.device]) -> list[Tensor]:

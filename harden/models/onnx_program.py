@@ -16,6 +16,7 @@ from torch import Tensor
 from harden.errors import ModelError
 from harden.models.black_box import Program
 from harden.models.loaded import one_line
+from harden.models.outputs import scores_of
 from harden.models.trial import GRAY, RGB
 
 _FLOATS: dict[str, type[np.floating[Any]]] = {
@@ -55,18 +56,19 @@ def open_onnx(path: Path, *, classes: int, size: tuple[int, int] | None) -> Prog
             hint="export it again, for instance with torch.onnx.export or `harden export --to onnx`",
         ) from error
     graph = _image_input(session, path)
-    output = _scores_output(session, graph, path, classes=classes, size=size)
+    _require_scores(session, graph, path, classes=classes, size=size)
     written = _written_by_harden(session)
     return Program(
         name=path.name,
         kind="ONNX",
-        score=lambda images: _run(session, graph, output, images),
+        score=lambda images: _run(session, graph, images, classes),
         identity=hashlib.sha256(path.read_bytes()).hexdigest(),
         channels=graph.channels,
         size=graph.size or (written.size if written else None),
         unit_range=written is not None,
         classes=written.classes if written else None,
         any_size=graph.size is None,
+        wanted=classes,
     )
 
 
@@ -110,52 +112,45 @@ def _image_input(session: Any, path: Path) -> _Input:
     return _Input(taken.name, _FLOATS[taken.type], batch, channels, size, last)
 
 
-def _scores_output(session: Any, graph: _Input, path: Path, *, classes: int, size: tuple[int, int] | None) -> str:
-    """Return the name of the output with the scores, found by running the graph once: shapes may be left open."""
+def _require_scores(session: Any, graph: _Input, path: Path, *, classes: int, size: tuple[int, int] | None) -> None:
+    """Run the graph once: shapes may be left open.
+
+    Raises:
+        ModelError: it cannot take such images, or none of its outputs holds scores.
+    """
     height, width = graph.size or size or (_TRIAL_SIDE, _TRIAL_SIDE)
-    count = graph.batch or 2
-    images = torch.zeros(count, graph.channels or RGB, height, width)
-    names = [given.name for given in session.get_outputs()]
+    images = torch.zeros(graph.batch or 2, graph.channels or RGB, height, width)
     try:
-        answers = session.run(names, {graph.name: graph.array(images)})
+        _run(session, graph, images, classes)
+    except ModelError as error:
+        raise ModelError(
+            f"{path}: {error.message}",
+            hint="export a classifier, or wrap the file in a function that returns scores (--black-box)",
+        ) from error
     except Exception as error:
         raise ModelError(
             f"{path} cannot take images of {images.shape[1]}x{height}x{width}: {one_line(error)}",
             hint="give the size that it was made for (--image-size)",
         ) from error
-    found: dict[str, int] = {}
-    for name, answer in zip(names, answers, strict=True):
-        scores = _flat(answer)
-        if scores is not None and len(scores) == count and scores.shape[1] > 1:
-            found[name] = scores.shape[1]
-    if not found:
-        given = ", ".join(f"{n} {getattr(a, 'shape', type(a).__name__)}" for n, a in zip(names, answers, strict=True))
-        raise ModelError(
-            f"{path} gives no scores of shape (N, classes) for {count} images: {given}",
-            hint="export a classifier, or wrap the file in a function that returns scores (--black-box)",
-        )
-    return next((name for name, count in found.items() if count == classes), next(iter(found)))
 
 
-def _flat(answer: object) -> NDArray[Any] | None:
-    """Return scores (N, K) of float, taken out of (N, K, 1, 1) where they come like that, or None."""
-    if not isinstance(answer, np.ndarray) or not np.issubdtype(answer.dtype, np.floating):
-        return None
-    if answer.ndim == 4 and answer.shape[2:] == (1, 1):
-        answer = answer[:, :, 0, 0]
-    return answer if answer.ndim == 2 else None
-
-
-def _run(session: Any, graph: _Input, output: str, images: Tensor) -> Tensor:
+def _run(session: Any, graph: _Input, images: Tensor, classes: int) -> Tensor:
+    """Return the scores among the outputs of the graph; see `scores_of`."""
+    names = [given.name for given in session.get_outputs()]
     answers = []
     for portion in torch.split(images, graph.batch or len(images)):
         missing = (graph.batch or len(portion)) - len(portion)
         padded = torch.cat([portion, portion[-1:].expand(missing, -1, -1, -1)]) if missing else portion
-        scores = _flat(session.run([output], {graph.name: graph.array(padded)})[0])
-        if scores is None:
-            raise ModelError(f"the output {output} is no longer of shape (N, classes)", hint="export the file again")
-        answers.append(torch.from_numpy(scores[: len(portion)].astype(np.float32)))
+        outputs = session.run(names, {graph.name: graph.array(padded)})
+        tensors = {name: torch.from_numpy(a) for name, a in zip(names, outputs, strict=True) if _is_numeric(a)}
+        answers.append(scores_of(tensors, images=len(padded), classes=classes).float()[: len(portion)])
     return torch.cat(answers)
+
+
+def _is_numeric(answer: object) -> bool:
+    return isinstance(answer, np.ndarray) and (
+        np.issubdtype(answer.dtype, np.floating) or np.issubdtype(answer.dtype, np.signedinteger)
+    )
 
 
 @dataclass(frozen=True)

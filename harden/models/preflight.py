@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from harden.errors import ModelError, PreflightError
 from harden.models.choice import KNOWN, Choice, Tried, choose, divergence_limit
-from harden.models.classifier import Basis, Normalisation, scores_of
+from harden.models.classifier import Basis, Normalisation, ask
 from harden.models.first_norm import training_divergence
 from harden.models.modes import evaluating
 from harden.models.normalisations import CANDIDATES, apply, candidates
+from harden.models.output_subset import OutputSubset
+from harden.models.outputs import Readings
 from harden.tensors import as_float_images
 
 _BATCH = 250
@@ -76,6 +78,7 @@ def preflight(
     given: Normalisation | None,
     must_know: bool = True,
     more: Callable[[], tuple[Tensor, Tensor]] | None = None,
+    subset: OutputSubset | None = None,
 ) -> Preflight:
     """Find the normalisation under which `module` knows the images, or say why there is none.
 
@@ -88,6 +91,7 @@ def preflight(
         must_know: whether a model that does not know the images is an error; one that is trained on them first, or
             only looked at, need not.
         more: returns more images and labels, asked where these leave a doubt; None: there are no more.
+        subset: which of the network's outputs the scores of `classes` are; None: all of them.
 
     Raises:
         PreflightError: the model has another number of classes; or, if it must know the images, it is near chance
@@ -96,9 +100,10 @@ def preflight(
         ModelError: scores that are not finite under every normalisation.
     """
     labels, wanted = labels.cpu(), (given,) if given is not None else candidates(as_float_images(images))
-    trials = _tried(module, wanted, images, labels, classes)
+    network = _Network(module, classes, subset)
+    trials = _tried(network, wanted, images, labels)
     if not any(len(trial.seen) == len(labels) for trial in trials):
-        trials = _tried(module, wanted, images, labels, classes, first_look=1.0)
+        trials = _tried(network, wanted, images, labels, first_look=1.0)
     tried = [trial.whole() for trial in trials if len(trial.seen) == len(labels)]
     if not tried:
         raise ModelError(
@@ -106,7 +111,7 @@ def preflight(
             hint="its weights are damaged or training had diverged; use an earlier checkpoint",
         )
     rows = tuple(trial.row() for trial in trials)
-    problem = _problem([(t.normalisation.name, t.scores.argmax(1)) for t in tried], rows, labels, classes)
+    problem = _problem([(t.normalisation.name, t.scores.argmax(1)) for t in tried], rows, labels, network)
     if problem is not None and must_know:
         raise problem
     if given is not None:
@@ -115,29 +120,47 @@ def preflight(
     choice = choose(tried, labels, of=len(trials))
     looked_at = len(labels)
     if choice.rivals and more is not None:
-        choice, looked_at = _chosen_on_more(module, choice, more(), classes, looked_at, of=len(trials))
+        choice, looked_at = _chosen_on_more(network, choice, more(), looked_at, of=len(trials))
     why = f"{choice.why[0].upper()}{choice.why[1:]}"
     reason = f"{why}: {choice.tried.accuracy:.1%} of {looked_at} images right"
     return Preflight(choice.normalisation, rows, reason, looked_at, problem)
 
 
 def _chosen_on_more(
-    module: nn.Module,
-    choice: Choice,
-    more: tuple[Tensor, Tensor],
-    classes: tuple[str, ...],
-    looked_at: int,
-    *,
-    of: int,
+    network: _Network, choice: Choice, more: tuple[Tensor, Tensor], looked_at: int, *, of: int
 ) -> tuple[Choice, int]:
     """Return the choice among what was in doubt, on more images if there are more, and on how many it was made."""
     images, labels = more
     if len(labels) <= looked_at:
         return choice, looked_at
     wanted = [t.normalisation for t in (choice.tried, *choice.rivals)]
-    trials = _tried(module, wanted, images, labels.cpu(), classes, first_look=1.0)
+    trials = _tried(network, wanted, images, labels.cpu(), first_look=1.0)
     again = [trial.whole() for trial in trials]
     return (choose(again, labels.cpu(), of=of), len(labels)) if again else (choice, looked_at)
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """The network, the names of its scores, and which of its outputs they are."""
+
+    module: nn.Module
+    classes: tuple[str, ...]
+    subset: OutputSubset | None = None
+
+    def scores(self, normalisation: Normalisation, images: Tensor) -> Tensor:
+        """Return the scores (N, K) of images (N, C, H, W) float in [0, 1] or uint8, on the CPU."""
+        outputs = self.subset.outputs if self.subset is not None else len(self.classes)
+        scores = _scores(self.module, normalisation, images, outputs)
+        if scores.shape[1] != outputs:
+            raise other_number(scores.shape[1], self.classes)
+        return scores if self.subset is None else self.subset.of(scores)
+
+    def class_map(self, mapping: Sequence[int]) -> tuple[int, ...] | None:
+        """Return the output of each class of the data if class k is score `mapping[k]`; None where none is."""
+        if self.subset is None:
+            return tuple(mapping)
+        known = mapping[: len(self.subset.chosen)]
+        return tuple(self.subset.chosen[k] for k in known) if max(known) < len(known) else None
 
 
 class _Trial:
@@ -150,10 +173,8 @@ class _Trial:
         self.divergence: float | None = None
         self._scores = torch.zeros(0)
 
-    def look(self, module: nn.Module, images: Tensor, rows: Tensor, classes: tuple[str, ...]) -> None:
-        scores = _scores(module, self.normalisation, images[rows])
-        if scores.shape[1] != len(classes):
-            raise _other_number(scores.shape[1], classes)
+    def look(self, network: _Network, images: Tensor, rows: Tensor) -> None:
+        scores = network.scores(self.normalisation, images[rows])
         self._scores = torch.cat([self._scores, scores]) if len(self.seen) else scores
         self.seen = torch.cat([self.seen, rows])
 
@@ -186,11 +207,10 @@ class _Trial:
 
 
 def _tried(
-    module: nn.Module,
+    network: _Network,
     wanted: Sequence[Normalisation],
     images: Tensor,
     labels: Tensor,
-    classes: tuple[str, ...],
     *,
     first_look: float = _FIRST_LOOK,
 ) -> list[_Trial]:
@@ -200,12 +220,12 @@ def _tried(
     rows = torch.randperm(count, generator=torch.Generator().manual_seed(0)) if first < count else torch.arange(count)
     trials = [_Trial(normalisation, labels) for normalisation in wanted]
     for trial in trials:
-        trial.look(module, images, rows[:first], classes)
+        trial.look(network, images, rows[:first])
     trials = [trial for trial in trials if trial.finite]
     if len(wanted) > 1:
         some = images[rows[:_MOST_COMPARED]]
         for trial in trials:
-            trial.divergence = training_divergence(module, trial.normalisation, some)
+            trial.divergence = training_divergence(network.module, trial.normalisation, some)
     if first == count:
         return trials
     least = min((t.divergence for t in trials if t.divergence is not None), default=math.inf)
@@ -214,7 +234,7 @@ def _tried(
     for trial, promise in zip(trials, promises, strict=True):
         near = trial.divergence is not None and trial.divergence <= limit
         if near or promise >= max(promises) - _HOPELESS:
-            trial.look(module, images, rows[first:], classes)
+            trial.look(network, images, rows[first:])
     return [trial for trial in trials if trial.finite]
 
 
@@ -237,13 +257,16 @@ def remembered(module: nn.Module, images: Tensor) -> Normalisation | None:
     return next(normalisation for divergence, normalisation in known if divergence <= _NEARLY * best)
 
 
-def _scores(module: nn.Module, normalisation: Normalisation, images: Tensor) -> Tensor:
-    """Return the scores (N, K) float on the CPU."""
+def _scores(module: nn.Module, normalisation: Normalisation, images: Tensor, classes: int | None = None) -> Tensor:
+    """Return the scores (N, K) float on the CPU; of so many `classes`, where there are any."""
     device = next((tensor.device for tensor in module.parameters()), images.device)
+    readings: Readings = {}
     with evaluating(module):
         return torch.cat(
             [
-                scores_of(module(apply(normalisation, as_float_images(batch.to(device))))).float().cpu()
+                ask(module, apply(normalisation, as_float_images(batch.to(device))), classes=classes, readings=readings)
+                .float()
+                .cpu()
                 for batch in torch.split(images, _BATCH)
             ]
         )
@@ -253,9 +276,10 @@ def _problem(
     predictions: list[tuple[str, Tensor]],
     rows: tuple[CandidateScore, ...],
     labels: Tensor,
-    classes: tuple[str, ...],
+    network: _Network,
 ) -> PreflightError | None:
     """Tell if the best candidate is no better than guessing, or if another order of the classes explains more."""
+    classes = network.classes
     count, known = len(labels), len(classes)
     best = max(row.accuracy for row in rows if row.images == count)
     # Always answering the commonest class is what guessing can reach; four standard errors above it is no accident
@@ -265,12 +289,13 @@ def _problem(
     name, mapping, explained = max((_permute(n, p, labels, known) for n, p in predictions), key=lambda found: found[2])
     # A model that merely confuses classes gains nothing on images that the order was not fitted to.
     gain = max(0.05, 5 * math.sqrt(0.25 / count))
-    if mapping != list(range(known)) and explained > max(best + gain, floor):
-        ordered = ", ".join(f"{classes[k]} -> output {output}" for k, output in enumerate(mapping[:4]))
+    outputs = network.class_map(mapping)
+    if outputs is not None and mapping != list(range(known)) and explained > max(best + gain, floor):
+        ordered = ", ".join(f"{classes[k]} -> output {output}" for k, output in enumerate(outputs[:4]))
         return PreflightError(
             f"the model knows these classes in another order: {best:.1%} of {count} images are right as they "
             f"are, {explained:.1%} after reordering (normalisation: {name}; {ordered}{', ...' if known > 4 else ''})",
-            hint=f"--class-map {','.join(map(str, mapping))}",
+            hint=f"--class-map {','.join(map(str, outputs))}",
             permuted=True,
         )
     if best < floor:
@@ -304,11 +329,15 @@ def _mapping(predictions: Tensor, labels: Tensor, known: int) -> list[int]:
     return [int(column) for column in columns]
 
 
-def _other_number(outputs: int, classes: tuple[str, ...]) -> PreflightError:
+def other_number(outputs: int, classes: Sequence[str]) -> PreflightError:
+    """Return the error for a model with another number of `outputs` than the data has `classes`."""
     names = ", ".join(classes[:6]) + (", ..." if len(classes) > 6 else "")
     return PreflightError(
         f"the model has {outputs} outputs, the data has {len(classes)} classes ({names})",
         hint="use the data that the model was trained on, an --arch with one output for each class of the data, or "
         "--replace-head (of `harden fit` and `harden compare`), which puts a new last layer on the model and trains "
-        "that first",
+        "that first"
+        + (
+            "; where the data's classes are among the model's, --class-map says which" if outputs > len(classes) else ""
+        ),
     )

@@ -61,7 +61,7 @@ def split_points(classifier: Classifier) -> tuple[SplitPoint, ...]:
     in training the discriminators should not see its noise.
     """
     calls = [call for call in _trace(classifier) if call.name and not isinstance(call.module, _DROPOUT)]
-    last = _head_index(calls, len(classifier.classes))
+    last = _head_index(calls, classifier.outputs)
     return tuple(
         SplitPoint(
             layer=call.name,
@@ -122,7 +122,7 @@ def require_features(classifier: Classifier, layer: str) -> None:
 def head_layer(classifier: Classifier) -> str | None:
     """Return the last layer with weights that computes one number for each class; None where there is none."""
     calls = _trace(classifier)
-    head = _head_index(calls, len(classifier.classes))
+    head = _head_index(calls, classifier.outputs)
     return calls[head].name if head < len(calls) else None
 
 
@@ -177,12 +177,16 @@ def _trace(classifier: Classifier) -> list[_Call]:
 
 
 def _head_index(calls: list[_Call], classes: int) -> int:
-    """Index of the first call that belongs to the head: the last leaf with weights that yields K channels."""
-    for i in range(len(calls) - 1, -1, -1):
-        module, output = calls[i].module, calls[i].output
-        leaf = not any(True for _ in module.children())
-        if leaf and any(True for _ in module.parameters()) and _channels(module, output) == classes:
-            return i
+    """Index of the first call that belongs to the head: the last leaf with weights that yields K channels.
+
+    Two classes may have a single score, where no such leaf yields two.
+    """
+    for channels in (classes, 1) if classes == 2 else (classes,):
+        for i in range(len(calls) - 1, -1, -1):
+            module, output = calls[i].module, calls[i].output
+            leaf = not any(True for _ in module.children())
+            if leaf and any(True for _ in module.parameters()) and _channels(module, output) == channels:
+                return i
     return len(calls)
 
 

@@ -18,12 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from harden.archives import ArchiveError, check_archive
 from harden.errors import ModelError, UnsafeInputError
 from harden.models.black_box import Program
-from harden.models.classifier import scores_of
 from harden.models.formats import unsafe_archive
 from harden.models.loaded import one_line
 
@@ -40,11 +38,12 @@ Tuple Final Module NoneType number Device device Any Union Enum NamedTuple Inter
 """Names that the language itself gives a meaning."""
 
 
-def open_torchscript(path: Path, *, trust: bool) -> Program:
+def open_torchscript(path: Path, *, classes: int | None = None, trust: bool) -> Program:
     """Return the network in a TorchScript file, on the CPU and in eval mode.
 
     Args:
         path: a file of `torch.jit.save`.
+        classes: number of classes of the data, if it is known.
         trust: load it whatever operators it calls.
 
     Raises:
@@ -65,11 +64,7 @@ def open_torchscript(path: Path, *, trust: bool) -> Program:
         raise ModelError(
             f"torch cannot load the TorchScript in {path}: {one_line(error)}", hint="save it again with this torch"
         ) from error
-
-    def score(images: Tensor) -> Tensor:
-        return scores_of(module(images))
-
-    return Program(path.name, "TorchScript", score, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Program(path.name, "TorchScript", module, hashlib.sha256(path.read_bytes()).hexdigest(), wanted=classes)
 
 
 @functools.cache

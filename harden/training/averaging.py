@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
+from harden.models.user_code import copied
 from harden.training.sharding import is_part
 
 
@@ -24,7 +23,7 @@ class WeightAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
         self.steps = 0
-        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self.module = copied(module).requires_grad_(False).eval()
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:

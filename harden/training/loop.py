@@ -26,6 +26,7 @@ from harden.models.layout import laid_out, lay_out
 from harden.models.modes import try_both_modes
 from harden.models.recompute import recomputing
 from harden.models.tap import Tap
+from harden.models.user_code import backward_pass
 from harden.randomness import capture_global_rng, derive_seed, restore_global_rng, stream
 from harden.training.augment import AUGMENTATIONS
 from harden.training.averaging import WeightAverage
@@ -281,7 +282,8 @@ class Trainer:
         result = self.defence.step_loss(tapped, images, labels, craft_now, noise)
         # Parts of parameters are no leaves of the graph: FSDP fills in their gradients.
         leaves = self._trained if self._whole is None else None
-        (result.loss * (len(rows) / len(batch))).backward(inputs=leaves)  # type: ignore[no-untyped-call]
+        with backward_pass():
+            (result.loss * (len(rows) / len(batch))).backward(inputs=leaves)  # type: ignore[no-untyped-call]
         passes = 2 * (tapped.seen - seen) + result.backwards + self.crafting.passes - crafted
         return {"loss": result.loss.detach(), **result.scalars}, passes
 

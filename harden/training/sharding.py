@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from harden.models.classifier import Classifier
 from harden.models.modes import evaluating
 from harden.models.recompute import blocks_of
+from harden.models.user_code import copied
 
 
 def shard(classifier: Classifier, blocks: Sequence[nn.Module]) -> None:
@@ -168,7 +169,7 @@ class WholeCopy:
 
     def __init__(self, classifier: Classifier) -> None:
         self._device = classifier.device
-        self._copy = copy.deepcopy(classifier).requires_grad_(False).eval().cpu()
+        self._copy = copied(classifier).requires_grad_(False).eval().cpu()
 
     @contextmanager
     def of(self, classifier: Classifier) -> Iterator[Classifier]:

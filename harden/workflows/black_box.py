@@ -12,22 +12,26 @@ from torch import Tensor
 from harden.access import Access
 from harden.attacks import ATTACKS, PRESETS, Objective, attack_names, frozen, input_gradient
 from harden.data import DataSource, Entry, ImageSet
-from harden.errors import ModelError, PreflightError, UsageError
+from harden.errors import ModelError, NoGradientError, PreflightError, UsageError
 from harden.models import factory
-from harden.models.black_box import BlackBox, Program, Questions, are_probabilities, taken_channels
+from harden.models.black_box import BlackBox, Program, Questions, taken_channels
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.fingerprint import fingerprint
 from harden.models.formats import FileKind, kind_of
 from harden.models.normalisations import plain
 from harden.models.onnx_program import open_onnx
+from harden.models.output_subset import OutputSubset
+from harden.models.outputs import are_probabilities
 from harden.models.scoring_function import open_function
 from harden.models.torchscript import open_torchscript
 from harden.workflows.narrator import Narrator
 from harden.workflows.normalising import given_normalisation, run_preflight
+from harden.workflows.other_classes import subset_of, told_of
 from harden.workflows.prepare import (
     COLOURS,
     Images,
     ModelSpec,
+    of_subset,
     open_images,
     preflight_sample,
     tell_fallback,
@@ -96,9 +100,15 @@ def open_black_box(
         narrator.note(
             f"{program.name} reads {COLOURS[channels]} images: the {COLOURS[stored.channels]} ones are converted"
         )
-    images = open_images(source, channels=channels, size=size, class_map=_class_map(spec, program, source))
     if asked is None and program.size is None:
         tell_fallback(as_stored, narrator)
+    class_map = _class_map(spec, program, source)
+    images = open_images(source, channels=channels, size=size, class_map=class_map)
+    outputs = program.ask(torch.zeros(2, channels, *size)).shape[1]
+    subset = subset_of(outputs, source.classes, class_map, ignore_others=spec.ignore_other_classes)
+    if subset is not None:
+        images = of_subset(images, subset)
+        narrator.note(told_of(subset))
     sample = preflight_sample(images, entries, narrator)
     floats, _ = sample.batch(slice(0, _LOOKED_AT))
     probabilities = are_probabilities(program.ask(floats))
@@ -106,10 +116,11 @@ def open_black_box(
     narrator.note(f"{program.name} ({program.kind}) gives {what}, and no gradients: it is audited black-box only")
     box = BlackBox(
         program,
-        normalisation=_normalisation(spec, program, probabilities, images, sample, narrator),
+        normalisation=_normalisation(spec, program, probabilities, images, sample, narrator, subset),
         classes=images.classes,
         input_size=(channels, *size),
         probabilities=probabilities,
+        subset=subset,
     )
     return box, images
 
@@ -117,28 +128,34 @@ def open_black_box(
 def _open(spec: ModelSpec, classes: int, size: tuple[int, int]) -> Program:
     path = Path(spec.model).expanduser()
     if not path.is_file():
-        return open_function(spec.model)
+        return open_function(spec.model, classes=classes)
     kind = kind_of(path)
     if kind is FileKind.ONNX:
         return open_onnx(path, classes=classes, size=size)
     if kind is FileKind.TORCHSCRIPT:
-        return open_torchscript(path, trust=spec.trust_pickle)
+        return open_torchscript(path, classes=classes, trust=spec.trust_pickle)
     raise ModelError(
         f"{path} is {kind.value}, not a finished program", hint="audit it as a network, without --black-box"
     )
 
 
 def _class_map(spec: ModelSpec, program: Program, source: DataSource) -> tuple[int, ...] | None:
-    """Return what is given, or the order of the names in the file where they are those of the data."""
-    if spec.class_map is not None or program.classes is None or set(program.classes) != set(source.classes):
+    """Return what is given, or the places of the data's classes among the names in the file where all are there."""
+    if spec.class_map is not None or program.classes is None or not set(program.classes) >= set(source.classes):
         return spec.class_map
-    if len(program.classes) != len(source.classes):
+    if len(set(program.classes)) != len(program.classes):
         return None
     return tuple(program.classes.index(name) for name in source.classes)
 
 
 def _normalisation(
-    spec: ModelSpec, program: Program, probabilities: bool, images: Images, sample: ImageSet, narrator: Narrator
+    spec: ModelSpec,
+    program: Program,
+    probabilities: bool,
+    images: Images,
+    sample: ImageSet,
+    narrator: Narrator,
+    subset: OutputSubset | None,
 ) -> Normalisation:
     channels = images.image_format.channels
     given = given_normalisation(spec.mean, spec.std, channels)
@@ -149,7 +166,8 @@ def _normalisation(
     if program.unit_range:
         given = Normalisation("inside", (0.0,) * channels, (1.0,) * channels)
     try:
-        found = run_preflight(Questions(program, probabilities=probabilities), images.classes, sample, given, narrator)
+        questions = Questions(program, probabilities=probabilities)
+        found = run_preflight(questions, images.classes, sample, given, narrator, subset=subset)
     except PreflightError as error:
         if error.permuted:
             raise
@@ -173,7 +191,7 @@ def without_gradients(classifier: Classifier, name: str) -> BlackBox | None:
     try:
         with frozen(classifier):
             input_gradient(classifier, grays, torch.zeros(len(grays), dtype=torch.int64), Objective.MARGIN)
-    except ModelError:
+    except NoGradientError:
         program = Program(
             name, "network", partial(_asked, classifier), identity=fingerprint(classifier), unit_range=True
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import shutil
 import tempfile
@@ -33,6 +32,7 @@ from harden.files import cannot_write
 from harden.models.classifier import Classifier
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
+from harden.models.user_code import copied
 from harden.registry import lookup
 from harden.workflows.ending import require_exportable
 from harden.workflows.export_description import (
@@ -143,7 +143,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             hint="give a number such as 0.0001",
         )
     run = as_run(settings.spec.model)
-    subject = _from_run(run, settings) if run else _from_model(settings, narrator)
+    subject = _with_all_outputs(_from_run(run, settings) if run else _from_model(settings, narrator))
     if run is not None:
         require_exportable(run, anyway=settings.anyway, narrator=narrator)
     classifier = subject.classifier.eval()
@@ -369,6 +369,23 @@ def _from_model(settings: ExportSettings, narrator: Narrator) -> _Subject:
     return _Subject(classifier, None, images, tuple(entries), settings.data, default_eps(classifier.input_size))
 
 
+def _with_all_outputs(subject: _Subject) -> _Subject:
+    """Return the subject whose network gives all of its own outputs, where it knows more classes than the data."""
+    subset, classifier, images = subject.classifier.subset, subject.classifier, subject.images
+    if subset is None:
+        return subject
+    classes = subset.all_names(classifier.classes)
+    whole = Classifier(
+        classifier.module,
+        normalisation=classifier.normalisation,
+        classes=classes,
+        input_size=classifier.input_size,
+        origin=classifier.origin,
+    )
+    numbered = replace(images, classes=classes, mapping=tuple(subset.chosen[k] for k in images.mapping))
+    return replace(subject, classifier=whole.to(classifier.device), images=numbered)
+
+
 def _some(listings: Any) -> Any:
     return listings.get("val") or listings.get("train") or next(iter(listings.values()))
 
@@ -378,7 +395,7 @@ def _prove_safetensors(classifier: Classifier, path: Path, evidence: Evidence, t
 
     Square is left out: the file holds the very weights, and the runtime is the one that the model was audited in.
     """
-    other = copy.deepcopy(classifier)
+    other = copied(classifier)
     with torch.no_grad():
         for value in other.module.state_dict().values():
             value.zero_()

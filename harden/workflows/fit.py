@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,12 @@ from harden.audit.result import ImageOrigin
 from harden.data import SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES
 from harden.distributed import ALONE, Processes
-from harden.errors import HardenError, Interrupted, ProcessLostError, RunFolderError, UsageError, WriteError
+from harden.errors import Interrupted, ProcessLostError, RunFolderError, UsageError, UserCodeError, WriteError
 from harden.export.to_safetensors import load_weights
 from harden.files import clear_temporaries, write_whole
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
+from harden.models.user_code import copied
 from harden.randomness import derive_seed
 from harden.report.figures import counted
 from harden.report.report import Report
@@ -134,7 +134,7 @@ def fit(
         narrator.note(f"run folder: {run.path}")
         write_unreadable(job.images.unreadable, run.path, narrator)
         return _execute(run, job)
-    except HardenError:
+    except (Exception, KeyboardInterrupt):
         if not run.can_go_on(settings.pretrain):
             shutil.rmtree(run.path, ignore_errors=True)  # nothing in it could be resumed
         raise
@@ -283,6 +283,12 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
     except WriteError as error:
         hint = f"{error.hint}; what is there is kept, and goes on with: harden fit --resume {run.path}"
         raise WriteError(error.message, hint=hint if run.can_go_on(job.settings.pretrain) else error.hint) from error
+    except UserCodeError as error:
+        if not run.can_go_on(job.settings.pretrain):
+            raise
+        code = " --arch path/file.py:callable" if job.classifier.origin.kind == "factory" else ""
+        hint = f"repair the code, and continue with: harden fit --resume {run.path}{code}"
+        raise UserCodeError(error.message, reason=error.reason, ended=error.ended, hint=hint) from error
     except Interrupted as stop:
         if job.budget is not None:
             job.budget.keep()
@@ -352,7 +358,7 @@ def _subjects(run: RunFolder, job: Job, met: Encounters) -> tuple[Subject, Subje
     entries = job.images.sample(job.splits.test, settings.audit_samples, settings.seed, "audit")
     test = job.images.decode(entries, job.narrator, "test images")
     # A copy, not built anew: the code that --arch names may have changed while the run went on.
-    before = copy.deepcopy(job.classifier)
+    before = copied(job.classifier)
     load_into(before.module, load_weights(run.initial_weights))
     return (
         Subject("before", before, test, job.earlier.exposures(job.eps)),

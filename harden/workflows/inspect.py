@@ -21,6 +21,7 @@ from harden.workflows.prepare import (
     find_normalisation,
     images_for,
     load_candidate,
+    open_images,
     preflight_sample,
 )
 from harden.workflows.run_folder import reading_for, refuse_stated
@@ -82,24 +83,32 @@ def _preflight_run(classifier: Classifier, source: DataSource, narrator: Narrato
     images = images_for(classifier, source)
     sample = preflight_sample(images, to_look_at(source), narrator)
     normalisation = classifier.normalisation
-    run_preflight(classifier.module, classifier.classes, sample, normalisation, narrator, must_know=False)
+    run_preflight(
+        classifier.module,
+        classifier.classes,
+        sample,
+        normalisation,
+        narrator,
+        must_know=False,
+        subset=classifier.subset,
+    )
 
 
 def _with_data(spec: ModelSpec, source: DataSource, narrator: Narrator) -> Classifier:
-    candidate = load_candidate(spec, source, to_look_at(source), narrator)
-    sample = preflight_sample(candidate.images, to_look_at(source), narrator)
     try:
-        normalisation = find_normalisation(spec, candidate, sample, narrator, must_know=False)
+        candidate = load_candidate(spec, source, to_look_at(source), narrator)
     except PreflightError as error:  # another number of classes
         narrator.warn(f"{error.message}. {error.hint or ''}")
-        normalisation = _given_or_none(spec, candidate.images.image_format.channels, candidate.loaded.stated)
-    return classifier_of(candidate, normalisation)
+        size = open_images(source, channels=None, size=None, class_map=None).image_format.size
+        return _without_data(spec, narrator, size)
+    sample = preflight_sample(candidate.images, to_look_at(source), narrator)
+    return classifier_of(candidate, find_normalisation(spec, candidate, sample, narrator, must_know=False))
 
 
-def _without_data(spec: ModelSpec, narrator: Narrator) -> Classifier:
+def _without_data(spec: ModelSpec, narrator: Narrator, size: tuple[int, int] | None = None) -> Classifier:
     """Guess the input: the channels that the network takes, and the size given or the usual ones until one fits."""
     failures = []
-    stated = stated_size(spec.model, arch=spec.arch)
+    stated = stated_size(spec.model, arch=spec.arch) or size
     guesses = (stated,) if stated is not None else tuple((side, side) for side in (FALLBACK_SIZE, 32, 28))
     for size in ((spec.image_size, spec.image_size),) if spec.image_size else guesses:
         try:

@@ -183,7 +183,7 @@ def prepare_job(
         settings,
         eps=eps,
         augment=augment,
-        class_map=images.mapping if earlier is None and images.mapping != tuple(range(len(images.mapping))) else None,
+        class_map=_class_map(classifier, images) if earlier is None else None,
         lr=settings.lr or default_lr(classifier.module),
         source_attack=sources,
         pretrain=pretrain,
@@ -225,7 +225,15 @@ def spec_of(settings: FitSettings) -> ModelSpec:
         std=settings.std,
         image_size=settings.image_size,
         replace_head=settings.replace_head,
+        ignore_other_classes=settings.ignore_other_classes,
     )
+
+
+def _class_map(classifier: Classifier, images: Images) -> tuple[int, ...] | None:
+    """Return the network's output for each class of the data; None where they are in the same order."""
+    if classifier.subset is not None:
+        return classifier.subset.chosen
+    return None if images.mapping == tuple(range(len(images.mapping))) else images.mapping
 
 
 def with_statics(job: Job) -> Job:

@@ -11,6 +11,7 @@ from harden.errors import UsageError
 from harden.models.classifier import Basis, Normalisation
 from harden.models.loaded import Stated
 from harden.models.normalisations import what_to_type, why_in_doubt
+from harden.models.output_subset import OutputSubset
 from harden.models.preflight import Preflight, preflight
 from harden.randomness import stream
 from harden.workflows.narrator import Narrator
@@ -54,6 +55,7 @@ def run_preflight(
     *,
     must_know: bool = True,
     more: Callable[[], ImageSet] | None = None,
+    subset: OutputSubset | None = None,
 ) -> Preflight:
     """Find the normalisation on labelled images, and say what was found and why.
 
@@ -65,6 +67,7 @@ def run_preflight(
         narrator: hears what was found.
         must_know: see `preflight`; a model that need not know the images is warned of.
         more: returns more images, for a doubt that these leave.
+        subset: which of its outputs the scores of `classes` are; None: all of them.
 
     Raises:
         PreflightError: the model and the images do not fit.
@@ -78,6 +81,7 @@ def run_preflight(
         given=given,
         must_know=must_know,
         more=(lambda: more().batch(slice(None))) if more is not None else None,
+        subset=subset,
     )
     narrator.table(
         ("normalisation", "accuracy", "mean loss"),

@@ -14,6 +14,7 @@ from harden.data.dataset import ImageSet
 from harden.defences import Defence
 from harden.errors import UsageError
 from harden.models.classifier import Classifier
+from harden.models.user_code import copied
 from harden.randomness import stream
 from harden.training.evaluate import BATCH
 from harden.training.loop import Trainer
@@ -115,7 +116,7 @@ def time_step(
 ) -> tuple[float, int]:
     """Return seconds and passes of one training step, timed on copies; classifier and defence stay as they are."""
     trainer = Trainer(
-        classifier=copy.deepcopy(classifier),
+        classifier=copied(classifier),
         defence=copy.deepcopy(defence),
         layer=layer,
         train=train,

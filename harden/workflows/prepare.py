@@ -21,17 +21,19 @@ from harden.data import (
 )
 from harden.data.names import composed
 from harden.errors import DataError, UsageError
-from harden.models import accepted_channels, load_model, stated_size
+from harden.models import accepted_channels, load_model, output_classes, stated_size
 from harden.models.classifier import Basis, Classifier, Normalisation
 from harden.models.head import replace_head
 from harden.models.loaded import LoadedModel
 from harden.models.normalisations import own_statistics
+from harden.models.output_subset import OutputSubset
 from harden.models.own_normalisation import inside_network
 from harden.models.preflight import remembered
 from harden.randomness import stream
 from harden.registry import did_you_mean
 from harden.workflows.narrator import Narrator
 from harden.workflows.normalising import DOUBTED_IMAGES, PREFLIGHT_IMAGES, given_normalisation, run_preflight
+from harden.workflows.other_classes import names_others, subset_of, told_of
 from harden.workflows.run_folder import RunFolder, is_run
 from harden.workflows.telling_apart import MEASURED, by_accuracy
 
@@ -70,18 +72,22 @@ def class_order(source: DataSource, class_map: Sequence[int] | None) -> tuple[tu
 
     Args:
         source: the data.
-        class_map: output of the model for each class of the data; None: the same order.
+        class_map: output of the model for each class of the data; None: the same order. One that goes beyond the number
+            of classes is for a model that knows more; see `OutputSubset`.
 
     Raises:
-        UsageError: the map is no permutation of the classes.
+        UsageError: the map does not name one output for each class.
     """
     count = len(source.classes)
     mapping = tuple(class_map) if class_map is not None else tuple(range(count))
-    if sorted(mapping) != list(range(count)):
+    if len(mapping) != count or len(set(mapping)) != count or min(mapping) < 0:
         raise UsageError(
-            f"--class-map must name each of the outputs 0 to {count - 1} once, got {len(mapping)} numbers",
+            f"--class-map must name a different output for each of the {count} classes, got "
+            f"{','.join(map(str, mapping[:8]))} ({len(mapping)} numbers)",
             hint=f"give {count} numbers: the model's output for {source.classes[0]!r}, {source.classes[1]!r}, ...",
         )
+    if max(mapping) >= count:  # the model has more outputs, which are put into the order of the data
+        return tuple(source.classes), tuple(range(count))
     names = [""] * count
     for label, output in enumerate(mapping):
         names[output] = source.classes[label]
@@ -100,6 +106,8 @@ class ModelSpec:
         mean, std: normalisation per channel on the [0, 1] scale; None: found by the preflight.
         image_size: height and width in pixels; None: what its config.json says, the data's own, or 224.
         replace_head: put a new last layer on it, with as many outputs as the data has classes.
+        ignore_other_classes: leave out outputs that `class_map` does not name; otherwise an answer of one of them is a
+            wrong one.
     """
 
     model: str
@@ -110,6 +118,7 @@ class ModelSpec:
     std: tuple[float, ...] | None = None
     image_size: int | None = None
     replace_head: bool = False
+    ignore_other_classes: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +216,8 @@ def images_for(classifier: Classifier, source: DataSource) -> Images:
     Raises:
         DataError: the classes of the data are not those of the model.
     """
-    outputs = {composed(name): k for k, name in enumerate(classifier.classes)}
+    known = len(classifier.subset.chosen) if classifier.subset is not None else len(classifier.classes)
+    outputs = {composed(name): k for k, name in enumerate(classifier.classes[:known])}
     unknown = [name for name in source.classes if name not in outputs]
     if unknown or len(outputs) != len(source.classes):
         raise DataError(
@@ -217,15 +227,21 @@ def images_for(classifier: Classifier, source: DataSource) -> Images:
         )
     channels, height, width = classifier.input_size
     mapping = tuple(outputs[name] for name in source.classes)
-    return open_images(source, channels=channels, size=(height, width), class_map=mapping)
+    images = open_images(source, channels=channels, size=(height, width), class_map=mapping)
+    return replace(images, classes=classifier.classes)
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model as loaded, and the images in the format that it takes; its normalisation is not known yet."""
+    """A model as loaded, and the images in the format that it takes; its normalisation is not known yet.
+
+    Attributes:
+        subset: which of its outputs the classes of the data are, where it knows more; None where it knows as many.
+    """
 
     loaded: LoadedModel
     images: Images
+    subset: OutputSubset | None = None
 
 
 def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry], narrator: Narrator) -> Candidate:
@@ -239,6 +255,7 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
 
     Raises:
         ModelError, UnsafeInputError: the model cannot or must not be loaded, or takes neither gray nor RGB images.
+        PreflightError: it has another number of outputs than the data has classes, and nobody says which they are.
     """
     size = (spec.image_size, spec.image_size) if spec.image_size else stated_size(spec.model, arch=spec.arch)
     images = open_images(source, channels=None, size=size, class_map=spec.class_map)
@@ -252,7 +269,7 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
     loaded = load_model(
         spec.model,
         arch=spec.arch,
-        classes=None if spec.replace_head else len(source.classes),
+        classes=None if spec.replace_head or names_others(spec.class_map) else len(source.classes),
         in_channels=images.image_format.channels,
         image_size=images.image_format.size,
         trust_pickle=spec.trust_pickle,
@@ -267,7 +284,7 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
         ),
     )
     stored = images.image_format
-    channels = accepted_channels(loaded.module, stored.channels, stored.size)
+    channels = accepted_channels(loaded.module, stored.channels, stored.size, classes=len(source.classes))
     if spec.replace_head:
         loaded = replace_head(loaded, classes=len(source.classes), in_channels=channels, image_size=stored.size)
     for note in loaded.notes:
@@ -279,7 +296,18 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
     class_map = spec.class_map if spec.class_map is not None else _by_name(loaded.stated.labels, source, narrator)
     if channels != stored.channels or class_map != spec.class_map:
         images = open_images(source, channels=channels, size=size, class_map=class_map)
-    return Candidate(loaded, images)
+    outputs = output_classes(loaded.module, channels, stored.size, classes=len(source.classes))
+    subset = subset_of(outputs, source.classes, class_map, ignore_others=spec.ignore_other_classes)
+    if subset is not None:
+        images = of_subset(images, subset)
+        narrator.note(told_of(subset))
+    return Candidate(loaded, images, subset)
+
+
+def of_subset(images: Images, subset: OutputSubset) -> Images:
+    """Return images whose labels are numbered in the data's order, as the scores of `subset` are."""
+    classes = images.source.classes
+    return replace(images, classes=subset.names(classes), mapping=tuple(range(len(classes))))
 
 
 def _by_name(labels: tuple[str, ...] | None, source: DataSource, narrator: Narrator) -> tuple[int, ...] | None:
@@ -349,8 +377,8 @@ def find_normalisation(
     if spec.replace_head:
         return _under_new_head(given, loaded.module, sample, narrator)
     if loaded.has_weights:
-        classes = candidate.images.classes
-        found = run_preflight(loaded.module, classes, sample, given, narrator, must_know=must_know, more=more)
+        module, classes, subset = loaded.module, candidate.images.classes, candidate.subset
+        found = run_preflight(module, classes, sample, given, narrator, must_know=must_know, more=more, subset=subset)
         if found.problem is None:
             return found.chosen
         why = "does not know the images"
@@ -391,6 +419,7 @@ def classifier_of(candidate: Candidate, normalisation: Normalisation) -> Classif
         classes=candidate.images.classes,
         input_size=(image_format.channels, *image_format.size),
         origin=candidate.loaded.origin,
+        subset=candidate.subset,
     )
 
 

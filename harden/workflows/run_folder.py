@@ -20,8 +20,10 @@ from harden.files import write_whole, write_with
 from harden.models import rebuild
 from harden.models.classifier import Classifier, Normalisation
 from harden.models.origin import Origin
+from harden.models.output_subset import OutputSubset
 from harden.models.pickled import save_skeleton
 from harden.models.state_dict import load_into
+from harden.models.trial import initialise
 from harden.training.history import History
 from harden.workflows.run_files import check_config, read_epochs, read_json, read_run_file
 
@@ -336,12 +338,16 @@ def reading_for(run: RunFolder | None, given: Reading, *, other_data: bool) -> R
 def classifier_from(config: Mapping[str, Any], skeleton: Path, *, arch: str | None = None) -> Classifier:
     """Build the classifier that a config.json describes, without its weights."""
     origin = Origin.from_json(config["origin"])
+    module = rebuild(origin, skeleton_dir=skeleton, arch=arch)
+    channels, *size = config["input_size"]
+    initialise(module, channels, (size[0], size[1]))
     return Classifier(
-        rebuild(origin, skeleton_dir=skeleton, arch=arch),
+        module,
         normalisation=Normalisation.from_json(config["normalisation"]),
         classes=tuple(config["classes"]),
         input_size=tuple(config["input_size"]),
         origin=origin,
+        subset=OutputSubset.from_json(config.get("subset")),
     )
 
 
@@ -353,6 +359,7 @@ def describe(classifier: Classifier) -> dict[str, Any]:
         "normalisation": classifier.normalisation.to_json(),
         "classes": list(classifier.classes),
         "input_size": list(classifier.input_size),
+        **({"subset": classifier.subset.to_json()} if classifier.subset is not None else {}),
     }
 
 

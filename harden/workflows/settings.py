@@ -19,6 +19,8 @@ class FitSettings:
         arch: the callable (or `timm:NAME`) that builds the network a weights file belongs to.
         trust_pickle: unpickle whatever the file asks for; runs code of whoever made it.
         class_map: output of the model for each class of the data, in the data's order; None: the same order.
+        ignore_other_classes: leave out outputs of the model that `class_map` does not name; otherwise an answer of one
+            of them counts as a wrong one.
         mean, std: normalisation per channel on the [0, 1] scale; None: found by the preflight.
         image_size: height and width in pixels; None: what the model's config.json says, else the data's own where all
             images share one, else 224.
@@ -70,6 +72,7 @@ class FitSettings:
     arch: str | None = None
     trust_pickle: bool = False
     class_map: tuple[int, ...] | None = None
+    ignore_other_classes: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: int | None = None

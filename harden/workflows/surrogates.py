@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from harden.access import OTHER
 from harden.attacks import APGD, FGSM, MIM, PGD, RFGSM, Attack, Norm, Objective, Planned, Transfer, frozen
 from harden.data import Entry, ImageSet, SplitPlan, to_look_at
 from harden.errors import DataError, ModelError, PreflightError
@@ -140,13 +141,13 @@ def _opened(
     else:
         classifier, printed = _load(name, spec, subject, images, entries, narrator, flag), Path(name).name
     lay_out(classifier.to(device))
-    unknown = set(subject.classes) ^ set(classifier.classes)
+    unknown = (set(subject.classes) ^ set(classifier.classes)) - {OTHER}
     if unknown:
         raise DataError(
             f"{flag} {name} knows other classes than the model ({', '.join(sorted(unknown)[:3])})",
             hint="name a model for the same data" + (", or --surrogate auto" if flag == "--surrogate" else ""),
         )
-    order = tuple(classifier.classes.index(label) for label in subject.classes)
+    order = tuple(classifier.classes.index(label) for label in subject.classes if label in classifier.classes)
     network = Fitted(classifier, size=subject.input_size, order=order).to(device).eval()
     if network.converted:
         sizes = ("x".join(map(str, size)) for size in (subject.input_size, classifier.input_size))
@@ -169,7 +170,8 @@ def _load(
     alone = ModelSpec(model=name, trust_pickle=spec.trust_pickle, image_size=height if height == width else None)
     attempts = [alone]
     if spec.arch is not None or spec.class_map is not None:
-        attempts.append(replace(alone, arch=spec.arch, class_map=spec.class_map))
+        others = spec.ignore_other_classes
+        attempts.append(replace(alone, arch=spec.arch, class_map=spec.class_map, ignore_other_classes=others))
     for attempt in attempts:
         try:
             return open_model(attempt, images.source, entries, narrator)[0]

@@ -278,7 +278,7 @@ def test_only_a_follower_that_fails_ends_a_leader_that_takes_long(
 ) -> None:
     ended = MagicMock()
     monkeypatch.setattr(processes, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(processes.os, "_exit", ended)
+    monkeypatch.setattr(processes, "leave", ended)
     monkeypatch.setattr(processes.os, "write", MagicMock())
     processes._watch(MagicMock(wait=lambda: code), Processes(0, 2))
     assert ended.called is ends

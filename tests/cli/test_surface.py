@@ -55,6 +55,8 @@ def harden(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
         (errors.DataError, 1),
         (errors.ModelError, 1),
         (errors.PreflightError, 1),
+        (errors.NoGradientError, 1),
+        (errors.UserCodeError, 1),
         (errors.RunFolderError, 1),
         (errors.WriteError, 1),
         (errors.TrainingError, 1),
@@ -72,7 +74,7 @@ def test_exit_codes(kind: type[errors.HardenError], code: int) -> None:
 
 def test_every_error_has_a_code_in_the_test_above() -> None:
     kinds = {v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, errors.HardenError)}
-    assert len(kinds) == 13
+    assert len(kinds) == 15
 
 
 @pytest.mark.parametrize(

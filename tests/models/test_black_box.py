@@ -19,9 +19,10 @@ from harden.audit.keeping import Keeping
 from harden.data.dataset import ImageSet
 from harden.errors import ModelError, UnsafeInputError
 from harden.export.to_onnx import save_onnx
-from harden.models.black_box import BlackBox, Program, are_probabilities, taken_channels
+from harden.models.black_box import BlackBox, Program, taken_channels
 from harden.models.classifier import Normalisation
 from harden.models.onnx_program import open_onnx
+from harden.models.outputs import are_probabilities
 from harden.models.scoring_function import open_function
 from harden.models.torchscript import open_torchscript
 from tests.attacks.nets import DIGITS, as_classifier, gen, held_out, trained_cnn
@@ -110,7 +111,7 @@ def test_channels_last_are_turned_round_and_the_scores_found_among_the_outputs(t
     ("taken", "extra", "says"),
     [
         (["n", 1, 8, 8], {"second": True}, "takes 2 inputs"),
-        (["n", 1, 8, 8], {"only_label": True}, "gives no scores of shape"),
+        (["n", 1, 8, 8], {"only_label": True}, "one number for each image"),
         (["n", 64], {}, "a batch of images as float"),
         (["n", 4, 4, 4], {}, "images of 4 channels"),
         (["n", 1, 8, 9], {}, "cannot take images"),
@@ -270,16 +271,16 @@ def test_functions_get_arrays_and_may_answer_in_several_ways(code: Path) -> None
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("one", r"must answer 3 images with scores of shape \(3, classes\); it answered with \(1, 10\)"),
-        ("labels", r"it answered with \(3,\)"),
+        ("one", r"must return scores of shape \(3, classes\) for 3 images; it returned a tensor \(1, 10\)"),
+        ("labels", r"it returned a tensor \(3,\) of float32: one number for each image"),
         ("words", "returned list, not scores"),
         ("breaks", r"calling served.py:breaks failed: KeyError: 'cat' \(served.py, line \d+\)"),
-        ("other", "gave 7 scores for an image, there are 10 classes"),
+        ("other", "gave 7 scores for an image, and 10 were expected"),
     ],
 )
 def test_answers_are_checked(name: str, says: str, code: Path) -> None:
     with pytest.raises(ModelError, match=says) as caught:
-        box_of(open_function(f"{code}:{name}"))(images(3))
+        box_of(open_function(f"{code}:{name}", classes=10))(images(3))
     assert caught.value.hint
 
 

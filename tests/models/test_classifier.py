@@ -81,7 +81,7 @@ def test_scores_are_found_in_what_modules_return(wrap):
 
 
 @pytest.mark.parametrize(
-    "output", [None, (), torch.rand(3), torch.rand(2, 3, 4), torch.rand(2, 3, 2, 2), {"out": torch.rand(2, 3)}]
+    "output", [None, (), torch.tensor([1, 2]), torch.rand(2, 3, 4), torch.rand(2, 3, 2, 2), {"loss": torch.rand(())}]
 )
 def test_anything_else_is_an_error_that_says_what_came(output):
     with pytest.raises(ModelError, match="it returned") as e:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from harden.errors import ModelError
+from harden.errors import ModelError, UserCodeError
 from harden.models.split import default_split, split_points
 from harden.models.tap import MAX_FEATURES, Tap, as_representation
 from harden.vision import import_timm
@@ -110,7 +110,7 @@ def test_looking_changes_nothing():
 def test_looking_at_a_net_that_fails_changes_nothing_either():
     net = modal(channels=3, classes=10)
     modes = {n: m.training for n, m in net.named_modules()}
-    with pytest.raises(RuntimeError):
+    with pytest.raises(UserCodeError):
         split_points(as_classifier(net, size=(1, 8, 8)))  # three channels are wanted
     assert {n: m.training for n, m in net.named_modules()} == modes
     assert not any(m._forward_hooks for m in net.modules())

@@ -24,12 +24,12 @@ def net(num_classes=3, in_channels=3):
 """
 
 
-def build() -> nn.Sequential:
+def build(outputs: int = 3) -> nn.Sequential:
     scope: dict[str, object] = {}
     exec(NET, scope)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return scope["net"]()  # type: ignore[operator, no-any-return]
+        return scope["net"](outputs)  # type: ignore[operator, no-any-return]
 
 
 def pixels(data: Path) -> tuple[Tensor, Tensor]:
@@ -38,11 +38,11 @@ def pixels(data: Path) -> tuple[Tensor, Tensor]:
     return decode_cached(source, entries, Format(3, (16, 16)))[0].batch(slice(None))
 
 
-def trained(data: Path, order: tuple[int, ...] = (0, 1, 2)) -> nn.Sequential:
-    """A network that knows the classes of `data`; class k has output order[k]. Its inputs are in [0, 1]."""
+def trained(data: Path, order: tuple[int, ...] = (0, 1, 2), outputs: int = 3) -> nn.Sequential:
+    """A network that knows the classes of `data`; class k has output order[k] of so many. Its inputs are in [0, 1]."""
     images, labels = pixels(data)
     labels = torch.tensor(order)[labels]
-    module = build()
+    module = build(outputs)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)

@@ -15,7 +15,8 @@ from harden.attacks import frozen
 from harden.audit.believe import Check, Status
 from harden.audit.runner import batch_of
 from harden.data import ImageSet, stratified_sample
-from harden.models.black_box import Audited, are_probabilities
+from harden.models.black_box import Audited
+from harden.models.outputs import are_probabilities
 from harden.randomness import stream
 
 if TYPE_CHECKING:

@@ -97,9 +97,7 @@ def number_of_images(evidence: Evidence) -> Check:
     if half > _NARROW:
         remedy = "Audit more images (--samples; --audit-samples of harden fit), or quote the interval."
         return said(Status.WARN, finding, remedy)
-    present = np.bincount(result.labels, minlength=len(result.classes)) > 0
-    if not present.all():
-        absent = [name for name, there in zip(result.classes, present, strict=True) if not there]
+    if absent := result.absent():
         return said(
             Status.WARN,
             f"{finding} No image of {listed(absent)}.",

@@ -21,6 +21,7 @@ from harden.audit.result import AttackOutcome, AuditResult, Floats
 from harden.audit.runner import batch_of
 from harden.data import ImageSet, stratified_sample
 from harden.models.black_box import Audited
+from harden.models.user_code import backward_pass
 from harden.randomness import stream
 
 PROBED = 100
@@ -141,7 +142,8 @@ class Evidence:
             ):
                 leaf = chunk.detach().clone().requires_grad_(True)
                 value = objective.of(self.classifier(leaf).float(), labels).sum()
-                found.append(torch.autograd.grad(value, leaf)[0])
+                with backward_pass():
+                    found.append(torch.autograd.grad(value, leaf)[0])
         return torch.cat(found)
 
     @property

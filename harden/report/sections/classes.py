@@ -33,7 +33,7 @@ def classes(report: Report) -> Section | None:
         rest = found[SHOWN:LIMIT]
         summary = element("summary", None, f"{count(len(rest))} more")
         parts.append(element("details", None, summary, _table(rest, compared=comparable)))
-    parts.extend(_notes(subject.classes, after, len(found)))
+    parts.extend(_notes(subject.absent(), len(found)))
     return Section("Class by class, weakest first", joined(parts))
 
 
@@ -78,9 +78,8 @@ def _line(entry: _Class, *, compared: bool) -> Html:
     return element("tr", None, *cells)
 
 
-def _notes(names: tuple[str, ...], after: tuple[Proportion | None, ...], found: int) -> list[Html]:
+def _notes(empty: tuple[str, ...], found: int) -> list[Html]:
     notes = []
-    empty = [name for name, now in zip(names, after, strict=True) if now is None]
     if empty:
         more = f" and {count(len(empty) - SHOWN)} more" if len(empty) > SHOWN else ""
         notes.append(f"Not audited, because the sample has no image of them: {', '.join(empty[:SHOWN])}{more}.")
