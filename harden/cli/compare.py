@@ -192,11 +192,9 @@ def compare(
                 read_settings=lambda run: resolve(read_recipe(run.recipe), {}),
             )
         if as_json:
-            import json
-
             document = found.to_json()
             shown = {key: document[key] for key in ("title", "basis", "verdict", "table")}
-            print(json.dumps({"folder": str(folder), **shown}))
+            terminal.json({"folder": str(folder), **shown})
             return
         from harden.report.comparison_text import render
 

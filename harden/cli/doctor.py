@@ -36,9 +36,7 @@ def doctor(quiet: options.Quiet = False, as_json: options.Json = False) -> None:
         diagnosis = examine(encoding=terminal.encoding, narrator=terminal)
         stops = diagnosis.stops
         if as_json:
-            import json
-
-            print(json.dumps(diagnosis.to_json()))
+            terminal.json(diagnosis.to_json())
         else:
             _show(terminal, diagnosis)
 

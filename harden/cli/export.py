@@ -113,8 +113,6 @@ def export(
         )
         exported = workflow(settings, out=out, narrator=terminal)
         if as_json:
-            import json
-
             rows = [
                 {
                     "format": item.format,
@@ -126,7 +124,7 @@ def export(
                 }
                 for item in exported
             ]
-            print(json.dumps(rows))
+            terminal.json(rows)
             return
         for item in exported:
             name = f"{item.format} {item.precision}" if item.format == "onnx" else item.format

@@ -365,10 +365,9 @@ def fit(
         if result.run is not None and result.report is not None:
             show_report(terminal, result.report, as_json=as_json, where=result.run.path)
         elif as_json and result.plan is not None:
-            import json
             from dataclasses import asdict
 
-            print(json.dumps({**asdict(result.plan), "seconds": result.plan.seconds}))
+            terminal.json({**asdict(result.plan), "seconds": result.plan.seconds})
 
     run_command(body, quiet=quiet or as_json, shared=True)
 
@@ -383,11 +382,9 @@ def named_code(model: str | None, arch: str | None) -> str | None:
 def show_report(terminal: Terminal, report: Any, *, as_json: bool, where: Path) -> None:
     """Print a report for a person, or its figures for a program."""
     if as_json:
-        import json
-
         from harden.report.report import summary_of
 
-        print(json.dumps({"folder": str(where), "models": [summary_of(result) for result in report.results]}))
+        terminal.json({"folder": str(where), "models": [summary_of(result) for result in report.results]})
         return
     from harden.report.terminal import render
 

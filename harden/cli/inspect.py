@@ -54,20 +54,17 @@ def inspect(
             narrator=terminal,
         )
         if as_json:
-            import json
             from dataclasses import asdict
 
-            print(
-                json.dumps(
-                    {
-                        "parameters": found.parameters,
-                        "classes": list(found.classifier.classes),
-                        "input_size": list(found.classifier.input_size),
-                        "normalisation": found.classifier.normalisation.to_json(),
-                        "layers": [asdict(point) for point in found.points],
-                        "default_split": found.default.point.layer if found.default else None,
-                    }
-                )
+            terminal.json(
+                {
+                    "parameters": found.parameters,
+                    "classes": list(found.classifier.classes),
+                    "input_size": list(found.classifier.input_size),
+                    "normalisation": found.classifier.normalisation.to_json(),
+                    "layers": [asdict(point) for point in found.points],
+                    "default_split": found.default.point.layer if found.default else None,
+                }
             )
             return
         from rich.table import Table

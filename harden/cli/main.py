@@ -6,6 +6,7 @@ import os
 import sys
 
 from harden.cli.overview import COMMANDS, show_overview
+from harden.cli.streams import guard_streams
 
 COMPLETES = "_HARDEN_COMPLETE"
 """The variable in which a shell asks what to offer."""
@@ -16,6 +17,7 @@ def main() -> None:
     # Threads that wait by spinning slow a run three to five times where anything else uses the processor; waiting
     # passively costs little where nothing does. It has to be said before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    guard_streams()
     words = sys.argv[1:]
     if words == ["--help"]:
         show_overview()

@@ -33,9 +33,7 @@ def verify(
 
         findings = workflow(folder, arch=arch, narrator=terminal)
         if as_json:
-            import json
-
-            print(json.dumps([finding.to_json() for finding in findings]))
+            terminal.json([finding.to_json() for finding in findings])
         require_findings(findings, folder)
         if not as_json:
             terminal.result(f"{folder} is what was exported: {len(findings)} of {len(findings)} findings hold")

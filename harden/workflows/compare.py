@@ -16,13 +16,14 @@ from harden import __version__
 from harden.attacks import attack_names
 from harden.data import ImageSet, SplitPlan, name_of
 from harden.defences import STATIC_DEFENCES, UNLABELLED_DEFENCES
+from harden.durations import duration
 from harden.errors import Interrupted, RunFolderError, TrainingError, UsageError
 from harden.files import write_whole
 from harden.models.classifier import Classifier
 from harden.models.factory import is_reference
 from harden.report import comparison_page, comparison_text, document
 from harden.report.comparison import Comparison, Trial
-from harden.report.figures import counted, duration
+from harden.report.figures import counted
 from harden.training.crafting import cost_of
 from harden.workflows.audit import audit_subjects, write_reports
 from harden.workflows.encounters import Encounters

@@ -18,6 +18,7 @@ from harden.defences import (
     DefenceContext,
     DefenceSettings,
 )
+from harden.durations import duration
 from harden.errors import RunFolderError, UsageError
 from harden.files import write_whole
 from harden.models.head import all_but
@@ -39,7 +40,7 @@ from harden.workflows.plan import (
     time_attack_pass,
     time_step,
 )
-from harden.workflows.plan_table import in_words, planned_cost, tell_plan
+from harden.workflows.plan_table import planned_cost, tell_plan
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings, as_recipe
 from harden.workflows.tracking import Tracking
@@ -307,7 +308,7 @@ def _settle(run: RunFolder, job: Job, plan: Plan) -> Job:
 
 def _chosen_by(budget: Budget | None) -> str | None:
     """Return what a recipe must say of the numbers that a budget chose."""
-    return None if budget is None else f"A budget of {in_words(budget.seconds)} chose the epochs and the samples."
+    return None if budget is None else f"A budget of {duration(budget.seconds)} chose the epochs and the samples."
 
 
 def _replan(run: RunFolder, job: Job, budget: Budget) -> Replan:
@@ -319,7 +320,7 @@ def _replan(run: RunFolder, job: Job, budget: Budget) -> Replan:
             drift = time_attack_pass(job.classifier, job.train, job.eps) / budget.attack_pass
         left = budget.deadline - RESERVE * budget.seconds - time.monotonic() - budget.finish_seconds * drift
         epochs = done + max(0, int(left / seconds))
-        job.narrator.note(f"{epochs} epochs fit into the budget, at {seconds:.1f} s each")
+        job.narrator.note(f"{epochs} epochs fit into the budget, at {duration(seconds)} each")
         settled = replace(job.settings, epochs=max(done, epochs))
         write_whole(run.recipe, as_recipe(settled, comment=_chosen_by(budget)))
         job.processes.tell(str(epochs))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harden.audit.metrics import wilson
-from harden.report.figures import counted, duration, percent, points, radius, with_interval
+from harden.durations import duration
+from harden.report.figures import counted, percent, points, radius, with_interval
 
 
 def test_percent_and_points_have_one_decimal_and_no_negative_zero() -> None:
