@@ -52,3 +52,8 @@ def as_typed(seconds: float) -> str:
         return f"{minutes}m"
     hours, minutes = divmod(5 * math.ceil(minutes / 5), 60)
     return f"{hours}h{minutes}m" if minutes else f"{hours}h"
+
+
+def larger_budget(seconds: float) -> str:
+    """Return the hint that goes with a budget that is too small, given the smallest that would do."""
+    return f"give --budget {as_typed(seconds)}, a smaller --image-size, or fewer --attacks (fast)"

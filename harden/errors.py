@@ -21,6 +21,10 @@ class UsageError(HardenError):
     """A flag, a recipe key or a combination of them that cannot work."""
 
 
+class BudgetError(UsageError):
+    """A time budget that is too small for what is asked, or that was spent before all was done."""
+
+
 class DataError(HardenError):
     """Images or labels that cannot be used as they are."""
 

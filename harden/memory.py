@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from harden.stopping import ask
+
 _WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -37,10 +39,12 @@ def by_parts(rows: Tensor, size: int, work: Callable[[int, Tensor], None]) -> in
         Rows of a part that memory was enough for.
 
     Raises:
+        HardenError: the work is to stop (see `harden.stopping`).
         MemoryError: memory ran out for one row alone. It is the caller's to say what would help.
     """
     number, done = 0, 0
     while done < len(rows):
+        ask()
         part = rows[done : done + size]
         failed = None
         try:

@@ -14,6 +14,7 @@ import PIL
 from harden.data.dataset import Entry, Format, ImageSet, Probe, Progress, Unreadable
 from harden.data.pictures import Stored, decode_pictures, look
 from harden.errors import DataError
+from harden.stopping import ask
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ class EncodedSource:
         sizes: Counter[tuple[int, int]] = Counter()
         reasons: list[str] = []
         for entry in _spread(entries, PROBED):
+            ask()
             try:
                 is_gray, size = look(self.stored, entry)
             except DataError as error:
@@ -83,6 +85,7 @@ def stamp(paths: Iterable[str]) -> str:
     """Return a digest of every file's size, modification time and permissions, and of Pillow's version."""
     digest = hashlib.blake2b(PIL.__version__.encode(), digest_size=16)
     for path in paths:
+        ask()
         try:
             status = os.stat(path)
         except OSError as error:

@@ -15,6 +15,7 @@ from harden.data.names import SPLIT_NAMES, in_order, some
 from harden.data.pictures import SUFFIXES
 from harden.errors import DataError
 from harden.registry import did_you_mean
+from harden.stopping import ask
 
 _LAYOUT_HINT = (
     "expected ROOT/train/<class>/<images> and, where they exist, ROOT/val and ROOT/test, or ROOT/<class>/<images>"
@@ -189,6 +190,7 @@ def _image_files(folder: Path, prefix: str, above: frozenset[str] = frozenset())
         return
     with _scan(folder) as items:
         for item in items:
+            ask()
             if not _is_visible(item.name):
                 continue
             if item.is_dir():

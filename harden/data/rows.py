@@ -9,6 +9,7 @@ from harden.data.dataset import Entry
 from harden.data.names import SPLIT_NAMES, in_order, some
 from harden.errors import DataError
 from harden.registry import did_you_mean
+from harden.stopping import ask
 
 Listings = dict[str, tuple[Entry, ...]]
 
@@ -83,6 +84,7 @@ def _by_label(entry: Entry) -> tuple[int, str]:
 def _checked(rows: Iterable[Row], source: str) -> list[Row]:
     first: dict[str, Row] = {}
     for row in rows:
+        ask()
         other = first.setdefault(row.file, row)
         if other is not row:
             classes = f", as {other.name!r} and as {row.name!r}" if other.name != row.name else ""

@@ -21,6 +21,7 @@ from harden.models.classifier import Normalisation, scores_of
 from harden.models.first_norm import FirstNorm, watching_first_norm
 from harden.models.modes import evaluating
 from harden.models.normalisations import CANDIDATES, apply, candidates
+from harden.stopping import ask
 from harden.tensors import as_float_images
 
 _BATCH = 250
@@ -216,13 +217,12 @@ def remembered(module: nn.Module, images: Tensor) -> Normalisation | None:
 def _scores(module: nn.Module, normalisation: Normalisation, images: Tensor) -> Tensor:
     """Return the scores (N, K) float on the CPU."""
     device = next((tensor.device for tensor in module.parameters()), images.device)
+    found = []
     with evaluating(module):
-        return torch.cat(
-            [
-                scores_of(module(apply(normalisation, as_float_images(batch.to(device))))).float().cpu()
-                for batch in torch.split(images, _BATCH)
-            ]
-        )
+        for batch in torch.split(images, _BATCH):
+            ask()
+            found.append(scores_of(module(apply(normalisation, as_float_images(batch.to(device))))).float().cpu())
+    return torch.cat(found)
 
 
 def _problem(

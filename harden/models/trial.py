@@ -9,6 +9,7 @@ from harden.errors import ModelError
 from harden.models.classifier import scores_of
 from harden.models.loaded import one_line
 from harden.models.modes import evaluating
+from harden.stopping import ask
 
 GRAY, RGB = 1, 3
 
@@ -74,6 +75,7 @@ def refusal_of(module: nn.Module, in_channels: int, image_size: tuple[int, int])
     """
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     images = torch.zeros(2, in_channels, *image_size, device=device)
+    ask()
     with evaluating(module):
         try:
             output = module(images)

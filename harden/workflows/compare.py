@@ -15,7 +15,7 @@ from typing import Any
 from harden import __version__
 from harden.attacks import attack_names
 from harden.data import ImageSet, SplitPlan, name_of
-from harden.defences import STATIC_DEFENCES, UNLABELLED_DEFENCES
+from harden.defences import STATIC_DEFENCES
 from harden.durations import duration
 from harden.errors import Interrupted, RunFolderError, TrainingError, UsageError
 from harden.files import write_whole
@@ -24,12 +24,11 @@ from harden.models.factory import is_reference
 from harden.report import comparison_page, comparison_text, document
 from harden.report.comparison import Comparison, Trial
 from harden.report.figures import counted
-from harden.training.crafting import cost_of
 from harden.workflows.audit import audit_subjects, write_reports
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.fit import fit, resume
-from harden.workflows.job import StopRequested, choose_splits, default_sources, open_source, spec_of
+from harden.workflows.job import StopRequested, choose_splits, default_sources, open_source, passes_per_image, spec_of
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import epochs_within
 from harden.workflows.prepare import choose_device, images_for
@@ -146,13 +145,6 @@ def compare(
     write_whole(folder / "comparison.json", document.strict(found.to_json()))
     narrator.note(f"comparison: {folder / 'comparison.html'}")
     return found, folder
-
-
-def passes_per_image(settings: FitSettings) -> int:
-    """Return the passes that one training image costs in an epoch, forward and backward, crafting included."""
-    sources = default_sources(settings) or ()
-    networks = 1 + (len(settings.static) or 2 if settings.method in STATIC_DEFENCES else 0)
-    return cost_of(sources, networks=networks, labelled=settings.method not in UNLABELLED_DEFENCES).passes
 
 
 def caveats_of(settings: CompareSettings) -> list[str]:

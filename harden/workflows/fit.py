@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,7 +16,15 @@ from harden.attacks import ATTACKS
 from harden.data import SplitPlan, name_of, open_data
 from harden.defences import STATIC_DEFENCES
 from harden.distributed import ALONE, Processes
-from harden.errors import HardenError, Interrupted, ProcessLostError, RunFolderError, UsageError, WriteError
+from harden.errors import (
+    BudgetError,
+    HardenError,
+    Interrupted,
+    ProcessLostError,
+    RunFolderError,
+    UsageError,
+    WriteError,
+)
 from harden.export.to_safetensors import load_weights
 from harden.files import clear_temporaries, write_whole
 from harden.models.factory import is_reference, origin_of
@@ -30,7 +39,7 @@ from harden.training.history import History
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
 from harden.workflows.audit import audit_subjects, run_facts, write_reports, write_unreadable
-from harden.workflows.budget import Budget
+from harden.workflows.budget import Budget, time_limit
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.hardening import build_defence, join_training, plan_run, train
@@ -49,6 +58,9 @@ from harden.workflows.plan_table import tell_plan
 from harden.workflows.prepare import choose_device, images_for
 from harden.workflows.run_folder import RunFolder, describe, keep_architecture, new_run
 from harden.workflows.settings import FitSettings, as_recipe
+
+FEWEST_AUDITED = 20
+"""Images that are audited however little time is left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +108,28 @@ def fit(
         Interrupted: a stop was requested; the run can be resumed.
     """
     began = time.monotonic()
+    with time_limit(settings.budget if audit and settings.epochs is None else None, began):
+        return _fit(settings, out, dry_run, narrator, stop_requested, command, audit, splits, processes, began=began)
+
+
+def _fit(
+    settings: FitSettings,
+    out: Path | None,
+    dry_run: bool,
+    narrator: Narrator,
+    stop_requested: StopRequested,
+    command: str,
+    audit: bool,
+    splits: SplitPlan | None,
+    processes: Processes,
+    *,
+    began: float,
+) -> FitResult:
     source = open_source(settings)
     narrator.heading("Data")
     narrator.note(f"{len(source.classes)} classes in {source.location}")
     splits = splits or choose_splits(settings, source, narrator)
-    job = prepare_job(settings, splits, narrator, stop_requested, began, command, source, processes)
+    job = prepare_job(settings, splits, narrator, stop_requested, began, command, source, processes, audit)
     processes.require(job.classifier.device)
     settings = job.settings
     frozen_names(job.classifier.module, settings.freeze)
@@ -126,7 +155,7 @@ def fit(
         narrator.note(f"run folder: {run.path}")
         write_unreadable(job.images.unreadable, run.path, narrator)
         return _execute(run, job)
-    except HardenError:
+    except (HardenError, KeyboardInterrupt):
         if not _can_go_on(run, settings):
             shutil.rmtree(run.path, ignore_errors=True)  # nothing in it could be resumed
         raise
@@ -182,7 +211,7 @@ def resume(
     try:
         return _execute(run, job)
     except UsageError as error:
-        if budget is None:
+        if budget is None or run.weights.exists():
             raise
         raise UsageError(
             error.message, hint=f'write more "seconds" into {run.budget}, or start the run again in another folder'
@@ -217,7 +246,9 @@ def follow(processes: Processes, *, stop_requested: StopRequested, arch: str | N
             hint="--static with files that are the same for all processes",
         )
     trained = join_training(run, job)
-    if trained is not None and processes.hear(stop_requested) is not None:
+    word = processes.hear(stop_requested) if trained is not None else None
+    if trained is not None and word is not None:
+        trained = replace(trained, settings=replace(trained.settings, audit_samples=json.loads(word)))
         processes.make_alike(trained.classifier)
         _report_on(run, trained, _subjects(run, trained, Encounters()))
 
@@ -287,7 +318,13 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
     except Interrupted as stop:
         if job.budget is not None:
             job.budget.keep()
-        raise Interrupted(stop.message, hint=f"continue with: harden fit --resume {run.path}") from None
+        again = f"continue with: harden fit --resume {run.path}" if _can_go_on(run, job.settings) else None
+        raise Interrupted(stop.message, hint=again) from None
+    except BudgetError as spent:
+        if run.weights.exists():
+            hint = f"the hardened model is kept; audit it with: harden report {run.path}"
+            raise BudgetError(f"{spent.message}, in the final audit", hint=hint) from None
+        raise
     except ProcessLostError as lost:
         raise ProcessLostError(lost.message, hint=f"continue with: harden fit --resume {run.path}") from lost
 
@@ -325,10 +362,11 @@ def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
 def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     """Audit the model before and after on the same test images, once."""
     job.narrator.heading("Final audit")
+    job = replace(job, settings=_affordable(job))
     settings = job.settings
     subjects = _subjects(run, job, _met(job, trained))
     unread = write_unreadable(job.images.unreadable, run.path, job.narrator)
-    job.processes.tell("audit")  # now that what the followers decode as well is in the cache
+    job.processes.tell(json.dumps(settings.audit_samples))  # now that what the followers decode as well is in the cache
     job.processes.make_alike(job.classifier)  # buffers that training has no part in may differ
     report = _report_on(
         run,
@@ -342,6 +380,17 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     write_reports(report, run.path, job.narrator)
     shutil.rmtree(run.audit_progress, ignore_errors=True)
     return report
+
+
+def _affordable(job: Job) -> FitSettings:
+    """Return the settings with as many images to audit as the budget has time for; training may have taken more."""
+    planned = job.settings.audit_samples
+    if job.budget is None or planned is None or job.budget.share_left() == 1.0:
+        return job.settings
+    samples = max(min(planned, FEWEST_AUDITED), int(planned * job.budget.share_left()))
+    if samples < planned:
+        job.narrator.warn(f"the budget leaves time to audit {samples} images instead of {planned}")
+    return replace(job.settings, audit_samples=samples)
 
 
 def _subjects(run: RunFolder, job: Job, met: Encounters) -> tuple[Subject, Subject]:

@@ -20,7 +20,13 @@ from harden.data import (
     open_data,
     plan_splits,
 )
-from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES, WHOLE_BATCH_DEFENCES
+from harden.defences import (
+    FEATURE_DEFENCES,
+    SOURCES,
+    STATIC_DEFENCES,
+    UNLABELLED_DEFENCES,
+    WHOLE_BATCH_DEFENCES,
+)
 from harden.distributed import ALONE, Processes
 from harden.errors import ModelError, UsageError
 from harden.models.classifier import Classifier
@@ -28,12 +34,16 @@ from harden.models.modes import require_trainable
 from harden.models.split import default_split
 from harden.models.tap import Tap
 from harden.randomness import derive_seed
+from harden.training.crafting import cost_of
 from harden.training.memory import LARGEST, memory_needed
+from harden.training.settings import TrainingSettings
+from harden.workflows.affordable import refuse_hopeless
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
 from harden.workflows.narrator import Narrator
 from harden.workflows.normalising import rows_for_preflight
 from harden.workflows.prepare import (
+    Candidate,
     Images,
     ModelSpec,
     as_run,
@@ -103,10 +113,12 @@ def prepare_job(
     command: str,
     source: DataSource | None = None,
     processes: Processes = ALONE,
+    audit: bool = True,
 ) -> Job:
     """Load the model and the images, run the preflight, and settle what the user left open.
 
-    Of the data, `source` is what is open already; `processes` are those that train together.
+    Of the data, `source` is what is open already; `processes` are those that train together; `audit` is whether the
+    run ends with one, and its budget begins here.
     """
     require_packages(settings.track)
     if settings.accumulate > 1 and settings.method in WHOLE_BATCH_DEFENCES:
@@ -138,6 +150,8 @@ def prepare_job(
             torch.manual_seed(derive_seed(settings.seed, "weights"))
             candidate = load_candidate(spec, source, splits.train, narrator)
         images = candidate.images
+        if audit and device.type == "cpu":  # where the module is so far
+            _refuse_hopeless(settings, candidate, splits, began, processes)
         train, val = _decode(images, splits, settings, narrator)
         untrained = not candidate.loaded.has_weights
         pretrain = settings.pretrain if settings.pretrain is not None else _pretraining(settings, len(train), untrained)
@@ -185,6 +199,31 @@ def prepare_job(
     )
     job = Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command, met)
     return replace(job, processes=processes)
+
+
+def _refuse_hopeless(
+    settings: FitSettings, candidate: Candidate, splits: SplitPlan, began: float, processes: Processes
+) -> None:
+    """Refuse a budget that cannot hold the fit: see `refuse_hopeless`."""
+    image_format = candidate.images.image_format
+    shape = (image_format.channels, *image_format.size)
+    training = TrainingSettings(
+        epochs=1,
+        batch_size=min(settings.batch_size or default_batch_size(len(splits.train)), len(splits.train)),
+        lr=0.0,
+        eps=settings.eps if settings.eps is not None else default_eps(shape),
+        source_attacks=default_sources(settings) or (),
+    )
+    refuse_hopeless(
+        settings,
+        candidate.loaded.module,
+        shape,
+        splits,
+        training=training,
+        passes=passes_per_image(settings),
+        began=began,
+        processes=processes.size,
+    )
 
 
 def reading_of(settings: FitSettings) -> Reading:
@@ -278,6 +317,13 @@ def default_sources(settings: FitSettings, memory: int = 0) -> tuple[str, ...] |
     """
     own = SOURCES.get(settings.method, DEFAULT_SOURCE if memory <= LARGEST else FRUGAL_SOURCE)
     return (settings.source_attack or own) if own else None
+
+
+def passes_per_image(settings: FitSettings) -> int:
+    """Return the passes that one training image costs in an epoch, forward and backward, crafting included."""
+    sources = default_sources(settings) or ()
+    networks = 1 + (len(settings.static) or 2 if settings.method in STATIC_DEFENCES else 0)
+    return cost_of(sources, networks=networks, labelled=settings.method not in UNLABELLED_DEFENCES).passes
 
 
 def default_lr(module: nn.Module) -> float:

@@ -60,6 +60,7 @@ def harden(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
         (errors.TrainingError, 1),
         (errors.ProcessLostError, 1),
         (errors.UsageError, 2),
+        (errors.BudgetError, 2),
         (errors.GateError, 3),
         (errors.UnsafeInputError, 4),
         (errors.ExportError, 5),
@@ -72,7 +73,7 @@ def test_exit_codes(kind: type[errors.HardenError], code: int) -> None:
 
 def test_every_error_has_a_code_in_the_test_above() -> None:
     kinds = {v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, errors.HardenError)}
-    assert len(kinds) == 13
+    assert len(kinds) == 14
 
 
 @pytest.mark.parametrize(
