@@ -172,8 +172,13 @@ def _list_held_out(root: Path, split: Path, classes: Sequence[str]) -> tuple[Ent
 
 def _subfolders(folder: Path) -> list[Path]:
     """Return the visible folders directly in `folder`, sorted by name."""
+    found = []
     with _scan(folder) as items:
-        return sorted(Path(item.path) for item in items if item.is_dir() and _is_visible(item.name))
+        for item in items:
+            ask()
+            if item.is_dir() and _is_visible(item.name):
+                found.append(Path(item.path))
+    return sorted(found)
 
 
 def _prefix(root: Path, split: Path) -> str:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from harden.models.classifier import Classifier
 from harden.models.first_convolution import convolved
 from harden.models.modes import evaluating
+from harden.stopping import ask
 
 _AGREE = 1e-4
 """Largest difference of the scores with and without, as a share of the largest score; rounding is far below."""
@@ -145,10 +146,12 @@ def find_folding(classifier: Classifier, images: Tensor) -> Folding:
         return Folding()
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices), evaluating(classifier):
+        ask()
         expected = classifier(images)
         pairs = [_Pair(layer, norm) for layer, norm in _followed(classifier, images)]
 
         def agrees(some: Sequence[_Pair], *, hiding: bool = True) -> bool:
+            ask()
             try:
                 with Folding(some).on(hiding=hiding):
                     scores = classifier(images)

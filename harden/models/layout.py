@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from harden.models.classifier import Classifier
 from harden.models.modes import try_both_modes
 from harden.randomness import stream
+from harden.stopping import ask
 
 _AGREE = 1e-3
 """Largest difference of the scores in the two layouts, as a share of the largest score; rounding is far below."""
@@ -47,6 +48,7 @@ def _answers(classifier: Classifier, images: Tensor) -> Tensor | None:
 
     In training mode the scores say nothing: dropout follows the order in memory.
     """
+    ask()
     try:
         return try_both_modes(classifier, images).resting
     except Exception:  # whatever the user's forward raises

@@ -290,6 +290,7 @@ class Trainer:
 
         What is drawn at random is drawn for the whole batch, so that an image's draws do not depend on the parts.
         """
+        ask()  # held in training, where a step is taken whole
         rows, noise = batch[part], stream(self.settings.seed, "step", self.epoch, i)
         images, labels = self.train.batch(rows)
         images, labels = images.to(self.classifier.device), labels.to(self.classifier.device)
@@ -312,6 +313,7 @@ class Trainer:
         """Whether the network in training is the function that it is at rest: no BatchNorm, dropout or autocast."""
         if self.settings.precision != "fp32":
             return False
+        ask()
         try:
             return try_both_modes(self.classifier, self._two_images(), self._train_mode).same
         except Exception:  # whatever the user's forward raises, a step will raise as well

@@ -125,8 +125,8 @@ def _fit(
     *,
     began: float,
 ) -> FitResult:
-    source = open_source(settings)
     narrator.heading("Data")
+    source = open_source(settings)
     narrator.note(f"{len(source.classes)} classes in {source.location}")
     splits = splits or choose_splits(settings, source, narrator)
     job = prepare_job(settings, splits, narrator, stop_requested, began, command, source, processes, audit)
