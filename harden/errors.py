@@ -33,6 +33,14 @@ class ModelError(HardenError):
     """A model that cannot be built, loaded, split or trained as asked."""
 
 
+class MissingModelError(UsageError, ModelError):
+    """A model that is not where the user said."""
+
+
+class MissingDataError(UsageError, DataError):
+    """Data that are not where the user said."""
+
+
 class PreflightError(ModelError):
     """The model and the data do not fit: every normalisation leaves it near chance, or the classes are permuted."""
 
@@ -43,6 +51,10 @@ class UnsafeInputError(HardenError):
 
 class RunFolderError(HardenError):
     """A run folder that exists already, is damaged, or does not fit what is asked of it."""
+
+
+class OccupiedError(UsageError, RunFolderError):
+    """A folder for output that holds something already."""
 
 
 class WriteError(RunFolderError):
@@ -63,6 +75,10 @@ class GateError(HardenError):
 
 class ExportError(HardenError):
     """An exported file that does not agree with the model it came from."""
+
+
+class NoExportError(UsageError, ExportError):
+    """A folder that is named as an export and is none."""
 
 
 class Interrupted(HardenError):  # noqa: N818 - it is no error

@@ -255,6 +255,7 @@ def fit(
         from harden.models.factory import is_reference
         from harden.recipe import find_recipe, read_recipe, resolve
         from harden.workflows import fit as workflow
+        from harden.workflows.first_checks import what_there_is
         from harden.workflows.run_folder import RunFolder
 
         flags: dict[str, Any] = {
@@ -325,7 +326,8 @@ def fit(
                         hint=f"harden fit --resume {resume}, or start a new run",
                     )
                 if not run.recipe.exists():
-                    raise UsageError(f"{resume} is no run folder: it has no recipe.toml", hint="check the path")
+                    why = "it has no recipe.toml" if resume.exists() else "there is nothing at that path"
+                    raise UsageError(f"{resume} is no run folder: {why}", hint=what_there_is(resume))
                 result = workflow.resume(
                     run,
                     resolve(read_recipe(run.recipe), {"trust_pickle": trust_pickle or None}),

@@ -13,7 +13,7 @@ from harden.data.dataset import Entry
 from harden.data.encoded import EncodedSource, stamp
 from harden.data.names import SPLIT_NAMES, in_order, some
 from harden.data.pictures import SUFFIXES
-from harden.errors import DataError
+from harden.errors import DataError, MissingDataError
 from harden.registry import did_you_mean
 from harden.stopping import ask
 
@@ -93,7 +93,7 @@ def _check_is_folder(root: Path) -> None:
         return
     if not root.exists():
         siblings = [path.name for path in _subfolders(root.parent)] if root.parent.is_dir() else []
-        raise DataError(f"no folder at {root}{did_you_mean(root.name, siblings)}", hint=_LAYOUT_HINT)
+        raise MissingDataError(f"no folder at {root}{did_you_mean(root.name, siblings)}", hint=_LAYOUT_HINT)
     for suffix, command in _UNPACKERS.items():
         if root.name.lower().endswith(suffix):
             unpack = command.format(file=root)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from harden.errors import DataError, UsageError
+from harden.errors import DataError, MissingDataError, UsageError
 from harden.registry import did_you_mean
 
 
@@ -73,4 +73,4 @@ def check_is_file(path: Path, what: str) -> None:
     if path.exists():
         raise DataError(f"{path} is a folder; {what} was expected", hint=f"give the file, or --data {path}")
     siblings = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise DataError(f"no file at {path}{did_you_mean(path.name, siblings)}", hint=f"give the path of {what}")
+    raise MissingDataError(f"no file at {path}{did_you_mean(path.name, siblings)}", hint=f"give the path of {what}")

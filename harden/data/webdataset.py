@@ -19,7 +19,7 @@ from harden.data.names import SPLIT_NAMES
 from harden.data.pictures import SUFFIXES
 from harden.data.rows import Row, list_rows
 from harden.data.spec import read_spec
-from harden.errors import DataError, HardenError
+from harden.errors import DataError, HardenError, MissingDataError
 from harden.registry import did_you_mean
 from harden.stopping import ask
 
@@ -89,7 +89,7 @@ def _archives(root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
-        raise DataError(
+        raise MissingDataError(
             f"no folder or tar archive at {root}{did_you_mean(root.name, siblings)}",
             hint="give a tar archive or a folder of them",
         )

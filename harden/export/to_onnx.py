@@ -17,6 +17,7 @@ from harden.files import write_with
 from harden.models.classifier import Classifier
 
 OPSET = 20
+OLDEST_OPSET = 18
 INPUT, OUTPUT, BATCH = "images", "scores", "batch"
 METADATA = "harden"
 """The metadata key under which everything stands that another team needs to know."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from harden.errors import ModelError
+from harden.errors import MissingModelError, ModelError
 from harden.models import factory, recognise, timm_folder, timm_models, torchvision_models, trust
 from harden.models.formats import FileKind, kind_of
 from harden.models.frozen import keep_frozen
@@ -212,9 +212,9 @@ def _check_file(path: Path, spec: str) -> None:
     if path.is_file():
         return
     if path.is_dir():
-        raise ModelError(f"{spec} is a folder, not a model file", hint="name the weights file inside")
+        raise MissingModelError(f"{spec} is a folder, not a model file", hint="name the weights file inside")
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise ModelError(
+    raise MissingModelError(
         f"no model file {spec}{did_you_mean(path.name, siblings)}",
         hint="a model is a file, timm:NAME, torchvision:NAME, local-dir:FOLDER, hf-hub:ORG/NAME or "
         "path/file.py:callable",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,10 +12,14 @@ from harden.attacks import attack_names
 from harden.data import SplitPlan
 from harden.models.modes import evaluating
 from harden.training.settings import TrainingSettings
+from harden.workflows.budget import Budget
+from harden.workflows.narrator import Narrator
 from harden.workflows.normalising import PREFLIGHT_IMAGES
 from harden.workflows.plan import Plan, Timing, best_parts, make_plan, plan_within, refuse_early, seconds_per_image
 from harden.workflows.settings import FitSettings
 
+FEWEST_AUDITED = 20
+"""Images that are audited however little time is left."""
 MOST_TIMED, TIMED_SECONDS = 128, 0.5
 """Images that a first forward pass is timed on, and for how long."""
 
@@ -124,3 +129,20 @@ def refuse_hopeless(
         )
 
     refuse_early(plan, Timing(training.batch_size * forward * passes / processes, 2 * forward, passes))
+
+
+def affordable_audit(settings: FitSettings, budget: Budget | None, narrator: Narrator) -> FitSettings:
+    """Return the settings with as many images to audit as are left time for; training may have taken more than planned.
+
+    Args:
+        settings: as planned.
+        budget: of the run; None leaves the settings as they are.
+        narrator: is told where it is fewer.
+    """
+    planned = settings.audit_samples
+    if budget is None or planned is None:
+        return settings
+    samples = max(min(planned, FEWEST_AUDITED), int(planned * budget.share_left()))
+    if samples < planned:
+        narrator.warn(f"the budget leaves time to audit {samples} images instead of {planned}")
+    return replace(settings, audit_samples=samples)

@@ -17,7 +17,7 @@ from harden.attacks import attack_names
 from harden.data import ImageSet, SplitPlan, name_of
 from harden.defences import STATIC_DEFENCES
 from harden.durations import duration
-from harden.errors import Interrupted, RunFolderError, TrainingError, UsageError
+from harden.errors import Interrupted, OccupiedError, RunFolderError, TrainingError, UsageError
 from harden.files import write_whole
 from harden.models.classifier import Classifier
 from harden.models.factory import is_reference
@@ -27,8 +27,17 @@ from harden.report.figures import counted
 from harden.workflows.audit import audit_subjects, write_reports
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Scope, Subject
+from harden.workflows.first_checks import check_first
 from harden.workflows.fit import fit, resume
-from harden.workflows.job import StopRequested, choose_splits, default_sources, open_source, passes_per_image, spec_of
+from harden.workflows.job import (
+    StopRequested,
+    check_fit,
+    choose_splits,
+    default_sources,
+    open_source,
+    passes_per_image,
+    spec_of,
+)
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import epochs_within
 from harden.workflows.prepare import choose_device, images_for
@@ -107,6 +116,9 @@ def compare(
     """
     for name in settings.attacks:
         attack_names([name])
+    check_first(models=[name for name in settings.surrogates if name != AUTO])
+    for alone in settings.settings:
+        check_fit(alone)
     asked = _asked(settings)
     folder = _folder(settings, asked, out)
     trials, failed = [], []
@@ -348,7 +360,7 @@ def _folder(settings: CompareSettings, asked: dict[str, Any], out: Path | None) 
                 hint="choose another --out, or ask for the same",
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunFolderError(f"{out} exists already and is no comparison", hint="choose another --out")
+        raise OccupiedError(f"{out} exists already and is no comparison", hint="choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

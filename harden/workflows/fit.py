@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from harden.attacks import ATTACKS
-from harden.data import SplitPlan, name_of, open_data
+from harden.data import SplitPlan, name_of
 from harden.defences import STATIC_DEFENCES
 from harden.distributed import ALONE, Processes
 from harden.errors import (
@@ -27,17 +25,15 @@ from harden.errors import (
 )
 from harden.export.to_safetensors import load_weights
 from harden.files import clear_temporaries, write_whole
-from harden.models.factory import is_reference, origin_of
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
-from harden.models.trust import require_trust
-from harden.randomness import derive_seed
 from harden.report.report import Report
 from harden.training.evaluate import CANARY_ATTACK
 from harden.training.freezing import frozen_names
 from harden.training.history import History
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
+from harden.workflows.affordable import affordable_audit
 from harden.workflows.audit import audit_subjects, run_facts, write_reports, write_unreadable
 from harden.workflows.budget import Budget, time_limit
 from harden.workflows.encounters import Encounters
@@ -46,21 +42,18 @@ from harden.workflows.hardening import build_defence, join_training, plan_run, t
 from harden.workflows.job import (
     Job,
     StopRequested,
+    check_fit,
     choose_splits,
     open_source,
     prepare_job,
-    selection_entries,
     with_statics,
 )
 from harden.workflows.narrator import Narrator, Silent
 from harden.workflows.plan import Plan
 from harden.workflows.plan_table import tell_plan
-from harden.workflows.prepare import choose_device, images_for
-from harden.workflows.run_folder import RunFolder, describe, keep_architecture, new_run
+from harden.workflows.reopening import reopened, require_trust_in_statics
+from harden.workflows.run_folder import RunFolder, describe, keep_architecture, new_run, require_free
 from harden.workflows.settings import FitSettings, as_recipe
-
-FEWEST_AUDITED = 20
-"""Images that are audited however little time is left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +118,8 @@ def _fit(
     *,
     began: float,
 ) -> FitResult:
+    check_fit(settings)
+    require_free(out)
     narrator.heading("Data")
     source = open_source(settings)
     narrator.note(f"{len(source.classes)} classes in {source.location}")
@@ -197,11 +192,11 @@ def resume(
             settings = replace(settings, epochs=None, budget=budget.seconds)
     clear_temporaries(run.path)
     narrator.heading(f"Resuming {run.path}")
-    job = _reopened(run, settings, narrator, stop_requested, arch=arch)
+    job = reopened(run, settings, narrator, stop_requested, arch=arch)
     job = replace(job, began=began, command=job.command or command, budget=budget, audits=audit, processes=processes)
     processes.require(job.classifier.device)
     if settings.method in STATIC_DEFENCES:
-        _require_trust_in_statics(run, settings, arch)
+        require_trust_in_statics(run, settings, arch)
     job = with_statics(job)
     if _fingerprints(job) != run.read_config().get("statics", []):
         narrator.warn(
@@ -237,7 +232,7 @@ def follow(processes: Processes, *, stop_requested: StopRequested, arch: str | N
         return
     where, statics, described = word.split("\n", 2)
     run, settings = RunFolder(Path(where)), FitSettings.from_json(described)
-    job = _reopened(run, settings, Silent(), stop_requested, arch=arch)
+    job = reopened(run, settings, Silent(), stop_requested, arch=arch)
     job = with_statics(replace(job, processes=processes))
     # Not config.json's: a resumed run may go on with others, if all of its processes do.
     if _fingerprints(job) != statics.split():
@@ -255,46 +250,6 @@ def follow(processes: Processes, *, stop_requested: StopRequested, arch: str | N
 
 def _fingerprints(job: Job) -> list[str]:
     return [fingerprint(network) for network in job.statics]
-
-
-def _reopened(
-    run: RunFolder, settings: FitSettings, narrator: Narrator, stop_requested: StopRequested, *, arch: str | None
-) -> Job:
-    """Return the job of a run folder, as it was when its training began."""
-    config = run.read_config()
-    splits = run.read_splits()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(derive_seed(settings.seed, "weights"))
-        kept = (path for path in (run.initial_weights, run.starting_weights) if path.exists())
-        classifier = run.build_classifier(next(kept, None), arch=arch)
-    images = images_for(classifier, open_data(settings.data, settings.reading))
-    training_images = images.decode(splits.train, narrator, "training images")
-    val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
-    classifier.to(choose_device(settings.device))
-    return Job(
-        settings=settings,
-        images=images,
-        splits=splits,
-        train=training_images,
-        val=val,
-        classifier=classifier,
-        narrator=narrator,
-        stop_requested=stop_requested,
-        began=time.monotonic(),
-        command=config.get("command", ""),
-        earlier=Encounters.from_json(config.get("earlier")),
-    )
-
-
-def _require_trust_in_statics(run: RunFolder, settings: FitSettings, arch: str | None) -> None:
-    """Refuse to run code for a run's static models that the user never named: the folder may be somebody else's.
-
-    Raises:
-        UnsafeInputError: naming the code.
-    """
-    for code in (*settings.static, settings.arch if arch is None and settings.static else None):
-        if code is not None and is_reference(code):
-            require_trust(origin_of(code, {}), run.path)
 
 
 def _can_go_on(run: RunFolder, settings: FitSettings) -> bool:
@@ -362,7 +317,7 @@ def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
 def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     """Audit the model before and after on the same test images, once."""
     job.narrator.heading("Final audit")
-    job = replace(job, settings=_affordable(job))
+    job = replace(job, settings=affordable_audit(job.settings, job.budget, job.narrator))
     settings = job.settings
     subjects = _subjects(run, job, _met(job, trained))
     unread = write_unreadable(job.images.unreadable, run.path, job.narrator)
@@ -380,17 +335,6 @@ def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     write_reports(report, run.path, job.narrator)
     shutil.rmtree(run.audit_progress, ignore_errors=True)
     return report
-
-
-def _affordable(job: Job) -> FitSettings:
-    """Return the settings with as many images to audit as the budget has time for; training may have taken more."""
-    planned = job.settings.audit_samples
-    if job.budget is None or planned is None or job.budget.share_left() == 1.0:
-        return job.settings
-    samples = max(min(planned, FEWEST_AUDITED), int(planned * job.budget.share_left()))
-    if samples < planned:
-        job.narrator.warn(f"the budget leaves time to audit {samples} images instead of {planned}")
-    return replace(job.settings, audit_samples=samples)
 
 
 def _subjects(run: RunFolder, job: Job, met: Encounters) -> tuple[Subject, Subject]:

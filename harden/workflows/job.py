@@ -40,6 +40,7 @@ from harden.training.settings import TrainingSettings
 from harden.workflows.affordable import refuse_hopeless
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
+from harden.workflows.first_checks import check_first
 from harden.workflows.narrator import Narrator
 from harden.workflows.normalising import rows_for_preflight
 from harden.workflows.prepare import (
@@ -120,24 +121,12 @@ def prepare_job(
     Of the data, `source` is what is open already; `processes` are those that train together; `audit` is whether the
     run ends with one, and its budget begins here.
     """
-    require_packages(settings.track)
-    if settings.accumulate > 1 and settings.method in WHOLE_BATCH_DEFENCES:
-        raise UsageError(
-            f"{settings.method} compares moments of the whole batch, and --accumulate shows it parts only",
-            hint="take --recompute or a smaller --batch-size instead",
-        )
     device = choose_device(settings.device)
     source = source or open_source(settings)
     earlier = as_run(settings.model)
     narrator.heading("Model")
     spec = spec_of(settings)
     if earlier is not None:
-        if settings.replace_head:
-            raise UsageError(
-                f"--replace-head is for a model that is no run folder, and {earlier.path} is one",
-                hint=f"name its weights and what builds it: {earlier.weights} --arch path/file.py:callable",
-            )
-        refuse_stated(earlier, spec, settings.reading)
         classifier = earlier.load_classifier(arch=settings.arch)
         images = images_for(classifier, source)
         train, val = _decode(images, splits, settings, narrator)
@@ -199,6 +188,30 @@ def prepare_job(
     )
     job = Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command, met)
     return replace(job, processes=processes)
+
+
+def check_fit(settings: FitSettings) -> None:
+    """Refuse what the settings alone show to be impossible, before data are listed.
+
+    Raises:
+        UsageError: naming what is wrong.
+    """
+    models = (settings.model, *settings.static)
+    check_first(models=models, arch=settings.arch, device=settings.device, attacks=settings.attacks)
+    require_packages(settings.track)
+    if settings.accumulate > 1 and settings.method in WHOLE_BATCH_DEFENCES:
+        raise UsageError(
+            f"{settings.method} compares moments of the whole batch, and --accumulate shows it parts only",
+            hint="take --recompute or a smaller --batch-size instead",
+        )
+    earlier = as_run(settings.model)
+    if earlier is not None and settings.replace_head:
+        raise UsageError(
+            f"--replace-head is for a model that is no run folder, and {earlier.path} is one",
+            hint=f"name its weights and what builds it: {earlier.weights} --arch path/file.py:callable",
+        )
+    if earlier is not None:
+        refuse_stated(earlier, spec_of(settings), settings.reading)
 
 
 def _refuse_hopeless(
