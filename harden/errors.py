@@ -34,7 +34,7 @@ class ModelError(HardenError):
 
 
 class MissingModelError(UsageError, ModelError):
-    """A model that is not where the user said."""
+    """A model, code or layer that does not exist under the name that the user gave it."""
 
 
 class MissingDataError(UsageError, DataError):

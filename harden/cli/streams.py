@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 
 class _Sink(io.RawIOBase):
@@ -58,7 +58,7 @@ def guard_streams() -> None:
     sys.stderr = _guarded(sys.stderr, 2, "<stderr>")
 
 
-def failure_of(stream: TextIO) -> OSError | None:
+def failure_of(stream: IO[str]) -> OSError | None:
     """Return why something that was printed to a guarded stream could not be written; None where all was."""
     stream.flush()
     raw = getattr(getattr(stream, "buffer", None), "raw", None)

@@ -197,7 +197,7 @@ def _build(what: str, sizes: Sizes, image_size: tuple[int, int]) -> LoadedModel:
     if kind == "torchvision":
         return torchvision_models.build(reference, classes=sizes.classes or LIBRARY_CLASSES, image_size=image_size)
     if not factory.is_reference(what):
-        raise ModelError(
+        raise MissingModelError(
             f"--arch {what} names no network",
             hint="--arch takes path/file.py:callable, pkg.mod:callable, timm:NAME or torchvision:NAME",
         )

@@ -95,7 +95,7 @@ def test_every_error_has_a_code_in_the_test_above() -> None:
         (("fit", "nothing.pt", "--data", "{data}"), 2, ("nothing.pt",)),
         (("fit", "--resume", "nowhere"), 2, ("no run folder",)),
         (("fit", "--resume", "nowhere", "--epochs", "9"), 2, ("--resume",)),
-        (("fit", "{pickled}", "--data", "{data}", "--split", "layer9"), 1, ("no layer",)),
+        (("fit", "{pickled}", "--data", "{data}", "--split", "layer9"), 2, ("no layer",)),
         (("fit", "{pickled}", "--data", "{data}", "--class-map", "0,1"), 2, ("--class-map",)),
         (("fit", "{weights}", "--data", "{data}"), 1, ("--arch",)),
         (("fit", "{pickled}", "--data", "{data}", "--device", "tpu"), 2, ("device",)),
