@@ -21,6 +21,10 @@ class UsageError(HardenError):
     """A flag, a recipe key or a combination of them that cannot work."""
 
 
+class BudgetError(UsageError):
+    """A time budget that is too small for what is asked, or that was spent before all was done."""
+
+
 class DataError(HardenError):
     """Images or labels that cannot be used as they are."""
 
@@ -54,6 +58,14 @@ class UserCodeError(ModelError):
         self.ended = ended
 
 
+class MissingModelError(UsageError, ModelError):
+    """A model, code or layer that does not exist under the name that the user gave it."""
+
+
+class MissingDataError(UsageError, DataError):
+    """Data that are not where the user said."""
+
+
 class PreflightError(ModelError):
     """The model and the data do not fit: every normalisation leaves it near chance, or the classes are permuted.
 
@@ -74,6 +86,10 @@ class RunFolderError(HardenError):
     """A run folder that exists already, is damaged, or does not fit what is asked of it."""
 
 
+class OccupiedError(UsageError, RunFolderError):
+    """A folder for output that holds something already."""
+
+
 class WriteError(RunFolderError):
     """A file that cannot be written: no space is left, or no right to."""
 
@@ -92,6 +108,10 @@ class GateError(HardenError):
 
 class ExportError(HardenError):
     """An exported file that does not agree with the model it came from."""
+
+
+class NoExportError(UsageError, ExportError):
+    """A folder that is named as an export and is none."""
 
 
 class Interrupted(HardenError):  # noqa: N818 - it is no error

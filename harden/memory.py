@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from harden.errors import text_of
+from harden.stopping import ask
 
 _WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -39,10 +40,12 @@ def by_parts(rows: Tensor, size: int, work: Callable[[int, Tensor], None]) -> in
         Rows of a part that memory was enough for.
 
     Raises:
+        HardenError: the work is to stop (see `harden.stopping`).
         MemoryError: memory ran out for one row alone. It is the caller's to say what would help.
     """
     number, done = 0, 0
     while done < len(rows):
+        ask()
         part = rows[done : done + size]
         failed = None
         try:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from harden.attacks import ATTACKS, CRAFTERS, PRESETS
 from harden.data.reading import FEWEST_BITS, MOST_BITS, read_class_order
 from harden.defences import DEFENCES, SOURCES, STATIC_DEFENCES
+from harden.durations import parse_duration
 from harden.errors import HardenError, UsageError
 from harden.folders import recipe_folder
 from harden.registry import did_you_mean
@@ -25,7 +26,6 @@ from harden.workflows.tracking import TRACKERS
 from harden.workflows.variants import Variant
 
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*")
-_DURATION = re.compile(r"\s*(?:(\d+(?:\.\d+)?)\s*h)?\s*(?:(\d+(?:\.\d+)?)\s*m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)\s*s)?\s*")
 _CHOICES: dict[str, Mapping[str, object]] = {
     "method": DEFENCES,
     "source_attack": CRAFTERS,
@@ -78,22 +78,6 @@ def parse_eps(text: str) -> float:
         hint = f"did you mean {text}/255?" if not match and 1 < value <= 255 else "eps is on the [0, 1] scale: 8/255"
         raise UsageError(f"eps {text} lies outside [0, 1]", hint=hint)
     return value
-
-
-def parse_duration(text: str) -> float:
-    """Return seconds from "90s", "15m", "1h30m" or a plain number of seconds.
-
-    Raises:
-        UsageError: none of these.
-    """
-    match = _DURATION.fullmatch(text)
-    if match and any(match.groups()):
-        hours, minutes, seconds = (float(part) if part else 0.0 for part in match.groups())
-        return hours * 3600 + minutes * 60 + seconds
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{text!r} is no duration", hint="write --budget 15m, 90s or 1h30m") from None
 
 
 _PARSED: dict[str, Callable[[str], object]] = {

@@ -12,6 +12,7 @@ from harden.attacks.norms import Ball
 from harden.attacks.objectives import Objective
 from harden.errors import NoGradientError
 from harden.models.user_code import backward_pass
+from harden.stopping import ask
 from harden.tensors import margins
 
 COMPACT_BELOW = 0.75
@@ -113,6 +114,7 @@ def input_gradient(
     Raises:
         NoGradientError: the scores have no gradient at all.
     """
+    ask()
     points = points.detach().requires_grad_(True)
     with torch.enable_grad():
         scores = model(points)
@@ -194,9 +196,11 @@ class Oracle:
             rows: (n,) indices into the batch; an image may occur several times.
             anywhere: points may lie outside the ball; those are not kept as examples, but `closest` hears of them.
         """
+        ask()
         with torch.no_grad():
             scores = self._model(points)
             for _ in range(self._repeats - 1):
+                ask()
                 scores = scores + self._model(points)
         self.passes.add(self._repeats * len(points))
         scores = scores / self._repeats if self._repeats > 1 else scores

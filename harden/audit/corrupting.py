@@ -27,6 +27,7 @@ from harden.audit.runner import AuditProgress, batch_of
 from harden.data.dataset import ImageSet
 from harden.models.black_box import Audited
 from harden.randomness import stream
+from harden.stopping import ask
 from harden.vision import import_torchvision
 
 SMALL_SIDE = 64
@@ -280,6 +281,7 @@ def corrupted_outcomes(
                 definition = corruption.definition(severity, (height, width))
                 guesses = []
                 for number, chunk in enumerate(chunks):
+                    ask()
                     pixels, labels = images.batch(chunk)
                     corrupted = corruption(pixels, severity, stream(seed, "corruption", key, number))
                     scores = classifier(corrupted.to(classifier.device)).cpu()

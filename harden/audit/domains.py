@@ -17,6 +17,7 @@ from harden.audit.runner import AuditProgress, batch_of
 from harden.data import ImageSet, stratified_sample
 from harden.models.classifier import Classifier
 from harden.randomness import derive_seed, stream
+from harden.stopping import ask
 
 LIMIT = 500
 """Images that the figures are over, if there are so many."""
@@ -165,6 +166,7 @@ def _logits(classifier: Classifier, images: ImageSet, attack: Attack | None, see
     """Return the scores of the images, clean or under an attack."""
     found = []
     for number, rows in enumerate(torch.split(torch.arange(len(images)), batch_of(classifier.input_size))):
+        ask()
         batch, labels = images.batch(rows)
         batch = batch.to(classifier.device)
         if attack is not None:

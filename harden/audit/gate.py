@@ -110,10 +110,7 @@ def parse_gates(text: str, *, attacks: Mapping[str, str], members: Mapping[str, 
     """
     names = {ROBUST: ROBUST, CLEAN: CLEAN, **_both(attacks)}
     gates: dict[str, Gate] = {}
-    for part in text.split(","):
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not key:
-            raise UsageError(f"{part.strip()!r} is not a gate", hint=_FORM)
+    for key, floor in read_floors(text):
         subject = names.get(_folded(key))
         if subject is None:
             if _folded(key) in _both(members or {}):
@@ -126,8 +123,23 @@ def parse_gates(text: str, *, attacks: Mapping[str, str], members: Mapping[str, 
             raise UsageError(f"no gate {key!r}{near}", hint=f"gates: {', '.join(known)}")
         if subject in gates:
             raise UsageError(f"two gates on {subject}", hint="give one floor for each")
-        gates[subject] = Gate(subject, _floor(key, value))
+        gates[subject] = Gate(subject, floor)
     return tuple(gates.values())
+
+
+def read_floors(text: str) -> tuple[tuple[str, float], ...]:
+    """Return what is judged, as it is typed, and its floor in [0, 1] for each gate in `text`.
+
+    Raises:
+        UsageError: a part is no gate, or its floor is no number or outside [0, 1].
+    """
+    found = []
+    for part in text.split(","):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key:
+            raise UsageError(f"{part.strip()!r} is not a gate", hint=_FORM)
+        found.append((key, _floor(key, value)))
+    return tuple(found)
 
 
 def judge_gates(result: AuditResult, gates: Sequence[Gate], *, ignores_checks: bool = False) -> tuple[GateVerdict, ...]:

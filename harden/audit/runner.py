@@ -27,6 +27,7 @@ from harden.models.classifier import Classifier
 from harden.models.folding import Folding, find_folding
 from harden.models.layout import laid_out, lay_out
 from harden.randomness import stream
+from harden.stopping import ask
 
 AuditProgress = Callable[[str, int, int], None]
 """Called with (attack, work done, work expected in all), in forward passes."""
@@ -272,6 +273,7 @@ def attack_images(
         with folding.on():
             examples = run()
         if folding:
+            ask()
             examples = _confirmed(examples, classifier, labels, passes) or run()
         passes.settle(len(chunk))
         guesses[chunk] = examples.predictions.cpu()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harden.cli.pace import Pace, clock
+from harden.cli.pace import Pace
+from harden.cli.streams import failure_of
+from harden.durations import duration
+from harden.errors import WriteError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,7 +87,7 @@ class Terminal:
         if not self.err.is_terminal:
             if now - self._told.setdefault(task, now) >= PLAIN_SECONDS and done < total and left is not None:
                 self._told[task] = now
-                self.err.print(f"  {task}: {done} of {total}, about {left:.0f} s left", markup=False, highlight=False)
+                self.err.print(f"  {task}: {done} of {total}, {_eta(left)}", markup=False, highlight=False)
             return
         if self._progress is None:
             self._progress = _bars(self.err)
@@ -92,7 +96,7 @@ class Terminal:
             for other in self._bars.values():
                 self._progress.remove_task(other)
             self._bars = {task: self._progress.add_task(task, total=total, left="")}
-        self._progress.update(self._bars[task], completed=done, total=total, left=clock(left))
+        self._progress.update(self._bars[task], completed=done, total=total, left=_eta(left))
         if done >= total:
             self._close()
 
@@ -107,12 +111,21 @@ class Terminal:
         self._close()
         self.out.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def json(self, value: Any) -> None:
-        """Print one line of JSON on standard output."""
-        import json
+    def json(self, document: Any) -> None:
+        """Print a document as one line of JSON on standard output.
 
+        Raises:
+            WriteError: it cannot be written there.
+        """
         self._close()
-        print(json.dumps(value), file=self.out.file)
+        stream = self.out.file
+        print(json.dumps(document), file=stream)
+        failure = failure_of(stream)
+        if failure is not None:
+            raise WriteError(
+                f"the JSON cannot be written to standard output: {failure.strerror}",
+                hint="send standard output to a file on a disk with space, or to a program that reads all of it",
+            )
 
     def error(self, message: str, hint: str | None) -> None:
         """Print an error and its repair on standard error."""
@@ -137,6 +150,10 @@ class Terminal:
         self._progress, self._bars = None, {}
 
 
+def _eta(seconds: float | None) -> str:
+    return "" if seconds is None else f"about {duration(seconds)} left"
+
+
 def _console(kind: type[Console], stream: Any) -> Console:
     """A console; where the stream is no terminal, as wide as COLUMNS says or 100 columns.
 
@@ -156,16 +173,22 @@ def _bars(console: Console) -> Progress:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
-        TimeElapsedColumn,
     )
+    from rich.text import Text
+
+    class Elapsed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(duration(task.elapsed or 0.0))
 
     return Progress(
         TextColumn("  {task.description}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("eta {task.fields[left]}"),
+        Elapsed(),
+        TextColumn("{task.fields[left]}"),
         console=console,
         transient=True,
     )

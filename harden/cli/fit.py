@@ -257,6 +257,7 @@ def fit(
         from harden.recipe import find_recipe, read_recipe, resolve
         from harden.workflows import fit as workflow
         from harden.workflows.ending import require_hardened
+        from harden.workflows.first_checks import what_there_is
         from harden.workflows.run_files import read_run_file
         from harden.workflows.run_folder import RunFolder
 
@@ -329,7 +330,8 @@ def fit(
                         hint=f"harden fit --resume {resume}, or start a new run",
                     )
                 if not run.recipe.exists():
-                    raise UsageError(f"{resume} is no run folder: it has no recipe.toml", hint="check the path")
+                    why = "it has no recipe.toml" if resume.exists() else "there is nothing at that path"
+                    raise UsageError(f"{resume} is no run folder: {why}", hint=what_there_is(resume))
                 result = workflow.resume(
                     run,
                     read_run_file(

@@ -33,12 +33,3 @@ class Pace:
         if done <= before or now <= since:
             return None
         return (now - since) * max(0, total - done) / (done - before)
-
-
-def clock(seconds: float | None) -> str:
-    """Return "1:05" or "2:03:05"; "-:--" where nothing is known."""
-    if seconds is None:
-        return "-:--"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

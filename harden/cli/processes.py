@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from harden.cli.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, exit_code
+from harden.cli.streams import write_directly
 from harden.errors import HardenError, ProcessLostError, UsageError
 from harden.process_exit import leave
 
@@ -150,11 +151,10 @@ def _watch(child: subprocess.Popen[bytes], processes: Processes) -> None:
         return
     time.sleep(GRACE_SECONDS)
     if processes.size > 1:
-        text = (
+        write_directly(
             f"error: a process of this run is gone ({_how(code)}); what was finished is kept: continue with harden fit "
             "--resume and the folder, or the same harden report\n"
         )
-        os.write(2, text.encode())
         leave(EXIT_FAILURE)
 
 

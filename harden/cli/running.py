@@ -14,6 +14,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
+from harden import stopping
+from harden.cli.streams import write_directly
+
 if TYPE_CHECKING:
     from harden.cli.console import Terminal
 
@@ -55,9 +58,6 @@ def run_command(body: Callable[[Terminal], None], *, quiet: bool = False, shared
     except KeyboardInterrupt:
         terminal.error("stopped", None)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(EXIT_FAILURE) from None
     except BaseException as error:
         if os.environ.get("HARDEN_DEBUG"):
             raise
@@ -143,7 +143,7 @@ def _require_one_process() -> None:
 
 @contextmanager
 def stoppable(wanted: bool = True) -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C or SIGTERM finish the current step or pass; a second one ends at once.
+    """Let the first Ctrl-C or SIGTERM finish the current unit of work (see `harden.stopping`); a second ends at once.
 
     torchrun passes on to its processes what a terminal has sent to each of them already: that is one signal.
 
@@ -156,6 +156,8 @@ def stoppable(wanted: bool = True) -> Iterator[Callable[[], bool]]:
     if not wanted:
         yield lambda: False
         return
+    from harden.errors import Interrupted
+
     asked: float | None = None
     previous: dict[int, Any] = {}
     among_others = "WORLD_SIZE" in os.environ
@@ -168,13 +170,18 @@ def stoppable(wanted: bool = True) -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         if asked is None and leads:
             # Not through rich: a handler may run in the middle of its printing.
-            os.write(2, b"\nstopping after this step; again to end at once\n")
+            write_directly("\nstopping after this step; again to end at once\n")
         asked = now if asked is None else asked
+
+    def answer() -> None:
+        if asked is not None:
+            raise Interrupted("stopped")
 
     for number in map(int, (signal.SIGINT, signal.SIGTERM)):
         previous[number] = signal.signal(number, on_signal)
     try:
-        yield lambda: asked is not None
+        with stopping.asking(answer):
+            yield lambda: asked is not None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -15,6 +15,7 @@ from harden.data.dataset import Entry, Format, ImageSet, Probe, Progress, Unread
 from harden.data.passed_over import NOTHING, PassedOver
 from harden.data.pictures import Stored, decode_pictures, look
 from harden.errors import DataError
+from harden.stopping import ask
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class EncodedSource:
         sizes: Counter[tuple[int, int]] = Counter()
         reasons: list[str] = []
         for entry in _spread(to_look_at(self), PROBED):
+            ask()
             try:
                 is_gray, size = look(self.stored, entry)
             except DataError as error:
@@ -102,6 +104,7 @@ def stamp(paths: Iterable[str]) -> str:
     """Return a digest of every file's size, modification time and permissions, and of Pillow's version."""
     digest = hashlib.blake2b(PIL.__version__.encode(), digest_size=16)
     for path in paths:
+        ask()
         try:
             status = os.stat(path)
         except OSError as error:

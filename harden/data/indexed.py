@@ -15,6 +15,7 @@ from harden.data.encoded import state_of
 from harden.data.passed_over import NOTHING, PassedOver
 from harden.data.pictures import fit
 from harden.errors import DataError
+from harden.stopping import ask
 
 TOLD_EVERY = 500
 """Images between two reports of progress."""
@@ -67,6 +68,7 @@ class IndexedSource:
         images = np.empty((len(known), image_format.channels, *image_format.size), dtype=np.uint8)
         damaged = {}
         for row, entry in enumerate(known):
+            ask()
             try:
                 images[row] = fit(self.picture(*place[entry.file]), image_format)
             except (OSError, ValueError, SyntaxError) as error:  # Pillow's, for files that are none or cut off

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from harden.data.dataset import Entry, Format, ImageSet, Progress, Unreadable
 from harden.errors import DataError
+from harden.stopping import ask
 
 _SUFFIXES_OF: Mapping[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"),
@@ -52,6 +54,8 @@ SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES_OF.values() for suffix in 
 
 CHUNK = 64
 THREADS = 8
+LOOK_SECONDS = 0.2
+"""How often it is asked whether to go on while threads decode."""
 SLOW_FILE_SECONDS = 4e-4
 """Below this time per file the interpreter lock is the bottleneck and threads only get into each other's way."""
 
@@ -131,9 +135,14 @@ def decode_pictures(
     total = len(entries)
     pixels = _allocate(total, image_format)
 
+    given_up = threading.Event()
+
     def decode_chunk(start: int) -> list[tuple[int, str]]:
         bad = []
         for index in range(start, min(start + CHUNK, total)):
+            ask()  # which the threads cannot: they look at what became of the answer
+            if given_up.is_set():
+                break
             try:
                 _decode_into(pixels[index], stored, entries[index], image_format, gray_bits)
             except DataError as error:
@@ -142,7 +151,7 @@ def decode_pictures(
 
     bad: dict[int, str] = {}
     with _pillow_warnings():
-        for start, failures in zip(range(0, total, CHUNK), _over_chunks(decode_chunk, total), strict=True):
+        for start, failures in zip(range(0, total, CHUNK), _over_chunks(decode_chunk, total, given_up), strict=True):
             bad.update(failures)
             if progress is not None:
                 progress(min(start + CHUNK, total), total)
@@ -162,8 +171,14 @@ def decode_pictures(
     return images, tuple(Unreadable(entries[index].file, reason) for index, reason in bad.items())
 
 
-def _over_chunks(decode_chunk: _DecodeChunk, total: int) -> Iterator[list[tuple[int, str]]]:
-    """Yield the result of every chunk in order: the first one timed here, the others in threads if that will help."""
+def _over_chunks(decode_chunk: _DecodeChunk, total: int, given_up: threading.Event) -> Iterator[list[tuple[int, str]]]:
+    """Yield the result of every chunk in order: the first one timed here, the others in threads if that will help.
+
+    Args:
+        decode_chunk: decodes the chunk that starts at an index.
+        total: images in all chunks.
+        given_up: set for the threads when nobody wants their chunks any more.
+    """
     starts = range(0, total, CHUNK)
     if not starts:
         return
@@ -175,8 +190,13 @@ def _over_chunks(decode_chunk: _DecodeChunk, total: int) -> Iterator[list[tuple[
         return
     pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
     try:
-        yield from pool.map(decode_chunk, starts[1:])
+        for chunk in [pool.submit(decode_chunk, start) for start in starts[1:]]:
+            while not chunk.done():
+                ask()
+                wait([chunk], timeout=LOOK_SECONDS)
+            yield chunk.result()
     finally:
+        given_up.set()
         pool.shutdown(cancel_futures=True)
 
 

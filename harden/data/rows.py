@@ -10,6 +10,7 @@ from harden.data.labels import refuse_lists, several_labels
 from harden.data.names import SPLIT_NAMES, composed, in_order, some
 from harden.errors import DataError
 from harden.registry import did_you_mean
+from harden.stopping import ask
 
 Listings = dict[str, tuple[Entry, ...]]
 
@@ -88,6 +89,7 @@ def _by_label(entry: Entry) -> tuple[int, str]:
 def _checked(rows: Iterable[Row], source: str) -> list[Row]:
     first: dict[str, Row] = {}
     for row in rows:
+        ask()
         row = replace(row, name=composed(row.name))
         other = first.setdefault(row.file, row)
         if other is not row:

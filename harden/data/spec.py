@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from harden.errors import DataError, UsageError
+from harden.errors import DataError, MissingDataError, UsageError
 from harden.registry import did_you_mean
 
 SHOWN = 200
@@ -104,14 +104,14 @@ def check_is_there(path: Path, what: str, hint: str) -> None:
         hint: how to repair it.
 
     Raises:
-        DataError: there is nothing, or a link that leads nowhere.
+        MissingDataError: there is nothing, or a link that leads nowhere.
         OSError: the system does not say.
     """
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         if path.is_symlink():
-            raise DataError(
+            raise MissingDataError(
                 f"{shown(path)} is a link to {shown(os.readlink(path))}, which is not there",
                 hint="repair the link, or give the path of the data itself",
             ) from error
@@ -119,7 +119,7 @@ def check_is_there(path: Path, what: str, hint: str) -> None:
             siblings = [entry.name for entry in os.scandir(path.parent)]
         except OSError:
             siblings = []
-        raise DataError(f"no {what} at {shown(path)}{did_you_mean(path.name, siblings)}", hint=hint) from error
+        raise MissingDataError(f"no {what} at {shown(path)}{did_you_mean(path.name, siblings)}", hint=hint) from error
 
 
 def check_is_file(path: Path, what: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from harden.data.dataset import DataSource, Entry, ImageSet
 from harden.errors import DataError, UsageError
 from harden.randomness import stream
+from harden.stopping import ask
 
 VAL_FRACTION = 0.10
 TEST_FRACTION = 0.15
@@ -205,7 +206,11 @@ def duplicate_files(a: ImageSet, b: ImageSet) -> list[tuple[str, str]]:
 
 
 def _digests(images: ImageSet) -> list[bytes]:
-    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images.images.cpu().numpy()]
+    digests = []
+    for image in images.images.cpu().numpy():
+        ask()
+        digests.append(hashlib.blake2b(image.tobytes(), digest_size=16).digest())
+    return digests
 
 
 def _check_divisible(source: DataSource, pool: Sequence[Entry]) -> None:

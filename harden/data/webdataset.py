@@ -21,7 +21,8 @@ from harden.data.passed_over import PassedOver, Why, reason_for
 from harden.data.pictures import SUFFIXES
 from harden.data.rows import Row, list_rows
 from harden.data.spec import check_is_there, read_spec
-from harden.errors import DataError
+from harden.errors import DataError, HardenError
+from harden.stopping import ask
 
 LONGEST_LABEL = 1000
 """Bytes."""
@@ -144,7 +145,7 @@ def _samples(archive: Path) -> tuple[list[Sample], list[str]]:
                     sample.label = _label(tar, member, sample, archive)
                 else:
                     sample.pictures.append((path, Place(archive, member.offset_data, member.size)))
-    except DataError:
+    except HardenError:
         raise
     except Exception as error:  # a damaged archive leads tarfile into errors of any class
         raise DataError(
@@ -158,6 +159,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Yield the plain files."""
     begins = -1
     while (member := tar.next()) is not None:
+        ask()
         if member.offset <= begins:
             raise tarfile.ReadError("a member begins before the one before it")  # or it would never end
         begins = member.offset

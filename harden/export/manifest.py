@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harden.errors import ExportError
+from harden.errors import ExportError, NoExportError
 from harden.files import write_whole
 
 MANIFEST = "manifest.json"
@@ -77,8 +77,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ExportError(
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoExportError(
             f"{folder} is no export: it has no {MANIFEST}", hint="name a folder that `harden export` wrote"
         ) from None
     except (OSError, ValueError, RecursionError) as error:

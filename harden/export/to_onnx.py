@@ -17,6 +17,7 @@ from harden.models.classifier import Classifier
 from harden.models.user_code import copied, user_code
 
 OPSET = 20
+OLDEST_OPSET = 18
 INPUT, OUTPUT, BATCH = "images", "scores", "batch"
 METADATA = "harden"
 """The metadata key under which everything stands that another team needs to know."""

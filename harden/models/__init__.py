@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from harden.errors import ModelError
+from harden.errors import MissingModelError, ModelError
 from harden.models import factory, foreign, recognise, timm_folder, timm_models, torchvision_models, trust
 from harden.models.formats import FileKind, kind_of
 from harden.models.frozen import keep_frozen
@@ -198,7 +198,7 @@ def _build(what: str, sizes: Sizes, image_size: tuple[int, int]) -> LoadedModel:
     if kind == "torchvision":
         return torchvision_models.build(reference, classes=sizes.classes or LIBRARY_CLASSES, image_size=image_size)
     if not factory.is_reference(what):
-        raise ModelError(
+        raise MissingModelError(
             f"--arch {what} names no network",
             hint="--arch takes path/file.py:callable, pkg.mod:callable, timm:NAME or torchvision:NAME",
         )
@@ -217,9 +217,9 @@ def _check_file(path: Path, spec: str) -> None:
         found = foreign.of_folder(path)
         if found is not None:
             raise ModelError(f"{spec} is {found.what}", hint=found.way)
-        raise ModelError(f"{spec} is a folder, not a model file", hint="name the weights file inside")
+        raise MissingModelError(f"{spec} is a folder, not a model file", hint="name the weights file inside")
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise ModelError(
+    raise MissingModelError(
         f"no model file {spec}{did_you_mean(path.name, siblings)}",
         hint="a model is a file, timm:NAME, torchvision:NAME, local-dir:FOLDER, hf-hub:ORG/NAME or "
         "path/file.py:callable",

@@ -153,7 +153,9 @@ class Classifier(nn.Module):
         """
         if self.normalisation.flip_channels:
             images = images.flip(1)
-        scores = ask(self.module, (images - self.mean) / self.std, classes=self.outputs, readings=self._readings)
+        scores = network_scores(
+            self.module, (images - self.mean) / self.std, classes=self.outputs, readings=self._readings
+        )
         require_outputs(scores, self.outputs)
         return scores if self.subset is None else self.subset.of(scores)
 
@@ -181,7 +183,9 @@ def require_outputs(scores: Tensor, outputs: int) -> None:
         )
 
 
-def ask(module: nn.Module, images: Tensor, *, classes: int | None = None, readings: Readings | None = None) -> Tensor:
+def network_scores(
+    module: nn.Module, images: Tensor, *, classes: int | None = None, readings: Readings | None = None
+) -> Tensor:
     """Return the scores (N, K) of a network that the user brings: every forward pass of one goes through here.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from harden.errors import ModelError
+from harden.errors import MissingModelError, ModelError
 from harden.models.frozen import keep_frozen
 from harden.models.loaded import LoadedModel
 from harden.models.origin import Origin, require_sizes
@@ -120,7 +120,7 @@ def locate(reference: str) -> Path:
         path = Path(code).expanduser().resolve()
         if not path.is_file():
             siblings = [entry.name for entry in path.parent.glob("*.py")] if path.parent.is_dir() else []
-            raise ModelError(
+            raise MissingModelError(
                 f"no file {code}{did_you_mean(path.name, siblings)}",
                 hint="--arch takes path/file.py:callable; the path is relative to the current folder",
             )
@@ -138,7 +138,7 @@ def locate(reference: str) -> Path:
             found = None
             break
     if found is None or not found.origin or not found.origin.endswith(".py"):
-        raise ModelError(
+        raise MissingModelError(
             f"no Python module {code!r} that could hold a network{did_you_mean(code, LIBRARIES)}",
             hint="install the package, run from the folder that holds it, or name the file: path/file.py:callable",
         )
@@ -158,13 +158,13 @@ def _callable(reference: str, path: Path, code: bytes) -> Callable[..., Any]:
     for part in name.split("."):
         if not hasattr(found, part):
             public = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
-            raise ModelError(
+            raise MissingModelError(
                 f"{named} has no {part!r}{did_you_mean(part, public)}",
                 hint=f"callables in it: {', '.join(public[:12])}" if public else "the file defines no callable",
             )
         found = getattr(found, part)
     if not callable(found) or isinstance(found, nn.Module):
-        raise ModelError(
+        raise MissingModelError(
             f"{reference} is a {type(found).__name__}, not a function or class that builds a network",
             hint="write a function that returns the network, and name that",
         )

@@ -29,6 +29,7 @@ from harden.models.agreement import agree
 from harden.models.classifier import Classifier
 from harden.models.first_convolution import convolved
 from harden.models.modes import evaluating
+from harden.stopping import ask
 
 _Layer = nn.Conv1d | nn.Conv2d | nn.Linear
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
@@ -143,10 +144,12 @@ def find_folding(classifier: Classifier, images: Tensor) -> Folding:
         return Folding()
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices), evaluating(classifier):
+        ask()
         expected = classifier(images)
         pairs = [_Pair(layer, norm) for layer, norm in _followed(classifier, images)]
 
         def agrees(some: Sequence[_Pair], *, hiding: bool = True) -> bool:
+            ask()
             try:
                 with Folding(some).on(hiding=hiding):
                     scores = classifier(images)

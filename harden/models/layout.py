@@ -9,6 +9,7 @@ from harden.models.agreement import agree
 from harden.models.classifier import Classifier
 from harden.models.modes import try_both_modes
 from harden.randomness import stream
+from harden.stopping import ask
 
 _AGREE = 1e-3
 """Largest difference of the scores in the two layouts, as a share of their scale: other kernels round otherwise."""
@@ -48,6 +49,7 @@ def _answers(classifier: Classifier, images: Tensor) -> Tensor | None:
 
     In training mode the scores say nothing: dropout follows the order in memory.
     """
+    ask()
     try:
         return try_both_modes(classifier, images).resting
     except Exception:  # whatever the user's forward raises

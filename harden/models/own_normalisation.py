@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from harden.models.agreement import agree
-from harden.models.classifier import Basis, Normalisation, ask
+from harden.models.classifier import Basis, Normalisation, network_scores
 from harden.models.held import Pair, numbers_in, only, pairs_in, plausible
 from harden.models.loaded import LoadedModel, Stated
 from harden.models.modes import evaluating
@@ -82,12 +82,12 @@ def _depends_on(module: nn.Module, owner: nn.Module, name: str, inputs: Tensor) 
     kept = value.clone() if isinstance(value, Tensor) else value
     with evaluating(module):
         try:
-            before = ask(module, inputs.to(device))
+            before = network_scores(module, inputs.to(device))
             if isinstance(value, Tensor):
                 value.copy_(value * 1.5 + 0.3)
             else:
                 setattr(owner, name, _moved(value))
-            return not agree(before, ask(module, inputs.to(device)))
+            return not agree(before, network_scores(module, inputs.to(device)))
         except Exception:  # whatever the user's forward raises
             return True
         finally:

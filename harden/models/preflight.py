@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from harden.errors import ModelError, PreflightError
 from harden.models.choice import KNOWN, Choice, Tried, choose, divergence_limit
-from harden.models.classifier import Basis, Normalisation, ask
+from harden.models.classifier import Basis, Normalisation, network_scores
 from harden.models.first_norm import training_divergence
 from harden.models.modes import evaluating
 from harden.models.normalisations import CANDIDATES, apply, candidates
 from harden.models.output_subset import OutputSubset
 from harden.models.outputs import Readings
+from harden.stopping import ask
 from harden.tensors import as_float_images
 
 _BATCH = 250
@@ -261,15 +262,13 @@ def _scores(module: nn.Module, normalisation: Normalisation, images: Tensor, cla
     """Return the scores (N, K) float on the CPU; of so many `classes`, where there are any."""
     device = next((tensor.device for tensor in module.parameters()), images.device)
     readings: Readings = {}
+    found = []
     with evaluating(module):
-        return torch.cat(
-            [
-                ask(module, apply(normalisation, as_float_images(batch.to(device))), classes=classes, readings=readings)
-                .float()
-                .cpu()
-                for batch in torch.split(images, _BATCH)
-            ]
-        )
+        for batch in torch.split(images, _BATCH):
+            ask()
+            inputs = apply(normalisation, as_float_images(batch.to(device)))
+            found.append(network_scores(module, inputs, classes=classes, readings=readings).float().cpu())
+    return torch.cat(found)
 
 
 def _problem(

@@ -16,7 +16,7 @@ from torch import Tensor
 from harden.errors import ModelError
 from harden.models.agreement import agree
 from harden.models.architectures import architectures, digest, similarity, sketch_of
-from harden.models.classifier import ask
+from harden.models.classifier import network_scores
 from harden.models.loaded import LoadedModel
 from harden.models.modes import evaluating
 from harden.models.state_dict import Candidate, MisfitError, readings, weight_shapes
@@ -172,7 +172,7 @@ def _texts(reading: Candidate) -> list[str]:
 def _answer(loaded: LoadedModel, channels: int, image_size: tuple[int, int]) -> Tensor:
     images = torch.randn(2, channels, *image_size, generator=torch.Generator().manual_seed(0))
     with evaluating(loaded.module):
-        return ask(loaded.module, images)
+        return network_scores(loaded.module, images)
 
 
 def _some(names: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harden.errors import ModelError
+from harden.errors import MissingModelError, ModelError
 from harden.models.classifier import Classifier
 from harden.registry import did_you_mean
 
@@ -107,7 +107,7 @@ def _submodule(module: nn.Module, name: str) -> nn.Module:
     modules: dict[str, nn.Module] = dict(module.named_modules())
     if name in modules and name:
         return modules[name]
-    raise ModelError(
+    raise MissingModelError(
         f"the model has no layer {name!r}{did_you_mean(name, modules)}",
         hint="`harden inspect MODEL` lists the layers that can be split at",
     )

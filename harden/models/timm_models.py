@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from harden.errors import ModelError
+from harden.errors import MissingModelError, ModelError
 from harden.models.loaded import LoadedModel, Stated, one_line
 from harden.models.origin import Origin, require_sizes
 from harden.models.trial import output_classes, refusal_of
@@ -118,14 +118,14 @@ def _check_name(timm: Any, name: str, tag: str) -> None:
         # `resnet18.a1_in1k` is how timm itself writes what is `resnet18@a1_in1k` here.
         bare, dot, dotted = name.partition(".")
         meant = f"; did you mean 'timm:{bare}@{dotted}'?" if dot and bare in known else did_you_mean(name, known)
-        raise ModelError(
+        raise MissingModelError(
             f"timm {timm.__version__} has no model {name!r}{meant}",
             hint="list the names with: python -c 'from harden.vision import import_timm; "
             "print(*import_timm().list_models())'",
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
     if tag and tag not in tags:
-        raise ModelError(
+        raise MissingModelError(
             f"timm {timm.__version__} has no weights {tag!r} for {name}{did_you_mean(tag, tags)}",
             hint=f"known: {', '.join(f'timm:{name}@{known_tag}' for known_tag in tags)}"
             if tags

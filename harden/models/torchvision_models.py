@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from harden.errors import ModelError
+from harden.errors import MissingModelError, ModelError
 from harden.models.loaded import LoadedModel, one_line
 from harden.models.origin import Origin, require_sizes
 from harden.models.trial import output_classes, refusal_of
@@ -54,11 +54,11 @@ def _check_name(name: str) -> None:
         return
     bare, at, _ = name.partition("@")
     if at and bare in known:
-        raise ModelError(
+        raise MissingModelError(
             f"torchvision's pretrained weights cannot be named here ({name!r})",
             hint=f"use timm:NAME@TAG, or a downloaded weights file: FILE --arch torchvision:{bare}",
         )
-    raise ModelError(
+    raise MissingModelError(
         f"torchvision has no classifier {name!r}{did_you_mean(name, known)}",
         hint=f"known: {', '.join(known)}",
     )

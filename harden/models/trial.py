@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from harden.errors import ModelError, UserCodeError
-from harden.models.classifier import ask
+from harden.models.classifier import network_scores
 from harden.models.modes import evaluating
+from harden.stopping import ask
 
 GRAY, RGB = 1, 3
 
@@ -106,8 +107,9 @@ def refusal_of(
     """
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     images = torch.zeros(2, in_channels, *image_size, device=device)
+    ask()
     with evaluating(module):
         try:
-            return ask(module, images, classes=classes).shape[1]
+            return network_scores(module, images, classes=classes).shape[1]
         except UserCodeError as error:
             return error

@@ -12,8 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from harden.durations import duration
 from harden.report.comparison import BLACK_BOX, WORST, Comparison, Figure
-from harden.report.figures import duration
 from harden.report.markdown import line, plain
 
 _GAP = 2

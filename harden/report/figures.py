@@ -42,16 +42,6 @@ def counted(number: int, noun: str) -> str:
     return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
 
 
-def duration(seconds: float) -> str:
-    """Write a time as "8.3 s", "5 min 12 s" or "2 h 5 min"."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def radius(eps: float) -> str:
     """Write eps on the [0, 1] scale as it is usually quoted: "0.1", or "8/255" where that is what it is."""
     if abs(eps - round(eps, 3)) < 1e-9:

@@ -19,7 +19,7 @@ from torch import Tensor
 from harden.data.dataset import ImageSet
 from harden.defences import Defence
 from harden.distributed import ALONE, Processes
-from harden.errors import Interrupted, TrainingError
+from harden.errors import BudgetError, Interrupted, TrainingError
 from harden.memory import is_out_of_memory, release
 from harden.models.classifier import Classifier
 from harden.models.layout import laid_out, lay_out
@@ -28,6 +28,7 @@ from harden.models.recompute import recomputing
 from harden.models.tap import Tap
 from harden.models.user_code import backward_pass
 from harden.randomness import capture_global_rng, derive_seed, restore_global_rng, stream
+from harden.stopping import ask, held
 from harden.training.augment import AUGMENTATIONS
 from harden.training.averaging import WeightAverage
 from harden.training.batches import Batches, parts_of
@@ -52,6 +53,8 @@ SMALL_SELECTION = 200
 MAX_ROLLBACKS = 3
 CHECKPOINT_SECONDS = 30.0
 REPLAN_AT = (0.25, 0.5, 0.75, 0.9)
+SLOW_START = 4
+"""A first step of so many times the seconds that all may take is the only one that is timed."""
 RECENT = 3
 """An epoch is expected to take as long as the mean of all, or of this many last ones if they were slower."""
 
@@ -69,6 +72,8 @@ class Trainer:
         checkpoint: where to keep the state; None keeps none.
         observer: hears what happens.
         stop_requested: asked after every step; true writes a checkpoint and raises `Interrupted`.
+        time_is_over: asked after every step; true ends the training with the epochs that are finished, or, in the
+            first one, with what that is so far.
         processes: that train together; each has the same arguments, and the leader alone writes the checkpoint.
         replan: asked for the number of epochs after the first one and at the shares `REPLAN_AT` of them, when their
             time is known; None keeps `settings.epochs`. From then on the number is part of the checkpoint.
@@ -89,6 +94,7 @@ class Trainer:
         checkpoint: Path | None,
         observer: Observer,
         stop_requested: Callable[[], bool] = lambda: False,
+        time_is_over: Callable[[], bool] = lambda: False,
         replan: Replan | None = None,
         processes: Processes = ALONE,
     ) -> None:
@@ -102,6 +108,7 @@ class Trainer:
         self.checkpoint = checkpoint
         self.observer = observer
         self.stop_requested = stop_requested
+        self.time_is_over = time_is_over
         self.replan = replan
         self.processes = processes
         self.epochs = settings.epochs
@@ -159,7 +166,9 @@ class Trainer:
             UsageError: the steps of a resumed run have too few images for so many processes, or the network has no
                 blocks to recompute.
         """
-        with self.processes.explaining(), torch.random.fork_rng(range(torch.cuda.device_count())):
+        # Several processes stop together after a step, which is where all of them can answer.
+        together = held() if self.processes.size > 1 else nullcontext()
+        with together, self.processes.explaining(), torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(derive_seed(self.settings.seed, "global"))
             if resume and self.checkpoint is not None and self.checkpoint.exists():
                 self._load(read_checkpoint(self.checkpoint))
@@ -170,46 +179,57 @@ class Trainer:
                 self._save()
             with self._tapping() as tapped, self._recomputing():
                 while self.epoch < self.epochs and not self.stopped:
-                    self._train_epoch(tapped)
-                    self._finish_epoch()
+                    if self._train_epoch(tapped):
+                        self._finish_epoch_or_save()
             self._save()
             return self._choose()
 
     def time_steps(self, count: int, seconds: float) -> tuple[float, int]:
         """Return seconds per training step, averaged over `count` steps, or over fewer once `seconds` have passed.
 
-        Also the passes of a step for each clean image, forward and backward. A first step warms up and is not counted.
+        Also the passes of a step for each clean image, forward and backward. A first step warms up and is not counted,
+        unless it takes `SLOW_START` times `seconds`.
         For the plan of a run, on a trainer of its own: the weights change.
         """
         order, spent = self.batches.order(0), list[float]()
         devices = range(torch.cuda.device_count())
         with self._tapping() as tapped, torch.random.fork_rng(devices), self._recomputing():
-            while len(spent) < 2 or (len(spent) <= count and sum(spent) < seconds):
+            while not spent or (len(spent) <= count and sum(spent) < (seconds if spent[1:] else SLOW_START * seconds)):
+                ask()
                 began = time.perf_counter()
                 self._train_step(tapped, order, len(spent) % self.batches.steps)
                 if self.classifier.device.type == "cuda":
                     torch.cuda.synchronize(self.classifier.device)
                 spent.append(time.perf_counter() - began)
         passes = self.passes / (len(spent) * self.batches.size)
-        return sum(spent[1:]) / len(spent[1:]), round(passes)
+        counted = spent[1:] or spent
+        return sum(counted) / len(counted), round(passes)
 
-    def _train_epoch(self, tapped: Tap) -> None:
+    def _train_epoch(self, tapped: Tap) -> bool:
+        """Take the steps of an epoch, and return whether they are one: time that is over may have cut it off."""
         order = self.batches.order(self.epoch)
         began = time.monotonic()
         while self.step < self.batches.steps:
-            for name, value in self._step_that_fits(tapped, order).items():
+            with held():
+                scalars = self._step_that_fits(tapped, order)
+            for name, value in scalars.items():
                 self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
             self.step += 1
             self.observer.step(self.epoch * self.batches.steps + self.step, self.epochs * self.batches.steps)
-            if self.processes.any(self.stop_requested()):
+            if self.processes.any(self.stop_requested() or self.time_is_over()):
                 self.spent += time.monotonic() - began
-                self._save()
-                raise Interrupted("stopped; everything up to this step is kept")
+                if self.processes.any(self.stop_requested()):
+                    self._save()
+                    raise Interrupted("stopped; everything up to this step is kept")
+                self.stopped = True
+                self.observer.note(f"the time for training is over, and ends it in epoch {self.epoch + 1}")
+                return self.epoch == 0 or self.step == self.batches.steps
             if self.step < self.batches.steps and self._is_due(4 * CHECKPOINT_SECONDS):
                 self.spent += time.monotonic() - began
                 began = time.monotonic()
                 self._save()
         self.spent += time.monotonic() - began
+        return True
 
     def _step_that_fits(self, tapped: Tap, order: Tensor) -> dict[str, Tensor]:
         """Take the step that is due; where memory runs out the batches are half as large from here on.
@@ -271,6 +291,7 @@ class Trainer:
 
         What is drawn at random is drawn for the whole batch, so that an image's draws do not depend on the parts.
         """
+        ask()  # held in training, where a step is taken whole
         rows, noise = batch[part], stream(self.settings.seed, "step", self.epoch, i)
         images, labels = self.train.batch(rows)
         images, labels = images.to(self.classifier.device), labels.to(self.classifier.device)
@@ -294,6 +315,7 @@ class Trainer:
         """Whether the network in training is the function that it is at rest: no BatchNorm, dropout or autocast."""
         if self.settings.precision != "fp32":
             return False
+        ask()
         try:
             return try_both_modes(self.classifier, self._two_images(), self._train_mode).same
         except Exception:  # whatever the user's forward raises, a step will raise as well
@@ -328,9 +350,17 @@ class Trainer:
 
     # -- the end of an epoch ------------------------------------------------------------------------------------------
 
+    def _finish_epoch_or_save(self) -> None:
+        """Finish the epoch; where its measurements are stopped, keep its steps, so that they can be made again."""
+        try:
+            self._finish_epoch()
+        except (Interrupted, BudgetError):
+            self._save()
+            raise
+
     def _finish_epoch(self) -> None:
         settings, began = self.settings, time.monotonic()
-        scalars = {name: float(value) / self.batches.steps for name, value in self.sums.items()}
+        scalars = {name: float(value) / self.step for name, value in self.sums.items()}
         progress = (self.epoch + 1) / self.epochs
         scalars["lr"] = self.strength * self.schedule.lr_at(self.epoch / self.epochs)
         sources, collapse, vitals = self.sources.now, Collapse.NONE, None

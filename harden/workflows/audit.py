@@ -13,6 +13,7 @@ from harden.audit.keeping import identity_of
 from harden.audit.result import ImageOrigin
 from harden.data import ImageSet, duplicate_files, name_of
 from harden.distributed import ALONE, Processes
+from harden.durations import duration
 from harden.errors import Interrupted, UsageError
 from harden.files import write_whole
 from harden.models.classifier import Classifier
@@ -192,7 +193,7 @@ def run_facts(
 ) -> tuple[tuple[str, str], ...]:
     """Return how a run's numbers came about, as (label, value) pairs."""
     seconds = sum(epoch.seconds for epoch in history.epochs)
-    chosen = "" if budget is None else f" (as many as fit into {budget.seconds:.0f} s)"
+    chosen = "" if budget is None else f" (as many as fit into {duration(budget.seconds)})"
     return (
         ("command", command),
         ("method", f"{settings.method}, source attack {' + '.join(settings.source_attack or ('none',))}"),
@@ -204,7 +205,7 @@ def run_facts(
             f"Adam {settings.lr:g}, EMA {settings.ema:g}",
         ),
         ("augmentation", settings.augment or "none"),
-        ("training time", f"{seconds:.0f} s"),
+        ("training time", duration(seconds)),
         ("splits", how),
         ("seed", str(settings.seed)),
         ("harden", __version__),

@@ -5,13 +5,40 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from harden.durations import duration, larger_budget
+from harden.errors import BudgetError
 from harden.files import write_whole
+from harden.stopping import asking
 from harden.workflows.run_files import read_run_file
 
 KEEP_SECONDS = 5.0
 """How often the spent seconds are written down; what a killed process did since then is not counted."""
+
+
+GRACE = 0.03
+"""Share of a budget by which a run may overrun it, for what cannot be stopped half-way."""
+
+
+@contextmanager
+def time_limit(seconds: float | None, began: float) -> Iterator[None]:
+    """End the work in this context once a budget is spent; None for no budget.
+
+    Raises:
+        BudgetError: it is spent; the hint names a larger one.
+    """
+
+    def answer() -> None:
+        if seconds is not None and time.monotonic() - began >= seconds * (1 + GRACE):
+            raise BudgetError(
+                f"the budget of {duration(seconds)} was spent before the run ended", hint=larger_budget(2 * seconds)
+            )
+
+    with asking(answer):
+        yield
 
 
 class Budget:
@@ -23,6 +50,9 @@ class Budget:
         spent: by the processes that ran it before this one.
         began: when this process did, on the clock of `time.monotonic`.
         attack_pass, finish_seconds: what the plan measured (see `Timing` and `Plan`); 0 before there is one.
+
+    Attributes:
+        drift: how many times as long as planned a pass has taken of late.
     """
 
     def __init__(
@@ -40,6 +70,7 @@ class Budget:
         self.began = began - spent
         self.attack_pass = attack_pass
         self.finish_seconds = finish_seconds
+        self.drift = 1.0
         self._kept = began
 
     @classmethod
@@ -60,6 +91,15 @@ class Budget:
 
         seconds, spent, attack_pass, finish_seconds = read_run_file(path, numbers)
         return cls(path, seconds, began=began, spent=spent, attack_pass=attack_pass, finish_seconds=finish_seconds)
+
+    def training_is_over(self) -> bool:
+        """Return whether what comes after training needs all the time that is left."""
+        return time.monotonic() >= self.deadline - self.finish_seconds * self.drift
+
+    def share_left(self) -> float:
+        """Return the time that is left as a share of what the rest needs, in [0, 1]; the rest is the end of the run."""
+        needed = self.finish_seconds * self.drift
+        return 1.0 if needed <= 0 else min(1.0, max(0.0, self.deadline - time.monotonic()) / needed)
 
     @property
     def deadline(self) -> float:

@@ -16,21 +16,30 @@ from harden import __version__
 from harden.attacks import attack_names
 from harden.audit.result import ImageOrigin
 from harden.data import ImageSet, SplitPlan, name_of
-from harden.defences import STATIC_DEFENCES, UNLABELLED_DEFENCES
-from harden.errors import Interrupted, RunFolderError, TrainingError, UsageError
+from harden.defences import STATIC_DEFENCES
+from harden.durations import duration
+from harden.errors import Interrupted, OccupiedError, RunFolderError, TrainingError, UsageError
 from harden.files import write_whole
 from harden.models.classifier import Classifier
 from harden.models.factory import is_reference
 from harden.report import comparison_page, comparison_text, document
 from harden.report.comparison import Comparison, Trial
-from harden.report.figures import counted, duration
-from harden.training.crafting import cost_of
+from harden.report.figures import counted
 from harden.workflows.audit import audit_subjects, write_reports
 from harden.workflows.encounters import Encounters
 from harden.workflows.ending import with_ending
 from harden.workflows.examine import Scope, Subject
+from harden.workflows.first_checks import check_first
 from harden.workflows.fit import fit, resume
-from harden.workflows.job import StopRequested, choose_splits, default_sources, open_source, spec_of
+from harden.workflows.job import (
+    StopRequested,
+    check_fit,
+    choose_splits,
+    default_sources,
+    open_source,
+    passes_per_image,
+    spec_of,
+)
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import epochs_within
 from harden.workflows.prepare import choose_device, images_for
@@ -110,6 +119,9 @@ def compare(
     """
     for name in settings.attacks:
         attack_names([name])
+    check_first(models=[name for name in settings.surrogates if name != AUTO])
+    for alone in settings.settings:
+        check_fit(alone)
     asked = _asked(settings)
     folder = _folder(settings, asked, out)
     trials, failed = [], []
@@ -148,13 +160,6 @@ def compare(
     write_whole(folder / "comparison.json", document.strict(found.to_json()))
     narrator.note(f"comparison: {folder / 'comparison.html'}")
     return found, folder
-
-
-def passes_per_image(settings: FitSettings) -> int:
-    """Return the passes that one training image costs in an epoch, forward and backward, crafting included."""
-    sources = default_sources(settings) or ()
-    networks = 1 + (len(settings.static) or 2 if settings.method in STATIC_DEFENCES else 0)
-    return cost_of(sources, networks=networks, labelled=settings.method not in UNLABELLED_DEFENCES).passes
 
 
 def caveats_of(settings: CompareSettings) -> list[str]:
@@ -359,7 +364,7 @@ def _folder(settings: CompareSettings, asked: dict[str, Any], out: Path | None) 
                 hint="choose another --out, or ask for the same",
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunFolderError(f"{out} exists already and is no comparison", hint="choose another --out")
+        raise OccupiedError(f"{out} exists already and is no comparison", hint="choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

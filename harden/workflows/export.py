@@ -26,7 +26,7 @@ from harden.export.reduced import save_fp16, save_int8
 from harden.export.runtime import OnnxScorer
 from harden.export.sample import SAMPLE, save_sample
 from harden.export.timm_layout import timm_keys
-from harden.export.to_onnx import OPSET, save_onnx
+from harden.export.to_onnx import OLDEST_OPSET, OPSET, save_onnx
 from harden.export.to_safetensors import load_weights, save_weights
 from harden.files import cannot_write
 from harden.models.classifier import Classifier
@@ -43,6 +43,7 @@ from harden.workflows.export_description import (
     refuse_foreign,
     write_config,
 )
+from harden.workflows.first_checks import check_first
 from harden.workflows.model_card import write_card
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import Images, ModelSpec, as_run, default_eps, images_for, open_model
@@ -142,13 +143,18 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
             f"--tolerance must be a share of the scores' scale, 0 or more, got {settings.tolerance}",
             hint="give a number such as 0.0001",
         )
+    if settings.opset < OLDEST_OPSET:
+        raise UsageError(
+            f"--opset must be {OLDEST_OPSET} or later, got {settings.opset}", hint=f"leave it out, or --opset {OPSET}"
+        )
+    check_first(models=(settings.spec.model,), arch=settings.spec.arch)
     run = as_run(settings.spec.model)
-    subject = _with_all_outputs(_from_run(run, settings) if run else _from_model(settings, narrator))
     if run is not None:
         require_exportable(run, anyway=settings.anyway, narrator=narrator)
-    classifier = subject.classifier.eval()
     folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
     refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE), _MODELS)
+    subject = _from_run(run, settings) if run else _from_model(settings, narrator)
+    classifier = subject.classifier.eval()
     weights = fingerprint(classifier)
     effort = effort_for(classifier, settings.samples)
     chosen = subject.images.sample(subject.entries, effort.images, 0, "parity")

@@ -17,7 +17,7 @@ from typing import Any
 
 from harden import __version__
 from harden.data import SplitPlan
-from harden.errors import ExportError, RunFolderError
+from harden.errors import ExportError, OccupiedError
 from harden.export.any_size import HOW
 from harden.export.manifest import read_manifest
 from harden.files import write_whole, write_with
@@ -79,14 +79,14 @@ def refuse_foreign(folder: Path, names: Sequence[str], models: Sequence[str]) ->
         models: its model files, which may be too.
 
     Raises:
-        RunFolderError: one of them is there, and nothing says that it is of an export.
+        OccupiedError: one of them is there, and nothing says that it is of an export.
     """
     with contextlib.suppress(ExportError):
         read_manifest(folder)
         return
     there = [name for name in (*names, *models) if (folder / name).exists()]
     if CONFIG in there and is_run(folder):
-        raise RunFolderError(f"{folder} is a run folder", hint="name a folder of its own with --out")
+        raise OccupiedError(f"{folder} is a run folder", hint="name a folder of its own with --out")
     if CONFIG in there:
         with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
             if "harden" in json.loads((folder / CONFIG).read_text(encoding="utf-8")):
@@ -94,7 +94,7 @@ def refuse_foreign(folder: Path, names: Sequence[str], models: Sequence[str]) ->
                     name for name in there if name != CONFIG and name not in models
                 ]  # of a version without manifests
     if there:
-        raise RunFolderError(
+        raise OccupiedError(
             f"{folder} holds {', '.join(there)}, which no export by this program put there",
             hint="name a folder of its own with --out",
         )

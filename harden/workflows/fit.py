@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -9,20 +10,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from harden.attacks import ATTACKS
 from harden.audit.result import ImageOrigin
-from harden.data import SplitPlan, name_of, open_data
+from harden.data import SplitPlan, name_of
 from harden.defences import STATIC_DEFENCES
 from harden.distributed import ALONE, Processes
-from harden.errors import Interrupted, ProcessLostError, RunFolderError, UsageError, UserCodeError, WriteError
+from harden.errors import (
+    BudgetError,
+    Interrupted,
+    ProcessLostError,
+    RunFolderError,
+    UsageError,
+    UserCodeError,
+    WriteError,
+)
 from harden.export.to_safetensors import load_weights
 from harden.files import clear_temporaries, write_whole
 from harden.models.fingerprint import fingerprint
 from harden.models.state_dict import load_into
 from harden.models.user_code import copied
-from harden.randomness import derive_seed
 from harden.report.figures import counted
 from harden.report.report import Report
 from harden.training.evaluate import CANARY_ATTACK
@@ -30,8 +36,9 @@ from harden.training.freezing import frozen_names
 from harden.training.history import History
 from harden.training.selection import CONFIRMATION_ATTACK, SELECTION_ATTACK, confirmation_attack
 from harden.training.settings import Trained
+from harden.workflows.affordable import affordable_audit
 from harden.workflows.audit import audit_subjects, run_facts, run_title, write_reports, write_unreadable
-from harden.workflows.budget import Budget
+from harden.workflows.budget import Budget, time_limit
 from harden.workflows.data_facts import facts_of
 from harden.workflows.encounters import Encounters
 from harden.workflows.ending import with_ending
@@ -40,18 +47,19 @@ from harden.workflows.hardening import build_defence, join_training, plan_run, s
 from harden.workflows.job import (
     Job,
     StopRequested,
+    check_fit,
     choose_splits,
     open_source,
     prepare_job,
     require_trust_in_statics,
-    selection_entries,
     with_statics,
 )
 from harden.workflows.narrator import Narrator, Silent
 from harden.workflows.plan import Plan
 from harden.workflows.plan_table import tell_plan
-from harden.workflows.prepare import as_run, choose_device, images_for
-from harden.workflows.run_folder import RunFolder, describe, keep_architecture, new_run
+from harden.workflows.prepare import as_run
+from harden.workflows.reopening import reopened
+from harden.workflows.run_folder import RunFolder, describe, keep_architecture, new_run, require_free
 from harden.workflows.settings import FitSettings, as_recipe
 
 
@@ -102,13 +110,32 @@ def fit(
         Interrupted: a stop was requested; the run can be resumed.
     """
     began = time.monotonic()
-    source = open_source(settings)
+    with time_limit(settings.budget if audit and settings.epochs is None else None, began):
+        return _fit(settings, out, dry_run, narrator, stop_requested, command, audit, splits, processes, began=began)
+
+
+def _fit(
+    settings: FitSettings,
+    out: Path | None,
+    dry_run: bool,
+    narrator: Narrator,
+    stop_requested: StopRequested,
+    command: str,
+    audit: bool,
+    splits: SplitPlan | None,
+    processes: Processes,
+    *,
+    began: float,
+) -> FitResult:
+    check_fit(settings)
+    require_free(out)
     narrator.heading("Data")
+    source = open_source(settings)
     narrator.note(f"{len(source.classes)} classes in {source.location}")
     known = facts_of(source, [earlier] if (earlier := as_run(settings.model)) is not None else [])
     known.tell(narrator)
     splits = splits or choose_splits(settings, source, narrator)
-    job = prepare_job(settings, splits, narrator, stop_requested, began, command, source, processes)
+    job = prepare_job(settings, splits, narrator, stop_requested, began, command, source, processes, audit)
     processes.require(job.classifier.device)
     settings = job.settings
     frozen_names(job.classifier.module, settings.freeze)
@@ -176,7 +203,7 @@ def resume(
             settings = replace(settings, epochs=None, budget=budget.seconds)
     clear_temporaries(run.path)
     narrator.heading(f"Resuming {run.path}")
-    job = _reopened(run, settings, narrator, stop_requested, arch=arch)
+    job = reopened(run, settings, narrator, stop_requested, arch=arch)
     job = replace(job, began=began, command=job.command or command, budget=budget, audits=audit, processes=processes)
     processes.require(job.classifier.device)
     if settings.method in STATIC_DEFENCES:
@@ -190,7 +217,7 @@ def resume(
     try:
         return _execute(run, job)
     except UsageError as error:
-        if budget is None:
+        if budget is None or run.weights.exists():
             raise
         raise UsageError(
             error.message, hint=f'write more "seconds" into {run.budget}, or start the run again in another folder'
@@ -216,7 +243,7 @@ def follow(processes: Processes, *, stop_requested: StopRequested, arch: str | N
         return
     where, statics, described = word.split("\n", 2)
     run, settings = RunFolder(Path(where)), FitSettings.from_json(described)
-    job = _reopened(run, settings, Silent(), stop_requested, arch=arch)
+    job = reopened(run, settings, Silent(), stop_requested, arch=arch)
     job = with_statics(replace(job, processes=processes))
     # Not config.json's: a resumed run may go on with others, if all of its processes do.
     if _fingerprints(job) != statics.split():
@@ -225,50 +252,15 @@ def follow(processes: Processes, *, stop_requested: StopRequested, arch: str | N
             hint="--static with files that are the same for all processes",
         )
     trained = join_training(run, job)
-    if trained is not None and processes.hear(stop_requested) is not None:
+    word = processes.hear(stop_requested) if trained is not None else None
+    if trained is not None and word is not None:
+        trained = replace(trained, settings=replace(trained.settings, audit_samples=json.loads(word)))
         processes.make_alike(trained.classifier)
         _report_on(run, trained, _subjects(run, trained, Encounters()))
 
 
 def _fingerprints(job: Job) -> list[str]:
     return [fingerprint(network) for network in job.statics]
-
-
-def _reopened(
-    run: RunFolder, settings: FitSettings, narrator: Narrator, stop_requested: StopRequested, *, arch: str | None
-) -> Job:
-    """Return the job of a run folder, as it was when its training began."""
-    config = run.read_config()
-    splits = run.read_splits()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(derive_seed(settings.seed, "weights"))
-        kept = (path for path in (run.initial_weights, run.starting_weights) if path.exists())
-        classifier = run.build_classifier(next(kept, None), arch=arch)
-    source = open_data(settings.data, settings.reading)
-    facts_of(source, [run], data=settings.data).tell(narrator)
-    images = images_for(classifier, source)
-    training_images = images.decode(splits.train, narrator, "training images")
-    val = images.decode(selection_entries(images, splits, settings), narrator, "validation images")
-    classifier.to(choose_device(settings.device))
-    return Job(
-        settings=settings,
-        images=images,
-        splits=splits,
-        train=training_images,
-        val=val,
-        classifier=classifier,
-        narrator=narrator,
-        stop_requested=stop_requested,
-        began=time.monotonic(),
-        command=config.get("command", ""),
-        earlier=Encounters.from_json(config.get("earlier")),
-    )
-
-
-def _can_go_on(run: RunFolder, settings: FitSettings) -> bool:
-    """Whether something in the folder of a run that did not end is worth going on from."""
-    pretrained = bool(settings.pretrain) and run.initial_weights.exists()
-    return run.checkpoint.exists() or run.pretraining.exists() or pretrained
 
 
 def _execute(run: RunFolder, job: Job) -> FitResult:
@@ -292,7 +284,13 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
     except Interrupted as stop:
         if job.budget is not None:
             job.budget.keep()
-        raise Interrupted(stop.message, hint=f"continue with: harden fit --resume {run.path}") from None
+        again = f"continue with: harden fit --resume {run.path}" if run.can_go_on(job.settings.pretrain) else None
+        raise Interrupted(stop.message, hint=again) from None
+    except BudgetError as spent:
+        if run.weights.exists():
+            hint = f"the hardened model is kept; audit it with: harden report {run.path}"
+            raise BudgetError(f"{spent.message}, in the final audit", hint=hint) from None
+        raise
     except ProcessLostError as lost:
         raise ProcessLostError(lost.message, hint=f"continue with: harden fit --resume {run.path}") from lost
 
@@ -330,11 +328,12 @@ def _keep(run: RunFolder, job: Job, trained: Trained) -> None:
 def _audit(run: RunFolder, job: Job, trained: Trained) -> Report:
     """Audit the model before and after on the same test images, once."""
     job.narrator.heading("Final audit")
+    job = replace(job, settings=affordable_audit(job.settings, job.budget, job.narrator))
     settings = job.settings
     subjects = _subjects(run, job, _met(job, trained))
     unread = write_unreadable(job.images.unreadable, run.path, job.narrator)
     known = facts_of(job.images.source, [run])
-    job.processes.tell("audit")  # now that what the followers decode as well is in the cache
+    job.processes.tell(json.dumps(settings.audit_samples))  # now that what the followers decode as well is in the cache
     job.processes.make_alike(job.classifier)  # buffers that training has no part in may differ
     report = _report_on(
         run,

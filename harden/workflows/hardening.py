@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import torch
 
 from harden.adaptation import separate_weights
-from harden.attacks import attack_names, frozen
+from harden.attacks import frozen
 from harden.defences import (
     DEFENCES,
     FEATURE_DEFENCES,
@@ -18,6 +18,7 @@ from harden.defences import (
     DefenceContext,
     DefenceSettings,
 )
+from harden.durations import duration
 from harden.errors import RunFolderError, UsageError
 from harden.files import write_whole
 from harden.models.head import all_but
@@ -26,6 +27,7 @@ from harden.randomness import stream
 from harden.training.batches import Batches
 from harden.training.loop import Trainer
 from harden.training.settings import Replan, Trained, TrainingSettings
+from harden.workflows.affordable import outlined
 from harden.workflows.budget import Budget
 from harden.workflows.job import Job, default_batch_size, default_lr, selection_entries
 from harden.workflows.plan import (
@@ -34,13 +36,12 @@ from harden.workflows.plan import (
     TIMED_SECONDS,
     Plan,
     Timing,
-    best_parts,
-    make_plan,
+    refuse_early,
     share_withstood,
     time_attack_pass,
     time_step,
 )
-from harden.workflows.plan_table import in_words, planned_cost, tell_plan
+from harden.workflows.plan_table import planned_cost, tell_plan
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings, as_recipe
 from harden.workflows.tracking import Tracking
@@ -152,47 +153,40 @@ def _plan(
 ) -> Plan:
     settings = job.settings
     training = training_settings(job, epochs or 1000, batch_size)
+    clean = clean_training(job) if settings.pretrain and not pretrained else None
     seconds = TIMED_SECONDS if settings.budget is not None else SOON
     attack_pass = time_attack_pass(job.classifier, job.train, job.eps, seconds / 2)
-    if _in_parts(job):  # a step on copies of everything is what there may be no room for
-        cost = planned_cost(job)
-        step = _shared(training, job).batch_size * attack_pass * cost.passes / 2
-        timing = Timing(step, attack_pass, cost.passes)
-    else:
-        step, passes = time_step(job.classifier, defence, layer, job.train, _shared(training, job), seconds)
-        timing = Timing(step, attack_pass, passes)
-    withstood = share_withstood(job.classifier, job.train, job.eps)
-    pretraining = 0.0
-    if settings.pretrain and not pretrained:
-        clean_defence, clean_settings = clean_training(job)
-        step = _shared(clean_settings, job).batch_size * attack_pass
-        if not _in_parts(job):
-            step, _ = time_step(job.classifier, clean_defence, None, job.train, _shared(clean_settings, job), seconds)
-        pretraining = step * settings.pretrain * max(1, len(job.train) // clean_settings.batch_size)
-    budget = None
-    if settings.budget is not None and settings.epochs is None:
-        budget = settings.budget - (time.monotonic() - job.began)
+    cost = planned_cost(job)
+    guess = Timing(_shared(training, job).batch_size * attack_pass * cost.passes / 2, attack_pass, cost.passes)
 
-    def plan(parts: int) -> Plan:
-        return make_plan(
+    def plan(timing: Timing, clean_step: float | None = None, withstood: float = 0.0) -> Plan:
+        pretraining = 0.0
+        if clean is not None:
+            steps = (settings.pretrain or 0) * max(1, len(job.train) // clean[1].batch_size)
+            pretraining = steps * (clean_step or _shared(clean[1], job).batch_size * timing.attack_pass)
+        return outlined(
+            settings,
             timing,
+            training=training,
             train_images=len(job.train),
             val_images=len(job.val),
             test_images=len(job.splits.test),
-            settings=training,
-            attacks=attack_names(settings.attacks),
             epochs=epochs,
-            epoch_parts=parts,
-            budget=budget,
-            audit_samples=settings.audit_samples,
+            began=job.began,
             pretraining=pretraining,
             withstood=withstood,
             audit=job.audits,
         )
 
-    if budget is None or settings.epoch_parts is not None:
-        return plan(settings.epoch_parts or 1)
-    return best_parts(plan, steps=len(job.train) // training.batch_size)
+    refuse_early(plan, guess)
+    timing, clean_step = guess, None
+    if not _in_parts(job):  # a step on copies of everything is what there may be no room for
+        step, passes = time_step(job.classifier, defence, layer, job.train, _shared(training, job), seconds)
+        timing = Timing(step, attack_pass, passes)
+        if clean is not None:
+            clean_step, _ = time_step(job.classifier, clean[0], None, job.train, _shared(clean[1], job), seconds)
+    withstood = share_withstood(job.classifier, job.train, job.eps, most=int(seconds / attack_pass))
+    return plan(timing, clean_step, withstood)
 
 
 def _shared(settings: TrainingSettings, job: Job) -> TrainingSettings:
@@ -282,6 +276,7 @@ def _trainer(
         checkpoint=run.checkpoint,
         observer=watch,
         stop_requested=job.stop_requested,
+        time_is_over=job.budget.training_is_over if job.budget is not None else lambda: False,
         replan=replan,
         processes=job.processes,
     )
@@ -315,7 +310,7 @@ def _settle(run: RunFolder, job: Job, plan: Plan) -> Job:
 
 def _chosen_by(budget: Budget | None) -> str | None:
     """Return what a recipe must say of the numbers that a budget chose."""
-    return None if budget is None else f"A budget of {in_words(budget.seconds)} chose the epochs and the samples."
+    return None if budget is None else f"A budget of {duration(budget.seconds)} chose the epochs and the samples."
 
 
 def _replan(run: RunFolder, job: Job, budget: Budget) -> Replan:
@@ -325,9 +320,10 @@ def _replan(run: RunFolder, job: Job, budget: Budget) -> Replan:
         drift = 1.0  # in parts, the others would have to pass images through as well
         if not _in_parts(job):
             drift = time_attack_pass(job.classifier, job.train, job.eps) / budget.attack_pass
+        budget.drift = drift
         left = budget.deadline - RESERVE * budget.seconds - time.monotonic() - budget.finish_seconds * drift
         epochs = done + max(0, int(left / seconds))
-        job.narrator.note(f"{epochs} epochs fit into the budget, at {seconds:.1f} s each")
+        job.narrator.note(f"{epochs} epochs fit into the budget, at {duration(seconds)} each")
         settled = replace(job.settings, epochs=max(done, epochs))
         write_whole(run.recipe, as_recipe(settled, comment=_chosen_by(budget)))
         job.processes.tell(str(epochs))

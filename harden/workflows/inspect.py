@@ -11,6 +11,7 @@ from harden.models.classifier import Classifier, Normalisation
 from harden.models.loaded import Stated
 from harden.models.normalisations import plain
 from harden.models.split import DefaultSplit, SplitPoint, default_split, split_points
+from harden.workflows.first_checks import check_first
 from harden.workflows.narrator import Narrator
 from harden.workflows.normalising import given_normalisation, run_preflight
 from harden.workflows.prepare import (
@@ -60,6 +61,7 @@ def inspect(spec: ModelSpec, *, data: str | None, narrator: Narrator, reading: R
     Raises:
         HardenError: anything the user can repair.
     """
+    check_first(models=(spec.model,), arch=spec.arch)
     run = as_run(spec.model)
     if run is not None:
         refuse_stated(run, spec, reading)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harden import __version__
+from harden.durations import duration
 from harden.workflows.finding import Finding, Verdict
 from harden.workflows.narrator import Narrator
 from harden.workflows.probe import PROBES
@@ -97,7 +98,7 @@ def _ask(names: Sequence[str], answers: dict[str, dict[str, Any]], narrator: Nar
         finally:
             patience.cancel()
     if hung.is_set():
-        return f"the import does not end within {PATIENCE:.0f} s"
+        return f"the import does not end within {duration(PATIENCE)}"
     how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
     return f"the import ends Python with {how}"
 

@@ -21,7 +21,13 @@ from harden.data import (
     open_data,
     plan_splits,
 )
-from harden.defences import FEATURE_DEFENCES, SOURCES, STATIC_DEFENCES, WHOLE_BATCH_DEFENCES
+from harden.defences import (
+    FEATURE_DEFENCES,
+    SOURCES,
+    STATIC_DEFENCES,
+    UNLABELLED_DEFENCES,
+    WHOLE_BATCH_DEFENCES,
+)
 from harden.distributed import ALONE, Processes
 from harden.errors import ModelError, UsageError
 from harden.models.classifier import Classifier
@@ -30,12 +36,17 @@ from harden.models.modes import require_trainable
 from harden.models.split import default_split, require_features
 from harden.models.trust import require_trust
 from harden.randomness import derive_seed
+from harden.training.crafting import cost_of
 from harden.training.memory import LARGEST, memory_needed
+from harden.training.settings import TrainingSettings
+from harden.workflows.affordable import refuse_hopeless
 from harden.workflows.budget import Budget
 from harden.workflows.encounters import Encounters
+from harden.workflows.first_checks import check_first
 from harden.workflows.narrator import Narrator
 from harden.workflows.normalising import DOUBTED_IMAGES, rows_for_preflight
 from harden.workflows.prepare import (
+    Candidate,
     Images,
     ModelSpec,
     as_run,
@@ -105,29 +116,19 @@ def prepare_job(
     command: str,
     source: DataSource | None = None,
     processes: Processes = ALONE,
+    audit: bool = True,
 ) -> Job:
     """Load the model and the images, run the preflight, and settle what the user left open.
 
-    Of the data, `source` is what is open already; `processes` are those that train together.
+    Of the data, `source` is what is open already; `processes` are those that train together; `audit` is whether the
+    run ends with one, and its budget begins here.
     """
-    require_packages(settings.track)
-    if settings.accumulate > 1 and settings.method in WHOLE_BATCH_DEFENCES:
-        raise UsageError(
-            f"{settings.method} compares moments of the whole batch, and --accumulate shows it parts only",
-            hint="take --recompute or a smaller --batch-size instead",
-        )
     device = choose_device(settings.device)
     source = source or open_source(settings)
     earlier = as_run(settings.model)
     narrator.heading("Model")
     spec = spec_of(settings)
     if earlier is not None:
-        if settings.replace_head:
-            raise UsageError(
-                f"--replace-head is for a model that is no run folder, and {earlier.path} is one",
-                hint=f"name its weights and what builds it: {earlier.weights} --arch path/file.py:callable",
-            )
-        refuse_stated(earlier, spec, settings.reading)
         classifier = earlier.load_classifier(arch=settings.arch)
         images = images_for(classifier, source)
         train, val = _decode(images, splits, settings, narrator)
@@ -140,6 +141,8 @@ def prepare_job(
             torch.manual_seed(derive_seed(settings.seed, "weights"))
             candidate = load_candidate(spec, source, splits.train, narrator)
         images = candidate.images
+        if audit and device.type == "cpu":  # where the module is so far
+            _refuse_hopeless(settings, candidate, splits, began, processes)
         train, val = _decode(images, splits, settings, narrator)
         untrained = not candidate.loaded.has_weights
         pretrain = settings.pretrain if settings.pretrain is not None else _pretraining(settings, len(train), untrained)
@@ -194,6 +197,55 @@ def prepare_job(
     )
     job = Job(settings, images, splits, train, val, classifier, narrator, stop_requested, began, command, met)
     return replace(job, processes=processes)
+
+
+def check_fit(settings: FitSettings) -> None:
+    """Refuse what the settings alone show to be impossible, before data are listed.
+
+    Raises:
+        UsageError: naming what is wrong.
+    """
+    models = (settings.model, *settings.static)
+    check_first(models=models, arch=settings.arch, device=settings.device, attacks=settings.attacks)
+    require_packages(settings.track)
+    if settings.accumulate > 1 and settings.method in WHOLE_BATCH_DEFENCES:
+        raise UsageError(
+            f"{settings.method} compares moments of the whole batch, and --accumulate shows it parts only",
+            hint="take --recompute or a smaller --batch-size instead",
+        )
+    earlier = as_run(settings.model)
+    if earlier is not None and settings.replace_head:
+        raise UsageError(
+            f"--replace-head is for a model that is no run folder, and {earlier.path} is one",
+            hint=f"name its weights and what builds it: {earlier.weights} --arch path/file.py:callable",
+        )
+    if earlier is not None:
+        refuse_stated(earlier, spec_of(settings), settings.reading)
+
+
+def _refuse_hopeless(
+    settings: FitSettings, candidate: Candidate, splits: SplitPlan, began: float, processes: Processes
+) -> None:
+    """Refuse a budget that cannot hold the fit: see `refuse_hopeless`."""
+    image_format = candidate.images.image_format
+    shape = (image_format.channels, *image_format.size)
+    training = TrainingSettings(
+        epochs=1,
+        batch_size=min(settings.batch_size or default_batch_size(len(splits.train)), len(splits.train)),
+        lr=0.0,
+        eps=settings.eps if settings.eps is not None else default_eps(shape),
+        source_attacks=default_sources(settings) or (),
+    )
+    refuse_hopeless(
+        settings,
+        candidate.loaded.module,
+        shape,
+        splits,
+        training=training,
+        passes=passes_per_image(settings),
+        began=began,
+        processes=processes.size,
+    )
 
 
 def reading_of(settings: FitSettings) -> Reading:
@@ -311,6 +363,13 @@ def default_sources(settings: FitSettings, memory: int = 0) -> tuple[str, ...] |
     """
     own = SOURCES.get(settings.method, DEFAULT_SOURCE if memory <= LARGEST else FRUGAL_SOURCE)
     return (settings.source_attack or own) if own else None
+
+
+def passes_per_image(settings: FitSettings) -> int:
+    """Return the passes that one training image costs in an epoch, forward and backward, crafting included."""
+    sources = default_sources(settings) or ()
+    networks = 1 + (len(settings.static) or 2 if settings.method in STATIC_DEFENCES else 0)
+    return cost_of(sources, networks=networks, labelled=settings.method not in UNLABELLED_DEFENCES).passes
 
 
 def default_lr(module: nn.Module) -> float:

@@ -12,19 +12,27 @@ import torch
 from harden.attacks import ATTACKS, run_attack
 from harden.data.dataset import ImageSet
 from harden.defences import Defence
-from harden.errors import UsageError
+from harden.durations import duration, larger_budget
+from harden.errors import BudgetError
 from harden.models.classifier import Classifier
 from harden.models.user_code import copied
 from harden.randomness import stream
+from harden.stopping import ask
 from harden.training.evaluate import BATCH
-from harden.training.loop import Trainer
+from harden.training.loop import SLOW_START, Trainer
 from harden.training.selection import CANDIDATES
 from harden.training.settings import TrainingSettings
 from harden.workflows.examine import probes_of
 
+FEWEST_TIMED = 2
+"""Images that are timed first."""
 TIMED_STEPS = 12
 TIMED_SECONDS, SOON = 4.0, 0.4
 """Timing stops after this many steps or, from the second on, seconds; the fewer where no budget rests on it."""
+HOPEFUL = 0.5
+"""A guessed time may be so much too long: a network passes many images at once faster than few."""
+DRIFT = 1.05
+"""Timings of another run may be so much longer."""
 RESERVE = 0.07
 """Share of a budget kept back: timings on shared machines drift."""
 AUDIT_SHARE = 0.18
@@ -130,24 +138,51 @@ def time_step(
 
 def time_attack_pass(classifier: Classifier, train: ImageSet, eps: float, limit: float = TIMED_SECONDS / 2) -> float:
     """Return seconds of one forward and backward pass of one image in eval mode."""
-    images, labels = train.batch(torch.arange(min(BATCH, len(train))))
-    images, labels = images.to(classifier.device), labels.to(classifier.device)
     attack = ATTACKS["fgsm"](eps)
-    seconds: list[float] = []
-    while len(seconds) < 2 or (len(seconds) < TIMED_STEPS and sum(seconds) < limit):
-        began = time.perf_counter()
+
+    def run(count: int) -> None:
+        images, labels = train.batch(torch.arange(count))
+        images, labels = images.to(classifier.device), labels.to(classifier.device)
         run_attack(attack, classifier, images, labels, generator=stream(0, "timing"), drop_fooled=False)
-        seconds.append(time.perf_counter() - began)
+
     # FGSM is a forward and a backward pass, and a forward to score the example: four thirds of a gradient pass.
-    return sum(seconds[1:]) / len(seconds[1:]) / len(images) * 3 / 4
+    return seconds_per_image(run, min(BATCH, len(train)), limit) * 3 / 4
 
 
-def share_withstood(classifier: Classifier, train: ImageSet, eps: float) -> float:
-    """Return the share of a batch of images that is right when clean and after one step of FGSM, in [0, 1].
+def seconds_per_image(run: Callable[[int], None], most: int, limit: float) -> float:
+    """Return the seconds that `run` takes for an image: on few images of a slow network, on many of a fast one.
+
+    Args:
+        run: called with the number of images to work on.
+        most: images worked on at once.
+        limit: seconds after which timing stops; a count of images that takes `SLOW_START` times as long is the last.
+    """
+    count = min(FEWEST_TIMED, most)
+    while (seconds := _seconds_of(run, count)) < SLOW_START * limit:
+        if count == most:
+            break
+        count = min(4 * count, most)
+    else:
+        return seconds / count
+    measured: list[float] = []  # without the first, which warms up
+    while not measured or (len(measured) < TIMED_STEPS and sum(measured) < limit):
+        ask()
+        measured.append(_seconds_of(run, most))
+    return sum(measured) / len(measured) / most
+
+
+def _seconds_of(run: Callable[[int], None], count: int) -> float:
+    began = time.perf_counter()
+    run(count)
+    return time.perf_counter() - began
+
+
+def share_withstood(classifier: Classifier, train: ImageSet, eps: float, *, most: int = BATCH) -> float:
+    """Return the share of images that are right when clean and after one step of FGSM, in [0, 1].
 
     At a small eps, or hardened before, a model may withstand much of the audit before it is trained at all.
     """
-    images, labels = train.batch(torch.arange(min(BATCH, len(train))))
+    images, labels = train.batch(torch.arange(min(max(most, FEWEST_TIMED), BATCH, len(train))))
     images, labels = images.to(classifier.device), labels.to(classifier.device)
     found = run_attack(ATTACKS["fgsm"](eps), classifier, images, labels, generator=stream(0, "timing"))
     return float((found.margins >= 0).float().mean())
@@ -185,7 +220,7 @@ def make_plan(
         audit: whether there is one at the end.
 
     Raises:
-        UsageError: the budget does not even hold the pre-training, one epoch and a small audit.
+        BudgetError: the budget does not even hold the pre-training, one epoch and a small audit.
     """
     batch = min(settings.batch_size, train_images)
     steps = max(1, train_images // batch // epoch_parts)
@@ -215,14 +250,62 @@ def make_plan(
         if epochs < 1:
             needed = (pretraining + finish + per_epoch) / (1 - RESERVE)
             what = "the clean pre-training, one epoch" if pretraining else "one epoch"
-            raise UsageError(
-                f"the budget does not hold one epoch: {max(0.0, budget):.0f} s are left; {what} and the audit need "
-                f"{needed:.0f} s here",
-                hint="give a longer --budget, a smaller --image-size, or fewer --attacks (fast)",
+            raise BudgetError(
+                f"the budget does not hold one epoch: {duration(max(0.0, budget))} are left; {what} and the audit need "
+                f"{duration(needed)} here"
             )
     if epochs is None:
         raise ValueError("make_plan needs epochs or a budget")
     return Plan(pretraining, epochs, epoch_parts, steps, batch, selected, audited, per_epoch, finish, timing)
+
+
+def plan_within(plan: Callable[[float], Plan], *, budget: float, spent: float) -> Plan:
+    """Return the plan for the seconds that are left of a budget, or say what budget would do.
+
+    Args:
+        plan: makes the plan for a number of seconds, or raises `BudgetError`.
+        budget: seconds left.
+        spent: seconds of the whole budget that are gone, which another run would need again.
+
+    Raises:
+        BudgetError: the budget is too small; the hint names the smallest that would do.
+    """
+    try:
+        return plan(budget)
+    except BudgetError as refusal:
+        enough = spent + DRIFT * smallest_budget(plan, max(budget, 1.0))
+        raise BudgetError(refusal.message, hint=larger_budget(enough)) from None
+
+
+def smallest_budget(plan: Callable[[float], Plan], refused: float) -> float:
+    """Return seconds that `plan` does not refuse, at most 2 % more than it must have; it refuses `refused`."""
+
+    def does(seconds: float) -> bool:
+        try:
+            plan(seconds)
+        except BudgetError:
+            return False
+        return True
+
+    low, high = refused, 2 * refused
+    while not does(high):
+        low, high = high, 2 * high
+    while high > 1.02 * low:
+        middle = (low + high) / 2
+        low, high = (low, middle) if does(middle) else (middle, high)
+    return high
+
+
+def refuse_early(plan: Callable[[Timing], Plan], guess: Timing) -> None:
+    """Refuse a budget that is too small even where a step takes half as long as it is guessed to.
+
+    Raises:
+        BudgetError: as `plan` for the guess itself.
+    """
+    try:
+        plan(Timing(HOPEFUL * guess.step, HOPEFUL * guess.attack_pass, guess.passes))
+    except BudgetError:
+        plan(guess)
 
 
 def best_parts(plan: Callable[[int], Plan], *, steps: int) -> Plan:
@@ -236,15 +319,15 @@ def best_parts(plan: Callable[[int], Plan], *, steps: int) -> Plan:
         steps: of a whole pass.
 
     Raises:
-        UsageError: the budget is too small for any of them.
+        BudgetError: the budget is too small for any of them.
     """
     plans: list[Plan] = []
-    refusal: UsageError | None = None
+    refusal: BudgetError | None = None
     for parts in EPOCH_PARTS:
         if parts == 1 or steps // parts >= SHORTEST_EPOCH:
             try:
                 plans.append(plan(parts))
-            except UsageError as error:
+            except BudgetError as error:
                 refusal = error
     if refusal is not None and not plans:
         raise refusal

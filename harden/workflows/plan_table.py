@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harden.defences import FEATURE_DEFENCES, UNLABELLED_DEFENCES
+from harden.durations import duration
 from harden.training.crafting import Cost, cost_of
 from harden.workflows.job import Job, eps_text
 from harden.workflows.plan import Plan
@@ -25,12 +26,12 @@ def tell_plan(job: Job, plan: Plan) -> None:
             ("epochs", f"{plan.epochs} of {plan.steps_per_epoch} steps of {plan.batch_size} images{_share(plan)}"),
             *([("processes", f"{job.processes.size}, which share every step")] if job.processes.size > 1 else []),
             ("passes per step", _passes(job, plan.timing.passes) + " (F forward, B backward, b backward to the input)"),
-            *([("clean pre-training", in_words(plan.pretraining))] if plan.pretraining else []),
+            *([("clean pre-training", duration(plan.pretraining))] if plan.pretraining else []),
             ("time per step", f"{plan.timing.step * 1000:.1f} ms"),
-            ("time per epoch", f"{plan.epoch_seconds:.1f} s with its held-out measurements"),
+            ("time per epoch", f"{duration(plan.epoch_seconds)} with its held-out measurements"),
             ("selection", f"on {plan.selection_samples} validation images"),
             *([("final audit", f"{plan.audit_samples} test images, before and after")] if job.audits else []),
-            ("estimated time", in_words(plan.seconds)),
+            ("estimated time", duration(plan.seconds)),
         ],
     )
 
@@ -59,10 +60,3 @@ def _passes(job: Job, counted: int) -> str:
     crafted = "1F+1b" if cost.gradients == 1 else f"{cost.gradients} x (F+b)"
     predicted = f" and {cost.predictions}F" if cost.predictions else ""
     return f"{cost.trained}F+{cost.trained}B to train, {crafted}{predicted} to craft"
-
-
-def in_words(seconds: float) -> str:
-    """Return seconds as hours and minutes, or as minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

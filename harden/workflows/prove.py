@@ -23,6 +23,7 @@ from harden.export.parity import Parity, Standing, compare, compare_with, requir
 from harden.export.sample import Sample, take_sample
 from harden.models.classifier import Classifier, Scorer
 from harden.randomness import stream
+from harden.stopping import ask
 from harden.workflows.narrator import Narrator
 
 WHITE_BOX = "pgd-10"
@@ -278,4 +279,6 @@ def _right(scores: Tensor, labels: Tensor) -> int:
 
 
 def _batches(images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(torch.split(images, size), torch.split(labels, size), strict=True)
+    for batch in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+        ask()
+        yield batch

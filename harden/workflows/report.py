@@ -10,22 +10,23 @@ from pathlib import Path
 from torch import nn
 
 from harden import __version__
-from harden.attacks import ATTACKS, Planned, attack_names
-from harden.audit.gate import Gate, judge_gates, parse_gates
+from harden.attacks import ATTACKS, Planned
+from harden.audit.gate import Gate, judge_gates, parse_gates, read_floors
 from harden.audit.result import ImageOrigin
 from harden.data import ImageSet
 from harden.distributed import ALONE, Processes
-from harden.errors import Interrupted, ProcessLostError, RunFolderError
+from harden.errors import Interrupted, OccupiedError, ProcessLostError
 from harden.files import require_writable
 from harden.report.report import Report
 from harden.workflows.audit import DEFAULT_ATTACKS, audit_subjects, plan_for, write_reports, write_unreadable
 from harden.workflows.examine import Scope
+from harden.workflows.first_checks import check_first
 from harden.workflows.narrator import Narrator, Silent
 from harden.workflows.prepare import as_run
 from harden.workflows.run_folder import RunFolder, unused
 from harden.workflows.side_by_side import Ready, ReportSettings, make_ready
 from harden.workflows.surrogate_training import Surrogate
-from harden.workflows.surrogates import open_surrogates, transfer_attacks
+from harden.workflows.surrogates import AUTO, open_surrogates, transfer_attacks
 
 PROGRESS = "progress"
 """Folder beside a report in the making that holds its finished attacks."""
@@ -59,7 +60,13 @@ def report(
         Interrupted: a stop was requested; the audit can be gone on with.
     """
     presets = settings.attacks or DEFAULT_ATTACKS
-    attack_names(presets)  # a name that does not exist is told before anything is opened or trained
+    others = (*settings.against, *settings.surrogates)
+    models = (settings.spec.model, *(name for name in others if name not in ("initial", AUTO)))
+    check_first(models=models, arch=settings.spec.arch, device=settings.device, attacks=presets)
+    if settings.fail_under and settings.surrogates:  # whose attacks have names that are not known yet
+        read_floors(settings.fail_under)
+    elif settings.fail_under:
+        parse_gates(settings.fail_under, attacks={name: attack(0.0).name for name, attack in ATTACKS.items()})
     run = as_run(settings.spec.model)
     folder = _folder(settings, run, out)
     ready = make_ready(settings, run, narrator, processes)
@@ -181,13 +188,13 @@ def _folder(settings: ReportSettings, run: RunFolder | None, out: Path | None) -
     """Return where the report goes: the folder asked for, the newest one with an unfinished audit, or a new one.
 
     Raises:
-        RunFolderError: the folder asked for has a report.
+        OccupiedError: the folder asked for has a report.
         WriteError: no file can be written there.
     """
     if out is not None:
         require_writable(out)
         if (out / "report.json").exists():
-            raise RunFolderError(f"{out} holds a report already", hint="choose another --out, or remove that one")
+            raise OccupiedError(f"{out} holds a report already", hint="choose another --out, or remove that one")
         return out
     stem = Path(settings.spec.model).stem.replace(":", "-")
     base = run.path / "audit" if run else Path(f"{stem}-report")

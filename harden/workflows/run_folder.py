@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harden.data import DataSource, Entry, Reading, SplitPlan
 from harden.data.names import composed
 from harden.data.reading import FEWEST_BITS, MOST_BITS
-from harden.errors import ExportError, HardenError, RunFolderError, UsageError
+from harden.errors import ExportError, HardenError, OccupiedError, RunFolderError, UsageError
 from harden.export.to_safetensors import load_weights, save_weights
 from harden.files import write_whole, write_with
 from harden.models import rebuild
@@ -371,6 +371,19 @@ def unused(base: Path) -> Path:
     return path
 
 
+def require_free(out: Path | None) -> None:
+    """Return if a run may be written to the folder `out`; None is one that is chosen to be free.
+
+    Raises:
+        OccupiedError: it exists and is not empty.
+    """
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OccupiedError(
+            f"{out} exists already and is not empty",
+            hint=f"choose another --out, or continue that run with: harden fit --resume {out}",
+        )
+
+
 def new_run(wanted: Path | None, *, name: str) -> RunFolder:
     """Create a folder for a run: the one asked for, or `runs/NAME`, numbered where that exists.
 
@@ -380,12 +393,8 @@ def new_run(wanted: Path | None, *, name: str) -> RunFolder:
     if wanted is None:
         path = unused(Path("runs") / re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-."))
     else:
+        require_free(wanted)
         path = wanted
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunFolderError(
-                f"{path} exists already and is not empty",
-                hint=f"choose another --out, or continue that run with: harden fit --resume {path}",
-            )
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / "architecture").mkdir(exist_ok=True)

@@ -17,6 +17,7 @@ from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
 from harden.models.layout import lay_out
 from harden.models.surrogate import Fitted, static_pair
+from harden.stopping import ask
 from harden.workflows.narrator import Narrator
 from harden.workflows.prepare import Images, ModelSpec, as_run, open_model
 from harden.workflows.surrogate_training import MOST_HELD_OUT, Surrogate, trained_surrogate, training_pool
@@ -185,6 +186,7 @@ def _accuracy(network: nn.Module, images: ImageSet, device: torch.device) -> flo
     right = 0
     with frozen(network), torch.no_grad():
         for start in range(0, len(images), BATCH):
+            ask()
             pixels, labels = images.batch(slice(start, start + BATCH))
             right += int((network(pixels.to(device)).argmax(dim=1).cpu() == labels).sum())
     return right / len(images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from harden.durations import duration
 from harden.files import write_whole
 from harden.training.history import EpochRecord, History
 from harden.workflows.job import Job
@@ -47,7 +48,7 @@ class Watch:
         parts += [f"{label} {scalars[name]:.1%}" for name, label in names if name in scalars]
         parts += [f"domain {scalars[n]:.0%}" for n in scalars if n.startswith("domain_accuracy")]
         self.detail = ", ".join(parts)
-        self.narrator.note(f"{self.detail}, {record.seconds:.0f} s")
+        self.narrator.note(f"{self.detail}, {duration(record.seconds)}")
         clean, adversarial = (scalars.get(f"train_accuracy_{domain}", 0.0) for domain in ("clean", "adv"))
         if adversarial > clean + LEAK and not self.leaking:
             self.leaking = True

@@ -13,9 +13,11 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 SECONDS = 240
+CLOSED, LEFT = "closed", "left"
 FAST = ("--attacks", "fgsm", "--audit-samples", "30", "--batch-size", "20", "--eps", "8/255", "--ema", "0.9")
 """Settings of a `harden fit` that takes a second."""
 
@@ -38,12 +40,19 @@ def spawn(*arguments: object, cwd: Path, **changes: str) -> subprocess.Completed
     )
 
 
-def harden(*arguments: object, cwd: Path, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process that has the imports done."""
+def harden(
+    *arguments: object, cwd: Path, streams: Mapping[int, str] = MappingProxyType({}), **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process that has the imports done.
+
+    `streams` says what is wrong with a standard stream, by its number: CLOSED, LEFT (nobody reads the pipe), or a file.
+    """
     words = ["harden", *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = _server().Process(target=_typed, args=(words, str(cwd), environment(**changes), *map(str, files)))
+        process = _server().Process(
+            target=_typed, args=(words, str(cwd), environment(**changes), *map(str, files), dict(streams))
+        )
         process.start()
         process.join(SECONDS)
         if process.exitcode is None:
@@ -70,7 +79,9 @@ def _server() -> Any:
     return context
 
 
-def _typed(words: list[str], folder: str, variables: Mapping[str, str], out: str, err: str) -> None:
+def _typed(
+    words: list[str], folder: str, variables: Mapping[str, str], out: str, err: str, streams: Mapping[int, str]
+) -> None:
     """Be the process of a command."""
     os.chdir(folder)
     os.environ.clear()
@@ -79,6 +90,14 @@ def _typed(words: list[str], folder: str, variables: Mapping[str, str], out: str
         opened = os.open(file, os.O_WRONLY | os.O_CREAT)
         os.dup2(opened, number)
         os.close(opened)
+    for number, what in streams.items():
+        os.close(number)
+        if what == LEFT:
+            reader, writer = os.pipe()
+            os.dup2(writer, number)
+            os.close(reader)
+        elif what != CLOSED:
+            os.dup2(os.open(what, os.O_WRONLY), number)
     sys.argv = words
     sys.path.insert(0, folder)  # as `python -m` does
     from harden.cli.main import main

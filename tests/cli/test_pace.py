@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from harden.cli.pace import Pace, clock
+from harden.cli.pace import Pace
 
 
 def test_nothing_is_said_before_a_step_was_seen():
@@ -30,10 +30,3 @@ def test_the_pace_is_that_of_late():
 def test_more_than_expected_leaves_nothing():
     pace = Pace(0.0, 0)
     assert pace.left(1.0, 12, 10) == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-:--"), (0.0, "0:00"), (65.4, "1:05"), (3599.6, "1:00:00"), (7384.0, "2:03:04")]
-)
-def test_times_in_print(seconds, text):
-    assert clock(seconds) == text

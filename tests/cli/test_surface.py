@@ -62,6 +62,11 @@ def harden(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
         (errors.TrainingError, 1),
         (errors.ProcessLostError, 1),
         (errors.UsageError, 2),
+        (errors.BudgetError, 2),
+        (errors.MissingModelError, 2),
+        (errors.MissingDataError, 2),
+        (errors.OccupiedError, 2),
+        (errors.NoExportError, 2),
         (errors.GateError, 3),
         (errors.UnsafeInputError, 4),
         (errors.ExportError, 5),
@@ -74,7 +79,7 @@ def test_exit_codes(kind: type[errors.HardenError], code: int) -> None:
 
 def test_every_error_has_a_code_in_the_test_above() -> None:
     kinds = {v for v in vars(errors).values() if isinstance(v, type) and issubclass(v, errors.HardenError)}
-    assert len(kinds) == 15
+    assert len(kinds) == 20
 
 
 @pytest.mark.parametrize(
@@ -88,11 +93,11 @@ def test_every_error_has_a_code_in_the_test_above() -> None:
         (("fit", "m.pt", "--data", "d", "--mean", "a,b"), 2, ("--mean",)),
         (("fit", "m.pt", "--data", "d", "--class-map", "0,x"), 2, ("--class-map",)),
         (("fit", "m.pt", "--data", "d", "--recipe", "nothing"), 2, ("no recipe",)),
-        (("fit", "m.pt", "--data", "nowhere"), 1, ("nowhere",)),
-        (("fit", "nothing.pt", "--data", "{data}"), 1, ("nothing.pt",)),
+        (("fit", "{pickled}", "--data", "nowhere"), 2, ("nowhere",)),
+        (("fit", "nothing.pt", "--data", "{data}"), 2, ("nothing.pt",)),
         (("fit", "--resume", "nowhere"), 2, ("no run folder",)),
         (("fit", "--resume", "nowhere", "--epochs", "9"), 2, ("--resume",)),
-        (("fit", "{pickled}", "--data", "{data}", "--split", "layer9"), 1, ("no layer",)),
+        (("fit", "{pickled}", "--data", "{data}", "--split", "layer9"), 2, ("no layer",)),
         (("fit", "{pickled}", "--data", "{data}", "--class-map", "0,1"), 2, ("--class-map",)),
         (("fit", "{weights}", "--data", "{data}"), 1, ("--arch",)),
         (("fit", "{pickled}", "--data", "{data}", "--device", "tpu"), 2, ("device",)),
@@ -106,7 +111,7 @@ def test_every_error_has_a_code_in_the_test_above() -> None:
         (("export", "{pickled}", "--data", "{data}", "--precision", "int4"), 2, ("did you mean 'int8'",)),
         (("export", "{pickled}", "--data", "{data}", "--max-drop", "2"), 2, ("--max-drop",)),
         (("export", "{pickled}", "--to", "safetensors", "--precision", "fp16"), 2, ("--to onnx",)),
-        (("verify", "{data}"), 5, ("no export",)),
+        (("verify", "{data}"), 2, ("no export",)),
         (("push", "{data}", "name"), 2, ("ORG/NAME",)),
         (("report", "{pickled}", "--data", "{data}", "--samples", "0"), 2, ("--samples 0 lies outside",)),
         (("report", "{pickled}", "--data", "{data}", "--samples", "-3"), 2, ("--samples -3 lies outside",)),
@@ -121,7 +126,7 @@ def test_every_error_has_a_code_in_the_test_above() -> None:
         (("export", "{pickled}", "--data", "{data}", "--gray-bits", "8"), 2, ("--gray-bits 8 lies outside [9, 16]",)),
         (("fit", "{pickled}", "--data", "{data}", "--gray-bits", "17"), 2, ("gray_bits: 17 lies outside [9, 16]",)),
         (("demo", "--seed", "-1"), 2, ("--seed -1 lies outside",)),
-        (("inspect", "nothing.pt"), 1, ("nothing.pt",)),
+        (("inspect", "nothing.pt"), 2, ("nothing.pt",)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harden.errors import HardenError, ModelError, NoGradientError, UserCodeError
-from harden.models.classifier import Classifier, ask
+from harden.models.classifier import Classifier
 from harden.models.modes import require_trainable
 from harden.models.outputs import scores_of
 from harden.models.soundness import require_sound
@@ -162,7 +162,7 @@ def test_a_forward_that_wants_more_than_images_says_what() -> None:
             return super().forward(images) + meta
 
     with pytest.raises(ModelError, match="its forward wants a second argument: meta"):
-        ask(Two(), images())
+        network_scores(Two(), images())
 
 
 @pytest.mark.parametrize(

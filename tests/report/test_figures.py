@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harden.audit.metrics import wilson
-from harden.report.figures import counted, duration, percent, points, radius, with_interval
+from harden.report.figures import counted, percent, points, radius, with_interval
 
 
 def test_percent_and_points_have_one_decimal_and_no_negative_zero() -> None:
@@ -25,14 +25,6 @@ def test_a_proportion_is_written_with_its_interval() -> None:
 )
 def test_a_radius_is_written_as_it_is_quoted(eps: float, text: str) -> None:
     assert radius(eps) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.31, "0.3 s"), (59.9, "59.9 s"), (59.97, "1 min 0 s"), (384.2, "6 min 24 s"), (7530, "2 h 5 min")],
-)
-def test_a_duration_is_written_in_the_units_people_use(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_one_is_singular() -> None:

@@ -95,7 +95,7 @@ def test_a_resumed_run_plans_again_within_what_is_left(workshop: Workshop, tmp_p
     config = json.loads((out / "config.json").read_text())
     assert (config["training"]["epochs"], config["training"]["budget"]) == (1, SECONDS)
     assert result.report is not None
-    assert "as many as fit into 600 s" in dict(result.report.facts)["schedule"]
+    assert "as many as fit into 10 min 0 s" in dict(result.report.facts)["schedule"]
 
 
 def test_killed_before_its_first_checkpoint_it_still_has_a_budget(workshop: Workshop, tmp_path: Path) -> None:

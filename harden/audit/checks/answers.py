@@ -18,6 +18,7 @@ from harden.data import ImageSet, stratified_sample
 from harden.models.black_box import Audited
 from harden.models.outputs import are_probabilities
 from harden.randomness import stream
+from harden.stopping import ask
 
 if TYPE_CHECKING:
     from harden.audit.checks.evidence import Evidence
@@ -74,7 +75,11 @@ def randomness(classifier: Audited, images: ImageSet, *, seed: int = 0) -> Rando
     pixels = images.batch(rows)[0].to(classifier.device)
     with frozen(classifier) if isinstance(classifier, nn.Module) else nullcontext(), torch.no_grad():
         chunks = torch.split(pixels, batch_of(classifier.input_size))
-        return randomness_of([torch.cat([classifier(chunk) for chunk in chunks]) for _ in range(ASKED)])
+        answers = []
+        for _ in range(ASKED):
+            ask()
+            answers.append(torch.cat([classifier(chunk) for chunk in chunks]))
+    return randomness_of(answers)
 
 
 def randomness_of(answers: list[Tensor]) -> Randomness:

@@ -23,6 +23,7 @@ from harden.data import ImageSet, stratified_sample
 from harden.models.black_box import Audited
 from harden.models.user_code import backward_pass
 from harden.randomness import stream
+from harden.stopping import ask
 
 PROBED = 100
 """Images in the sample."""
@@ -124,7 +125,11 @@ class Evidence:
     def answers(self, points: Tensor) -> Tensor:
         """Return the scores (n, K) float32 of points (n, C, H, W), one pass, in batches of the audit's size."""
         with self._eval(), torch.no_grad():
-            return torch.cat([self.classifier(chunk).float() for chunk in torch.split(points, self.batch)])
+            found = []
+            for chunk in torch.split(points, self.batch):
+                ask()
+                found.append(self.classifier(chunk).float())
+            return torch.cat(found)
 
     def averaged(self, points: Tensor) -> Tensor:
         """Return the mean of as many answers (n, K) as one of the audit is the mean of."""
@@ -140,6 +145,7 @@ class Evidence:
             for chunk, labels in zip(
                 torch.split(points, self.batch), torch.split(self.labels, self.batch), strict=True
             ):
+                ask()
                 leaf = chunk.detach().clone().requires_grad_(True)
                 value = objective.of(self.classifier(leaf).float(), labels).sum()
                 with backward_pass():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from harden.report.figures import count, duration
+from harden.durations import duration
+from harden.report.figures import count
 from harden.report.markup import Html, element, joined
 from harden.report.report import Report
 from harden.report.section import Section

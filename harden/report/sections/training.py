@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from harden.durations import duration
 from harden.report.curves import Axis, Curve, Scale, line_chart
-from harden.report.figures import counted, duration, percent
+from harden.report.figures import counted, percent
 from harden.report.markup import Html, element, joined
 from harden.report.report import Report
 from harden.report.section import Section
