@@ -456,3 +456,16 @@ def test_real_photos(tmp_path: Path) -> None:
     assert unreadable == ()
     assert images.images.shape == (20, 3, 64, 64)
     assert images.images.float().std(dim=(1, 2, 3)).min() > 10, "photos, not blanks"
+
+
+@pytest.mark.parametrize("scheme", ["", "csv:", "npz:", "webdataset:", "parquet:"])
+@pytest.mark.parametrize("name", ["x" * 5000, "loop", "loop/below"])
+def test_paths_that_the_system_refuses_are_errors_of_the_data(
+    scheme: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(DataError, match="cannot be read: (file name too long|too many levels)") as caught:
+        open_data(f"{scheme}{name}")
+    assert len(caught.value.message) < 400
+    assert caught.value.hint
