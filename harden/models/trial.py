@@ -73,7 +73,8 @@ def output_classes(
 ) -> int:
     """Return K of the scores (N, K) that the module gives for images (N, in_channels, *image_size).
 
-    With the number of `classes` of the data, scores of so many are preferred where it returns several.
+    Where it returns several, scores of as many `classes` as the data has are preferred, or without data of as many as
+    its last layer gives.
 
     Raises:
         ModelError: the module refuses such images, or returns something other than scores.
@@ -97,6 +98,15 @@ def output_classes(
     ) from refusal
 
 
+def _width_of_last_layer(module: nn.Module) -> int | None:
+    """Return how many classes the last linear layer or convolution, in the order of definition, may be for."""
+    layers = [part for part in module.modules() if isinstance(part, (nn.Linear, nn.Conv2d))]
+    if not layers:
+        return None
+    width = layers[-1].out_features if isinstance(layers[-1], nn.Linear) else layers[-1].out_channels
+    return max(width, 2)  # a single score is enough for two classes
+
+
 def refusal_of(
     module: nn.Module, in_channels: int, image_size: tuple[int, int], *, classes: int | None = None
 ) -> UserCodeError | int:
@@ -106,6 +116,7 @@ def refusal_of(
         ModelError: the forward pass works but returns no scores (N, K), or wants more than images.
     """
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    classes = classes or _width_of_last_layer(module)
     images = torch.zeros(2, in_channels, *image_size, device=device)
     ask()
     with evaluating(module):

@@ -284,7 +284,8 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
         ),
     )
     stored = images.image_format
-    channels = accepted_channels(loaded.module, stored.channels, stored.size, classes=len(source.classes))
+    known = None if names_others(spec.class_map) else len(source.classes)
+    channels = accepted_channels(loaded.module, stored.channels, stored.size, classes=known)
     if spec.replace_head:
         loaded = replace_head(loaded, classes=len(source.classes), in_channels=channels, image_size=stored.size)
     for note in loaded.notes:
@@ -296,7 +297,7 @@ def load_candidate(spec: ModelSpec, source: DataSource, entries: Sequence[Entry]
     class_map = spec.class_map if spec.class_map is not None else _by_name(loaded.stated.labels, source, narrator)
     if channels != stored.channels or class_map != spec.class_map:
         images = open_images(source, channels=channels, size=size, class_map=class_map)
-    outputs = output_classes(loaded.module, channels, stored.size, classes=len(source.classes))
+    outputs = output_classes(loaded.module, channels, stored.size, classes=known)
     subset = subset_of(outputs, source.classes, class_map, ignore_others=spec.ignore_other_classes)
     if subset is not None:
         images = of_subset(images, subset)

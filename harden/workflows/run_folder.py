@@ -303,6 +303,8 @@ def refuse_stated(run: RunFolder, spec: ModelSpec, reading: Reading) -> None:
         for name in ("class_map", "mean", "std", "image_size")
         if getattr(spec, name) is not None
     ]
+    if spec.ignore_other_classes:
+        given.append("--ignore-other-classes")
     if reading.class_order is not None:
         given.append("--class-order")
     if given:

@@ -122,6 +122,8 @@ def test_a_run_keeps_the_outputs_of_its_network(run: RunFolder, workshop: Worksh
     assert classifier.subset == OutputSubset(6, CHOSEN, others=True)
     images = images_for(classifier, open_data(str(workshop.data)))
     assert images.classes == classifier.classes == ("a", "b", "c", OTHER)
+    with pytest.raises(UsageError, match="settles what --ignore-other-classes would say"):
+        audited(run.path, workshop.data, tmp_path / "none", ignore_other_classes=True)
     again = audited(run.path, workshop.data, tmp_path / "again").subject
     assert again.clean_accuracy().value > 0.8
     looked = inspect(ModelSpec(model=str(run.path)), data=str(workshop.data), narrator=Notebook())

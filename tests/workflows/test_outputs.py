@@ -146,6 +146,11 @@ def test_a_foreign_onnx_and_torchscript_file_of_one_logit_is_a_black_box_of_two_
         assert torch.equal(box(torch.rand(3, 3, 16, 16))[:, 0], torch.zeros(3))
 
 
+def test_without_data_the_last_layer_says_how_many_classes_there_are(bench: Path) -> None:
+    spec = ModelSpec(model=str(bench / "three.pth"), arch=f"{bench / 'odd.py'}:Pair", image_size=16)
+    assert len(inspect(spec, data=None, narrator=Notebook()).classifier.classes) == 3
+
+
 def test_without_data_a_single_score_means_two_classes(bench: Path) -> None:
     spec = ModelSpec(model=str(bench / "one.pth"), arch=f"{bench / 'odd.py'}:Flat", image_size=16)
     found = inspect(spec, data=None, narrator=Notebook())
