@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harden.errors import HardenError, ModelError, NoGradientError, UserCodeError
-from harden.models.classifier import Classifier
+from harden.models.classifier import Classifier, network_scores
 from harden.models.modes import require_trainable
 from harden.models.outputs import scores_of
 from harden.models.soundness import require_sound
