@@ -14,8 +14,9 @@ from harden.audit.checks.ranking import Ranking, measure_ranking
 from harden.audit.diagnostics import CHECKS, Evidence, believe
 from harden.audit.runner import audit
 from harden.data import ImageSet
-from harden.models.black_box import BlackBox, Program, are_probabilities
+from harden.models.black_box import BlackBox, Program
 from harden.models.classifier import Normalisation
+from harden.models.outputs import are_probabilities
 from harden.workflows.examine import Scope, Subject, examine
 from harden.workflows.narrator import Silent
 from tests.attacks.nets import DIGITS, as_classifier, digits, trained_cnn

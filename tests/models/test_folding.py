@@ -20,6 +20,9 @@ from tests.attacks.nets import as_classifier, gen
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
+CLASSES = tuple("abc")
+
+
 def settled(network: nn.Module, seed: int = 0) -> nn.Module:
     """The network with the statistics, weights and shifts of BatchNorm that training might have left, in eval mode."""
     generator = gen(seed)
@@ -161,7 +164,7 @@ def same_function(classifier, folding, images) -> None:
 @pytest.mark.parametrize("last", [False, True], ids=["channels first", "last"])
 @pytest.mark.parametrize("seed", range(20))
 def test_a_network_of_random_parts_stays_the_same_function(seed, last):
-    classifier = as_classifier(seeded(lambda: drawn(seed), seed), size=(3, 24, 24))
+    classifier = as_classifier(classes=CLASSES, module=seeded(lambda: drawn(seed), seed), size=(3, 24, 24))
     if last:
         lay_out(classifier)
     images = laid_out(images_of(), classifier)
@@ -192,7 +195,7 @@ def test_a_network_of_random_parts_stays_the_same_function(seed, last):
 )  # fmt: skip
 def test_what_cannot_be_folded_is_left_alone_and_the_rest_is_folded(middle, pairs):
     network = seeded(lambda: between(*block(4), middle(), *block(4), *block(4)))
-    classifier = as_classifier(network, size=(3, 24, 24))
+    classifier = as_classifier(network, classes=CLASSES, size=(3, 24, 24))
     folding = find_folding(classifier, images_of())
     assert len(folding) == pairs + 3
     same_function(classifier, folding, images_of())
@@ -205,7 +208,7 @@ def test_layers_with_hooks_or_a_forward_of_their_own_and_subclasses_are_left_alo
     network = seeded(lambda: between(*block(4), *block(4), Mine(4, 4, 1), nn.BatchNorm2d(4), *block(4)))
     network[1].register_forward_hook(lambda module, inputs, output: output + 1)
     network[5].forward = lambda values: nn.BatchNorm2d.forward(network[5], values) * 2
-    folding = find_folding(as_classifier(network, size=(3, 24, 24)), images_of())
+    folding = find_folding(as_classifier(network, classes=CLASSES, size=(3, 24, 24)), images_of())
     assert len(folding) == 1
     assert "forward" in network[5].__dict__
 
@@ -217,7 +220,7 @@ def test_a_network_that_answers_at_random_is_not_folded():
 
     state = torch.get_rng_state()
     network = seeded(lambda: between(*block(4), Noisy()))
-    assert len(find_folding(as_classifier(network, size=(3, 24, 24)), images_of())) == 0
+    assert len(find_folding(as_classifier(network, classes=CLASSES, size=(3, 24, 24)), images_of())) == 0
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -226,7 +229,7 @@ def test_without_batch_norm_no_pass_is_made():
         def forward(self, x):
             raise AssertionError("a pass that tells nothing")
 
-    assert len(find_folding(as_classifier(Never()), images_of())) == 0
+    assert len(find_folding(as_classifier(Never(), classes=CLASSES), images_of())) == 0
 
 
 def test_convolutions_over_a_sequence_are_folded_and_a_linear_layer_over_one_is_not():
@@ -243,7 +246,7 @@ def test_convolutions_over_a_sequence_are_folded_and_a_linear_layer_over_one_is_
             values = F.gelu(self.norm(self.conv(x.flatten(2))))
             return self.head(self.other(self.linear(values)).flatten(1))
 
-    classifier = as_classifier(seeded(Sequence), size=(3, 8, 8))
+    classifier = as_classifier(classes=CLASSES, module=seeded(Sequence), size=(3, 8, 8))
     folding = find_folding(classifier, images_of(side=8))
     assert len(folding) == 1
     same_function(classifier, folding, images_of(side=8))
@@ -251,7 +254,7 @@ def test_convolutions_over_a_sequence_are_folded_and_a_linear_layer_over_one_is_
 
 def test_it_ends_with_an_exception_and_with_ctrl_c():
     network = seeded(lambda: between(*block(4)))
-    classifier = as_classifier(network, size=(3, 24, 24))
+    classifier = as_classifier(network, classes=CLASSES, size=(3, 24, 24))
     folding = find_folding(classifier, images_of())
 
     def stopped(kind):
@@ -270,7 +273,7 @@ def test_it_ends_with_an_exception_and_with_ctrl_c():
 
 def test_batch_norm_in_training_mode_takes_its_batch_and_counts_it():
     network = seeded(lambda: between(*block(4)))
-    classifier = as_classifier(network, size=(3, 24, 24))
+    classifier = as_classifier(network, classes=CLASSES, size=(3, 24, 24))
     folding = find_folding(classifier, images_of())
     twin = copy.deepcopy(classifier).train()
     classifier.train()
@@ -282,7 +285,7 @@ def test_batch_norm_in_training_mode_takes_its_batch_and_counts_it():
 
 def test_weights_that_are_trained_meanwhile_get_their_gradients():
     network = seeded(lambda: between(*block(4)))
-    classifier = as_classifier(network, size=(3, 24, 24))
+    classifier = as_classifier(network, classes=CLASSES, size=(3, 24, 24))
     folding = find_folding(classifier, images_of())
     expected = torch.autograd.grad(classifier(images_of()).square().sum(), list(network.parameters()))
     with folding.on():
@@ -292,7 +295,7 @@ def test_weights_that_are_trained_meanwhile_get_their_gradients():
 
 def test_a_tap_between_the_two_sees_what_it_always_sees():
     network = seeded(lambda: between(*block(4)))
-    classifier = as_classifier(network, size=(3, 24, 24))
+    classifier = as_classifier(network, classes=CLASSES, size=(3, 24, 24))
     folding = find_folding(classifier, images_of())
     with torch.no_grad(), Tap(classifier, "1") as tapped:
         expected, _ = tapped(images_of())
@@ -304,7 +307,7 @@ def test_a_tap_between_the_two_sees_what_it_always_sees():
 @pytest.mark.parametrize("last", [False, True], ids=["channels first", "last"])
 def test_the_first_convolution_keeps_its_quick_gradient(last):
     network = seeded(lambda: between(nn.BatchNorm2d(4), nn.ReLU(), *block(4), channels=1))
-    classifier = as_classifier(network, size=(1, 24, 24))
+    classifier = as_classifier(network, classes=CLASSES, size=(1, 24, 24))
     if last:
         lay_out(classifier)
     images = laid_out(images_of(channels=1), classifier)
@@ -318,7 +321,7 @@ def test_the_first_convolution_keeps_its_quick_gradient(last):
 
 def test_others_that_lend_a_layer_a_forward_come_first():
     network = seeded(lambda: between(nn.BatchNorm2d(4), nn.ReLU(), *block(4), channels=1))
-    classifier = as_classifier(network, size=(1, 24, 24))
+    classifier = as_classifier(network, classes=CLASSES, size=(1, 24, 24))
     folding = find_folding(classifier, images_of(channels=1))
     with frozen(classifier):
         lent = network[0].__dict__["forward"]
@@ -331,7 +334,7 @@ def test_others_that_lend_a_layer_a_forward_come_first():
 
 def test_autograd_keeps_one_feature_map_where_it_kept_two():
     network = seeded(lambda: between(*[layer for _ in range(6) for layer in block(4)]))
-    classifier = as_classifier(network, size=(3, 24, 24))
+    classifier = as_classifier(network, classes=CLASSES, size=(3, 24, 24))
     folding = find_folding(classifier, images_of())
 
     def kept() -> int:
@@ -356,7 +359,7 @@ def test_autograd_keeps_one_feature_map_where_it_kept_two():
 )
 def test_networks_of_timm_are_folded(name, activates):
     network = seeded(lambda: import_timm().create_model(name, num_classes=3))
-    classifier = as_classifier(network, size=(3, 64, 64))
+    classifier = as_classifier(network, classes=CLASSES, size=(3, 64, 64))
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert any(type(m).__name__ == "BatchNormAct2d" for m in norms) == activates
     lay_out(classifier)
@@ -389,15 +392,15 @@ def test_who_else_takes_an_output_is_found_by_structure_not_by_scores_that_hardl
     network, images = seeded(PreActivation), images_of()
     with torch.no_grad():
         assert network(images).amax(dim=1).min() > 0.999, "scores say nothing"
-    folding = find_folding(as_classifier(network, size=(3, 24, 24)), images)
+    folding = find_folding(as_classifier(network, classes=CLASSES, size=(3, 24, 24)), images)
     assert [pair.layer for pair in folding._pairs] == [network.inner[0]]
-    same_function(as_classifier(network, size=(3, 24, 24)), folding, images)
+    same_function(as_classifier(network, classes=CLASSES, size=(3, 24, 24)), folding, images)
 
 
 def test_a_network_in_training_mode_is_not_folded() -> None:
     """BatchNorm in training normalises by the batch and learns from it; the folded weights do neither."""
     network = seeded(lambda: between(*block(4)))
-    classifier, images = as_classifier(network), images_of()
+    classifier, images = as_classifier(network, classes=CLASSES), images_of()
     folding = find_folding(classifier, images)
     assert len(folding) == 1
     alike = copy.deepcopy(network).train()
