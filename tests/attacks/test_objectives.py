@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harden.attacks import APGD, Objective, run_attack
+from harden.attacks import APGD, MIM, Objective, run_attack
 from harden.attacks.objectives import likeliest_targets
 
 from .nets import cnn, digits, gen
@@ -72,3 +72,19 @@ def test_the_likeliest_targets_are_wrong_classes_best_first():
     assert found.tolist()[:2] == [[2, 1], [0, 1]]
     assert likeliest_targets(SCORES, LABELS, 9).shape == (3, 3)
     assert not (likeliest_targets(SCORES, LABELS, 9) == LABELS[:, None]).any()
+
+
+@pytest.mark.parametrize("factor", [1e-20, 1e-3, 1e3])
+def test_the_ratio_of_scores_does_not_depend_on_their_scale(factor):
+    scores = torch.tensor([[3.0, 1.0, 0.5, -2.0], [0.1, 0.2, 0.3, 0.4]])
+    labels = torch.tensor([0, 1])
+    torch.testing.assert_close(Objective.DLR.of(factor * scores, labels), Objective.DLR.of(scores, labels))
+
+
+def test_the_momentum_of_mim_does_not_depend_on_the_scale_of_the_gradient():
+    clean = torch.full((2, 1, 2, 2), 0.5)
+    gradient = torch.tensor([[1.0, -2.0, 3.0, 0.5], [4.0, 1.0, -1.0, 2.0]]).view(2, 1, 2, 2)
+    memories = [{"velocity": torch.ones_like(clean)} for _ in range(2)]
+    for memory, factor in zip(memories, (1.0, 1e-20), strict=True):
+        MIM(eps=0.1).step(clean, clean, factor * gradient, memory)
+    torch.testing.assert_close(memories[1]["velocity"], memories[0]["velocity"])

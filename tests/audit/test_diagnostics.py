@@ -399,6 +399,15 @@ def test_the_scale_of_the_scores_changes_no_verdict(few, module, factor):
     assert {c.name: c.status for c in believe(scaled(result), larger, few, copies=[])} == before
 
 
+def test_small_positive_logits_are_not_taken_for_sigmoids(few):
+    class Positive(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return trained_cnn()(images).relu()
+
+    for factor in (1.0, 1e-3):
+        assert check("logits, not probabilities", Hot(factor, Positive()), few, ()).status is PASS
+
+
 def test_an_audit_without_attacks_is_checked_as_far_as_it_goes(few):
     found = believe(run(trained_cnn(), few, ()), as_classifier(trained_cnn()), few)
     told = {c.name: c.status for c in found}
