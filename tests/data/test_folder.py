@@ -465,7 +465,7 @@ def test_paths_that_the_system_refuses_are_errors_of_the_data(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
-    with pytest.raises(DataError, match="cannot be read: (file name too long|too many levels)") as caught:
+    with pytest.raises(DataError, match=r"cannot be read: (file name too long|too many levels)") as caught:
         open_data(f"{scheme}{name}")
     assert len(caught.value.message) < 400
     assert caught.value.hint
