@@ -69,6 +69,7 @@ def report(
         parse_gates(settings.fail_under, attacks={name: attack(0.0).name for name, attack in ATTACKS.items()})
     run = as_run(settings.spec.model)
     folder = _folder(settings, run, out)
+    history = run.read_history() if run is not None else None  # damage is said before anything takes long
     ready = make_ready(settings, run, narrator, processes)
     # Surrogates may take long to train: what they will craft is known before, and so is whether the gates make sense.
     absent = [Surrogate(name, nn.Identity(), 0.0) for name in settings.surrogates]
@@ -92,7 +93,7 @@ def report(
             title=f"Audit of {ready.subjects[-1].name}",
             scope=Scope.of(presets),
             kept_in=kept_in,
-            history=run.read_history() if run is not None else None,
+            history=history,
             facts=(
                 ("command", command),
                 ("images", ready.which),

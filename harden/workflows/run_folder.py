@@ -186,7 +186,8 @@ class RunFolder:
         if not self.metrics.exists():
             return None
         chosen = self.read_config().get("training", {}).get("chosen_epoch")
-        return History(read_run_file(self.metrics, read_epochs), chosen)
+        epochs = read_run_file(self.metrics, read_epochs)
+        return History(epochs, chosen) if epochs else None
 
     def is_at(self, source: DataSource, data: str | None = None) -> bool:
         """Whether `source` lies where the data of the run lay: at `data`, or where config.json says."""
