@@ -20,7 +20,7 @@ from tests.attacks.nets import as_classifier, gen
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-CLASSES = tuple("abc")
+CLASSES = ("a", "b", "c")
 
 
 def settled(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -392,9 +392,9 @@ def test_who_else_takes_an_output_is_found_by_structure_not_by_scores_that_hardl
     network, images = seeded(PreActivation), images_of()
     with torch.no_grad():
         assert network(images).amax(dim=1).min() > 0.999, "scores say nothing"
-    folding = find_folding(as_classifier(network, classes=CLASSES, size=(3, 24, 24)), images)
+    folding = find_folding(as_classifier(network, classes=tuple("abcde"), size=(3, 24, 24)), images)
     assert [pair.layer for pair in folding._pairs] == [network.inner[0]]
-    same_function(as_classifier(network, classes=CLASSES, size=(3, 24, 24)), folding, images)
+    same_function(as_classifier(network, classes=tuple("abcde"), size=(3, 24, 24)), folding, images)
 
 
 def test_a_network_in_training_mode_is_not_folded() -> None:
