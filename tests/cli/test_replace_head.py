@@ -67,7 +67,8 @@ def test_only_the_new_layer_is_trained_first_and_then_everything(run: Path, work
 
 
 @pytest.mark.parametrize(
-    "arguments", [("report", "run", "--attacks", "fgsm", "--samples", 9), ("export", "run"), ("inspect", "run")]
+    "arguments",
+    [("report", "run", "--attacks", "fgsm", "--samples", 9), ("export", "run", "--anyway"), ("inspect", "run")],
 )
 def test_the_run_folder_builds_the_network_again(arguments: tuple[str, ...], run: Path, desk: Path) -> None:
     decent(harden(*arguments, cwd=desk))
