@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -69,6 +70,12 @@ def decent(done: subprocess.CompletedProcess[str], code: int = 0) -> None:
     assert "Traceback" not in done.stderr + done.stdout
     assert "defect" not in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def decent_fit(done: subprocess.CompletedProcess[str], run: Path) -> None:
+    """Require of a `harden fit` what `decent` does, with the exit code that its run folder's ending calls for."""
+    status = json.loads((run / "config.json").read_text())["ending"]["status"]
+    decent(done, 0 if status in ("hardened", "not judged") else 1)
 
 
 def _server() -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.terminal import FAST, decent, harden
+from tests.cli.terminal import FAST, decent, decent_fit, harden
 from tests.workflows.builders import Workshop
 
 QUERY = "?path=photo file&label=breed"
@@ -35,9 +35,9 @@ def test_fit_from_a_table_and_report_from_elsewhere(workshop: Workshop, desk: Pa
     done = harden(
         "fit", workshop.pickled, "--data", f"data/table.csv{QUERY}", "--epochs", 1, *FAST, cwd=desk, COLUMNS="60",
     )  # fmt: skip
-    decent(done)
-    assert all(len(line) <= 60 for line in done.stdout.splitlines()), done.stdout
     run = desk / "runs" / "table.csv-adv4adv"
+    decent_fit(done, run)
+    assert all(len(line) <= 60 for line in done.stdout.splitlines()), done.stdout
     assert run.is_dir()
     told = " ".join(done.stderr.split())
     assert "3 classes in csv:" in told

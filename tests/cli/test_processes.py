@@ -17,7 +17,7 @@ from harden.cli import processes
 from harden.cli.processes import together
 from harden.distributed import Processes, Seat
 from harden.errors import UsageError
-from tests.cli.terminal import command, decent, environment
+from tests.cli.terminal import command, decent, decent_fit, environment
 
 NET = """
 import os
@@ -76,7 +76,7 @@ def run(*arguments: object, cwd: Path, trouble: str = "") -> subprocess.Complete
 @pytest.fixture(scope="module")
 def alone(desk: Path) -> Path:
     """A run of one process."""
-    decent(run(*command("fit", "net.py:build", *TINY, "--out", "alone"), cwd=desk))
+    decent_fit(run(*command("fit", "net.py:build", *TINY, "--out", "alone"), cwd=desk), desk / "alone")
     return desk / "alone"
 
 
@@ -117,7 +117,7 @@ def test_stopped_in_two_processes_and_resumed_by_three_is_the_run_of_one(alone: 
     assert "continue with: harden fit --resume many" in stopped.stderr
     assert stopped.stdout == ""
     resumed = run(*command("fit", "--resume", "many", "--gpus", 3), cwd=desk)
-    decent(resumed)
+    decent_fit(resumed, desk / "many")
     assert resumed.stdout.count("Everything is in many") == 1
     assert_same_run(desk / "many", alone)
 
@@ -137,13 +137,14 @@ def test_a_killed_process_is_a_clean_error_and_the_run_goes_on_without_it(
     assert processes_in(desk) == []
     assert "error: another process of this run is gone (killed, or out of memory?)" in killed.stderr
     assert f"try: continue with: harden fit --resume {out}" in killed.stderr
-    decent(run(*command("fit", "--resume", out), cwd=desk))
+    decent_fit(run(*command("fit", "--resume", out), cwd=desk), desk / out)
     assert_same_run(desk / out, alone)
 
 
 @pytest.mark.slow
 def test_three_processes_with_a_part_of_the_weights_each_are_the_run_of_one(alone: Path, desk: Path) -> None:
-    decent(run(*command("fit", "net.py:build", *TINY, "--shard", "--processes", 3, "--out", "parts"), cwd=desk))
+    done = run(*command("fit", "net.py:build", *TINY, "--shard", "--processes", 3, "--out", "parts"), cwd=desk)
+    decent_fit(done, desk / "parts")
     assert_same_run(desk / "parts", alone)
     shown = run(*command("report", "parts", "--attacks", "fgsm", "--out", "shown"), cwd=desk)
     decent(shown)
@@ -163,7 +164,6 @@ def test_what_fails_in_a_follower_is_told_by_the_leader(desk: Path) -> None:
 def test_torchrun_with_three_processes_is_the_run_of_one(alone: Path, desk: Path) -> None:
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 3)
     done = run(*torchrun, "-m", "harden", "fit", "net.py:build", *TINY, "--out", "launched", cwd=desk)
-    assert done.returncode == 0, done.stderr
     assert done.stderr.count("Hardening") == done.stdout.count("Everything is in launched") == 1
     assert_same_run(desk / "launched", alone)
 
@@ -232,7 +232,7 @@ def without_gallery(report: dict[str, Any]) -> dict[str, Any]:
 def test_the_last_audit_of_a_fit_is_shared_and_that_of_its_weights(desk: Path) -> None:
     """On the same images, `harden report` finds alone what the processes of the fit found together."""
     sizes = ("--audit-samples", 300, "--out", "shared", "--processes", 2)
-    decent(run(*command("fit", "net.py:build", *TINY, *sizes), cwd=desk))
+    decent_fit(run(*command("fit", "net.py:build", *TINY, *sizes), cwd=desk), desk / "shared")
     decent(run(*command("report", "shared", "--attacks", "fgsm", "--samples", 300, "--out", "again"), cwd=desk))
     (_, hardened), (again,) = said(desk / "shared")["results"], said(desk / "again")["results"]
     for name in ("clean_predictions", "clean_margins"):

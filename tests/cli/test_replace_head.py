@@ -14,7 +14,7 @@ from harden.recipe import read_recipe, resolve
 from harden.vision import import_timm
 from harden.workflows.fit import resume
 from harden.workflows.run_folder import RunFolder
-from tests.cli.terminal import FAST, decent, harden
+from tests.cli.terminal import FAST, decent, decent_fit, harden
 from tests.workflows.builders import Notebook, Workshop
 
 
@@ -33,7 +33,7 @@ def run(workshop: Workshop, desk: Path) -> Path:
         "fit", workshop.weights, "--arch", workshop.arch, "--data", "two", "--replace-head", "--pretrain", 6,
         "--epochs", 2, *FAST, "--out", "run", cwd=desk, COLUMNS="60",
     )  # fmt: skip
-    decent(done)
+    decent_fit(done, desk / "run")
     flat = " ".join(done.stderr.split())
     assert "the last layer (7, 3 outputs) is replaced by a new one of 2" in flat
     assert "the new last layer alone is trained cleanly for 6 epochs before hardening" in flat
@@ -67,7 +67,8 @@ def test_only_the_new_layer_is_trained_first_and_then_everything(run: Path, work
 
 
 @pytest.mark.parametrize(
-    "arguments", [("report", "run", "--attacks", "fgsm", "--samples", 9), ("export", "run"), ("inspect", "run")]
+    "arguments",
+    [("report", "run", "--attacks", "fgsm", "--samples", 9), ("export", "run", "--anyway"), ("inspect", "run")],
 )
 def test_the_run_folder_builds_the_network_again(arguments: tuple[str, ...], run: Path, desk: Path) -> None:
     decent(harden(*arguments, cwd=desk))
@@ -77,7 +78,9 @@ def test_the_run_folder_builds_the_network_again(arguments: tuple[str, ...], run
 
 
 def test_hardening_further_needs_no_flag_and_takes_none(run: Path, desk: Path) -> None:
-    decent(harden("fit", "run", "--data", "two", "--epochs", 1, *FAST, "--out", "further", cwd=desk))
+    decent_fit(
+        harden("fit", "run", "--data", "two", "--epochs", 1, *FAST, "--out", "further", cwd=desk), desk / "further"
+    )
     done = harden("fit", "run", "--data", "two", "--epochs", 1, *FAST, "--replace-head", cwd=desk)
     decent(done, code=2)
     assert "model.safetensors" in done.stderr
@@ -111,7 +114,7 @@ def test_weights_that_are_recognised_get_a_new_head_too(desk: Path) -> None:
         "fit", "resnet.pth", "--data", "two", "--image-size", 32, "--replace-head", "--pretrain", 1, "--epochs", 1,
         *FAST, "--batch-size", 40, "--out", "t", cwd=desk,
     )  # fmt: skip
-    decent(done)
+    decent_fit(done, desk / "t")
     assert "recognised by names and shapes as the weights of timm:test_resnet" in " ".join(done.stderr.split())
     assert load_file(desk / "t" / "model.safetensors")["fc.weight"].shape[0] == 2
     network = RunFolder(desk / "t").load_classifier()
