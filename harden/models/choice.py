@@ -138,7 +138,7 @@ def probability(better: Tensor, other: Tensor) -> float:
     gained, lost = int((better & ~other).sum()), int((other & ~better).sum())
     differ = gained + lost
     as_good = sum(math.comb(differ, k) for k in range(gained, differ + 1))
-    return as_good / 2**differ
+    return float(as_good / 2**differ)
 
 
 def fitted_losses(scores: Tensor, labels: Tensor) -> Tensor:
