@@ -42,8 +42,9 @@ KNOWN, _FAR = 0.25, 4.0
 """BatchNorm tells something if the best divergence is below the first (nats); what is beyond the second times the best
 is not what it was trained with. ResNet-20 on CIFAR-10: 0.001 nats with the statistics it was trained with, 0.014 and
 more with others that are alike, 1 without any."""
-_NEAR = 0.004
-"""Divergences below this are no different; on fewer than 250 images those below 1 / N: their means vary as much."""
+_NEAR = 0.01
+"""Divergences below this are no different, as running statistics lag behind the weights; on N images those below 1 / N,
+as much as the mean of so few varies."""
 
 
 @dataclass(frozen=True, eq=False)
