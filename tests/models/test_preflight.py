@@ -328,6 +328,7 @@ def test_real_checkpoints(
     images, labels, classes = from_tar(REAL / f"{archive}.tar.gz", 20)
     found = preflight(loaded.module, images=images, labels=labels, classes=classes, given=None)
     assert found.chosen.name == expected, found.rows
+    assert found.chosen.doubt is None
     assert max(row.accuracy for row in found.rows) > 0.8
 
 
