@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from harden.models.split import DefaultSplit, split_points
+from tests import zoo
 from tests.zoo import Row, check, read_table, write_table
 
 NETWORKS = (
@@ -40,3 +42,14 @@ def test_the_table_reads_back(tmp_path: Path):
     assert read_table(tmp_path / "zoo.md") == rows
     assert "1 of 2 pass" in (tmp_path / "zoo.md").read_text()
     assert read_table(tmp_path / "none.md") == {}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_fails_where_scores_are_split_at_or_the_loss_stays(monkeypatch):
+    def at_scores(classifier):
+        return DefaultSplit(next(point for point in split_points(classifier) if point.layer == "fc"), "")
+
+    monkeypatch.setattr(zoo, "harden_a_little", lambda classifier, layer, rate: (3.0, 2.96))
+    assert check("quick", "timm:test_resnet", 0, export=False).result == "the loss hardly falls"
+    monkeypatch.setattr(zoo, "default_split", at_scores)
+    assert check("quick", "timm:test_resnet", 0, export=False).result == "split at scores"

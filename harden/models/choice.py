@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from harden.models.agreement import scale_of
 from harden.models.classifier import Basis, Conflict, Doubt, Normalisation
-from harden.models.normalisations import OWN_STATISTICS, same
+from harden.models.normalisations import OWN_STATISTICS, changes_eps, same
 
 NLL_TIE = 0.01
 """Mean losses that differ by less than this many nats say nothing about which normalisation is right."""
@@ -38,12 +38,15 @@ _SEPARATED, _WORSE = 3.0, 1.1
 """Standard errors by which a loss must be worse to count as worse, and how many times as large it must be: less is what
 a few epochs of training leave to chance, and a small network's loss has been 3 standard errors lower under statistics
 that it was not trained with."""
+_SIMILAR = 0.25
+"""Share of the std by which similar normalisations differ in mean and std."""
 KNOWN, _FAR = 0.25, 4.0
 """BatchNorm tells something if the best divergence is below the first (nats); what is beyond the second times the best
 is not what it was trained with. ResNet-20 on CIFAR-10: 0.001 nats with the statistics it was trained with, 0.014 and
 more with others that are alike, 1 without any."""
-_NEAR = 0.004
-"""Divergences below this are no different; on fewer than 250 images those below 1 / N: their means vary as much."""
+_NEAR = 0.01
+"""Divergences below this are no different, as running statistics lag behind the weights; on N images those below 1 / N,
+as much as the mean of so few varies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,8 @@ def choose(tried: list[Tried], labels: Tensor, *, of: int | None = None) -> Choi
     losses = {t.normalisation.name: fitted_losses(t.scores, labels) for t in near}
     mean = {name: loss.mean().item() for name, loss in losses.items()}
     surest = min((t.normalisation.name for t in close), key=lambda name: mean[name])
-    tied = [t for t in close if not _worse(losses[t.normalisation.name], losses[surest])]
+    least = next(t for t in close if t.normalisation.name == surest)
+    tied = [t for t in close if _alike(t, least) or not _worse(losses[t.normalisation.name], losses[surest])]
     chosen = _plainest(tied, close, mean)
 
     def others(some: list[Tried]) -> tuple[Tried, ...]:
@@ -177,8 +181,9 @@ def _plainest(tied: list[Tried], close: list[Tried], mean: dict[str, float]) -> 
     """Return the plainest of `tied`, or else that with the lowest loss; a published one rather than the data's own."""
 
     def rank(t: Tried) -> tuple[float, ...]:
-        loss = max(mean[t.normalisation.name], NO_LOSS)
-        return (*_plainness(t.normalisation), loss, t.divergence or 0.0, _gain(t.normalisation))
+        loss, divergence = max(mean[t.normalisation.name], NO_LOSS), t.divergence if t.divergence is not None else 0.0
+        seen = divergence if divergence <= KNOWN else 0.0
+        return (*_plainness(t.normalisation), seen, loss, divergence, _gain(t.normalisation))
 
     chosen = min(tied, key=rank)
     if chosen.normalisation.name != OWN_STATISTICS:
@@ -214,6 +219,11 @@ def _why(chosen: Tried, best: Tried, of: int, *, near: bool, close: int, tied: b
     if close == 1:
         return accurate if near else f"clearly the most accurate of {of} normalisations"
     return accurate if near else f"{accurate}, and its loss as low as any, contrast apart"
+
+
+def _alike(one: Tried, other: Tried) -> bool:
+    """Return whether two are so similar that the loss is no evidence: few epochs leave it lower with more contrast."""
+    return not changes_eps(one.normalisation, other.normalisation, share=_SIMILAR)
 
 
 def _worse(loss: Tensor, least: Tensor) -> bool:

@@ -102,12 +102,12 @@ def training_divergence(module: nn.Module, normalisation: Normalisation, images:
     if not any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in module.modules()):
         return None
     device = next((tensor.device for tensor in module.parameters()), images.device)
-    found = []
     views: tuple[Callable[[Tensor], Tensor], ...] = (
         lambda pixels: apply(normalisation, pixels),
         lambda pixels: apply(normalisation, _cropped(pixels)),
         lambda pixels: _cropped(apply(normalisation, pixels)),
     )
+    found = []
     for view in views:
         with watching_first_norm(module, stopping=True) as first, evaluating(module):
             for batch in torch.split(images, _BATCH):

@@ -47,14 +47,18 @@ def same(one: Normalisation, other: Normalisation) -> bool:
     return one.flip_channels == other.flip_channels and not changes_eps(one, other)
 
 
-def changes_eps(one: Normalisation, other: Normalisation) -> bool:
+def changes_eps(one: Normalisation, other: Normalisation, *, share: float = _SAME) -> bool:
     """Return whether the same eps on images means something else to a network under two normalisations.
 
     The order in which the network takes the channels does not change it.
+
+    Args:
+        one, other: the two.
+        share: of the std, by which mean or std must differ.
     """
     pairs = (zip(*_in_order(n), strict=True) for n in (one, other))
     return any(
-        abs(mean - its_mean) >= _SAME * min(std, its_std) or abs(std - its_std) >= _SAME * min(std, its_std)
+        abs(mean - its_mean) >= share * min(std, its_std) or abs(std - its_std) >= share * min(std, its_std)
         for (mean, std), (its_mean, its_std) in zip(*pairs, strict=True)
     )
 

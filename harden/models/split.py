@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -155,25 +156,33 @@ def _trace(classifier: Classifier) -> list[_Call]:
 
         return capture
 
-    frozen = [p for p in classifier.parameters() if not p.requires_grad and p.is_floating_point()]
-    for name, module in classifier.module.named_modules():
+    # Networks may keep what they computed for later (attention biases), and with gradients it could not be copied.
+    looked_at, graph = _twin(classifier)
+    for name, module in looked_at.module.named_modules():
         handles.append(module.register_forward_hook(hook(name)))  # type: ignore[arg-type]
     try:
-        for p in frozen:
-            p.requires_grad_(True)
-        with modes_restored(classifier), torch.enable_grad():
-            classifier.eval()
-            images = torch.full((2, *classifier.input_size), 0.5, device=classifier.device, requires_grad=True)
-            feeding = feeding_weights(classifier(images).grad_fn, images)
+        with modes_restored(looked_at), torch.set_grad_enabled(graph):
+            looked_at.eval()
+            images = torch.full((2, *classifier.input_size), 0.5, device=classifier.device, requires_grad=graph)
+            feeding = feeding_weights(looked_at(images).grad_fn, images)
     finally:
-        for p in frozen:
-            p.requires_grad_(False)
         for handle in handles:
             handle.remove()
     return [
         _Call(name, module, output, feeding.get(node) if node is not None else None)
         for name, (module, output, node) in calls.items()
     ]
+
+
+def _twin(classifier: Classifier) -> tuple[Classifier, bool]:
+    """Return a copy all of whose weights take gradients, and True; the network itself and False if it has no copy."""
+    try:
+        twin = copy.deepcopy(classifier)
+    except Exception:  # whatever a layer of the user's says to being copied
+        return classifier, False
+    for p in twin.parameters():
+        p.requires_grad_(p.is_floating_point())
+    return twin, True
 
 
 def _head_index(calls: list[_Call], classes: int) -> int:

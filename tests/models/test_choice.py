@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from harden.models.choice import Tried, choose
 from harden.models.classifier import Basis, Conflict
-from harden.models.first_norm import training_divergence
-from harden.models.normalisations import CANDIDATES, apply, changes_eps, own_statistics, same
+from harden.models.normalisations import CANDIDATES, apply, changes_eps, same
 from harden.models.preflight import preflight
 
 CLASSES = ("a", "b", "c", "d")
@@ -56,7 +55,7 @@ def trained(images: Tensor, labels: Tensor, *, norm: bool, epochs: int = 6) -> n
 
 
 @pytest.mark.parametrize("norm", [True, False])
-@pytest.mark.parametrize("wanted", COLOURS, ids=lambda candidate: candidate.name)
+@pytest.mark.parametrize("wanted", [COLOURS[k] for k in (1, 3, 5, 9)], ids=lambda candidate: candidate.name)
 def test_it_is_found_or_in_doubt(wanted, norm: bool) -> None:
     images, labels = blots(500, seed=0)
     net = trained(apply(wanted, images), labels, norm=norm)
@@ -137,20 +136,3 @@ def test_more_images_are_asked_for_where_a_doubt_is_left_and_only_then() -> None
     asked.clear()
     preflight(net, images=images, labels=labels, classes=CLASSES, given=COLOURS[1], more=more)
     assert not asked
-
-
-def test_random_crops_with_black_borders_in_training_do_not_mislead_batch_norm() -> None:
-    images, labels = blots(600, seed=0)
-    padded = nn.functional.pad(images, (2, 2, 2, 2))
-    generator = torch.Generator().manual_seed(3)
-    places = torch.randint(5, (len(images), 2), generator=generator).tolist()
-    crops = torch.stack([one[:, a : a + 16, b : b + 16] for one, (a, b) in zip(padded, places, strict=True)])
-    wanted = COLOURS[3]
-    net = trained(apply(wanted, crops), labels, norm=True)
-    found = preflight(net, images=images, labels=labels, classes=CLASSES, given=None)
-    assert found.chosen.name == wanted.name
-    whole = own_statistics(crops)
-    assert changes_eps(whole, own_statistics(images)), "the borders change what BatchNorm remembers"
-    near = training_divergence(net, wanted, images)
-    assert near is not None
-    assert near < 0.02

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from harden.errors import ModelError, UserCodeError
-from harden.models.split import default_split, split_points
+from harden.models.split import default_split, require_features, split_points
 from harden.models.tap import MAX_FEATURES, Tap, as_representation
 from harden.vision import import_timm
 from tests.attacks.nets import as_classifier, cnn, modal
@@ -155,3 +157,98 @@ def test_a_body_as_wide_as_the_number_of_classes_does_not_confuse_the_head(class
     )
     classifier = as_classifier(net, classes=tuple(map(str, range(classes))))
     assert default_split(classifier).point.layer == "4"
+
+
+class Heads(nn.Module):
+    """A body and several layers that each give scores, which are put together without further weights."""
+
+    def __init__(self, *, width: int = 12, scale: bool = False) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU())
+        self.first, self.second = nn.Linear(width, 10), nn.Linear(width, 10)
+        self.share = nn.Parameter(torch.full((10,), 0.5)) if scale else 0.5
+
+    def forward(self, x):
+        features = self.body(x)
+        return self.share * (self.first(features) + self.second(features).softmax(dim=1))
+
+
+@pytest.mark.parametrize("net", [Heads(), Heads(scale=True), Heads(width=10)], ids=["plain", "scaled", "width K"])
+def test_no_head_is_split_at_however_many_there_are_and_features_may_have_k_numbers(net):
+    classifier = as_classifier(net)
+    heads = {point.layer: point.head for point in split_points(classifier)}
+    assert heads["first"]
+    assert heads["second"]
+    assert not heads["body"]
+    assert default_split(classifier).point.layer == "body"
+    require_features(classifier, "body")
+    for layer in ("first", "second"):
+        with pytest.raises(ModelError, match=f"layer '{layer}' gives class scores") as caught:
+            require_features(classifier, layer)
+        assert "'body'" in (caught.value.hint or "")
+    with pytest.raises(ModelError, match="no layer 'nowhere'"):
+        require_features(classifier, "nowhere")
+
+
+def test_a_head_in_the_middle_of_a_network_cuts_nothing_off():
+    class Early(Heads):
+        def __init__(self) -> None:
+            super().__init__()
+            self.later = nn.Sequential(nn.Linear(12, 12), nn.ReLU())
+
+        def forward(self, x):
+            features = self.body(x)
+            early = self.first(features)
+            return early + self.second(self.later(features))
+
+    assert default_split(as_classifier(Early())).point.layer == "later"
+
+
+def test_a_frozen_network_is_looked_at_and_stays_frozen():
+    net = Heads().requires_grad_(False)
+    assert default_split(as_classifier(net)).point.layer == "body"
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+class Remembering(nn.Module):
+    """Keeps what it computed in eval mode, as attention with biases does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.kept = nn.Parameter(torch.ones(12)), None
+
+    def forward(self, x):
+        self.kept = self.scale * 2
+        return x * self.kept
+
+
+def test_looking_leaves_nothing_of_its_graph_in_the_network():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), Remembering(), nn.Linear(12, 10))
+    assert default_split(as_classifier(net)).point.layer == "2"
+    copy.deepcopy(net)
+    assert net[2].kept is None
+
+
+class Unique(Remembering):
+    def __deepcopy__(self, memo):
+        raise RuntimeError("there is one of me")
+
+
+def test_a_network_that_cannot_be_copied_is_split_before_its_last_layer_of_k():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), Unique(), nn.Linear(12, 10))
+    assert default_split(as_classifier(net)).point.layer == "2"
+
+
+@pytest.mark.filterwarnings("ignore")  # timm's own
+@pytest.mark.parametrize(("name", "size"), [("efficientvim_m1", 64), ("deit_tiny_distilled_patch16_224", 64)])
+def test_networks_of_timm_with_several_heads_are_split_at_features(name, size):
+    sized = {"img_size": size} if "deit" in name else {}
+    classifier = timm_classifier(name, size=size, **sized)
+    heads = classifier.module.get_classifier()
+    inside = {part for head in heads for part in head.modules()}
+    points = split_points(classifier)
+    found = default_split(classifier).point
+    assert classifier.module.get_submodule(found.layer) not in inside
+    linear = {n for n, m in classifier.module.named_modules() if m in inside and isinstance(m, nn.Linear)}
+    assert linear
+    assert all(point.head for point in points if point.layer in linear)
