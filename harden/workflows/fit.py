@@ -154,8 +154,7 @@ def _fit(
         write_whole(run.recipe, as_recipe(settings))
         run.write_splits(splits, source)
         described = {**describe(job.classifier), "command": command, "earlier": job.earlier.to_json()}
-        described |= {"gray_bits": settings.gray_bits, "statics": _fingerprints(job)}
-        run.write_json(run.config, described)
+        run.write_json(run.config, described | {"gray_bits": settings.gray_bits, "statics": _fingerprints(job)})
         if settings.budget is not None and settings.epochs is None:
             job = replace(job, budget=Budget(run.budget, settings.budget, began=job.began))
         narrator.note(f"run folder: {run.path}")
@@ -272,15 +271,10 @@ def _execute(run: RunFolder, job: Job) -> FitResult:
         job, trained = train(run, job)
         _keep(run, job, trained)
         return FitResult(run, _audit(run, job, trained) if job.audits else None)
-    except WriteError as error:
+    except (WriteError, UserCodeError) as error:
         hint = f"{error.hint}; what is there is kept, and goes on with: harden fit --resume {run.path}"
-        raise WriteError(error.message, hint=hint if run.can_go_on(job.settings.pretrain) else error.hint) from error
-    except UserCodeError as error:
-        if not run.can_go_on(job.settings.pretrain):
-            raise
-        code = " --arch path/file.py:callable" if job.classifier.origin.kind == "factory" else ""
-        hint = f"repair the code, and continue with: harden fit --resume {run.path}{code}"
-        raise UserCodeError(error.message, reason=error.reason, ended=error.ended, hint=hint) from error
+        error.hint = hint if run.can_go_on(job.settings.pretrain) else error.hint
+        raise
     except Interrupted as stop:
         if job.budget is not None:
             job.budget.keep()

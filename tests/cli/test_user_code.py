@@ -75,4 +75,4 @@ def test_a_network_frozen_in_code_is_trained_as_one_frozen_in_a_file(folder: Pat
 @pytest.mark.parametrize(("calls", "kept"), [(8, False), (70, True)])
 def test_a_fit_whose_network_fails_keeps_what_it_can_go_on_from(calls: int, kept: bool, folder: Path) -> None:
     found = told(written("fit", then="raise ValueError('odd')", when=f"self.calls > {calls}"), folder)
-    assert ("continue with: harden fit --resume" in found) is kept
+    assert ("goes on with: harden fit --resume" in found) is kept

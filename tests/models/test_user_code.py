@@ -193,6 +193,7 @@ def test_outputs_that_are_no_scores_say_what_they_are(then: Callable[[Tensor], A
         lambda s: (torch.zeros(len(s), 9), s),
         lambda s: {"features": torch.zeros(len(s), 9), "out": s},
         lambda s: {"probabilities": s.softmax(1), "x": s},
+        lambda s: {"prob": -s, "x": s},
         lambda s: (s.softmax(1), s),
         lambda s: {"aux": -s, "main": s},
         lambda s: [s, -s],
