@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -250,6 +251,7 @@ def fit(
 
       harden fit timm:resnet50 --data ./imgs --gpus 4
     """
+    began = time.monotonic()  # before what takes long to import
 
     def body(terminal: Terminal) -> None:
         from harden.errors import UsageError
@@ -369,6 +371,7 @@ def fit(
                     stop_requested=stop,
                     command=typed_command(),
                     processes=group,
+                    began=began,
                 )
         if result.run is not None and result.report is not None:
             show_report(terminal, result.report, as_json=as_json, where=result.run.path)

@@ -91,6 +91,7 @@ def fit(
     audit: bool = True,
     splits: SplitPlan | None = None,
     processes: Processes = ALONE,
+    began: float | None = None,
 ) -> FitResult:
     """Harden a model.
 
@@ -104,12 +105,13 @@ def fit(
         audit: whether to end with an audit; without it, test images are not read.
         splits: what is trained, selected and tested on; None: drawn by the seed, or those of an earlier run.
         processes: that train and audit together; this one leads, and the others `follow`.
+        began: when a budget begins, on the clock of `time.monotonic`; None: now.
 
     Raises:
         HardenError: anything the user can repair.
         Interrupted: a stop was requested; the run can be resumed.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     with time_limit(settings.budget if audit and settings.epochs is None else None, began):
         return _fit(settings, out, dry_run, narrator, stop_requested, command, audit, splits, processes, began=began)
 

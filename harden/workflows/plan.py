@@ -31,7 +31,7 @@ TIMED_SECONDS, SOON = 4.0, 0.4
 """Timing stops after this many steps or, from the second on, seconds; the fewer where no budget rests on it."""
 HOPEFUL = 0.5
 """A guessed time may be so much too long: a network passes many images at once faster than few."""
-DRIFT = 1.05
+DRIFT = 1.15
 """Timings of another run may be so much longer."""
 RESERVE = 0.07
 """Share of a budget kept back: timings on shared machines drift."""

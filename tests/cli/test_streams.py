@@ -22,7 +22,7 @@ def decent(done: subprocess.CompletedProcess[str], code: int) -> None:
     assert "defect" not in done.stderr
 
 
-@pytest.mark.parametrize("streams", BROKEN, ids=str)
+@pytest.mark.parametrize("streams", [{1: LEFT}, {2: FULL}, {1: CLOSED, 2: CLOSED}], ids=str)
 def test_a_fit_writes_its_files_all_the_same(streams: dict[int, str], workshop: Workshop, tmp_path: Path) -> None:
     command = ("fit", workshop.pickled, "--data", workshop.data, "--epochs", 1, "--out", "run", *FAST)
     done = harden(*command, cwd=tmp_path, streams=streams)
@@ -35,7 +35,7 @@ def test_a_fit_writes_its_files_all_the_same(streams: dict[int, str], workshop: 
 def test_json_that_is_lost_is_told_by_the_exit_code(
     streams: dict[int, str], workshop: Workshop, tmp_path: Path
 ) -> None:
-    done = harden("inspect", workshop.pickled, "--json", cwd=tmp_path, streams=streams)
+    done = harden("inspect", workshop.pickled, "--image-size", 16, "--json", cwd=tmp_path, streams=streams)
     decent(done, 1 if 1 in streams else 0)
     if 1 not in streams:
         assert json.loads(done.stdout)["parameters"] > 0

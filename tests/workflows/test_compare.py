@@ -17,8 +17,9 @@ from harden.report.comparison import Comparison
 from harden.workflows import compare as compare_module
 from harden.workflows import job as job_module
 from harden.workflows import surrogate_training
-from harden.workflows.compare import CompareSettings, compare, passes_per_image
+from harden.workflows.compare import CompareSettings, compare
 from harden.workflows.export import ExportSettings, export
+from harden.workflows.job import passes_per_image
 from harden.workflows.plan import epochs_within
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.run_folder import RunFolder

@@ -502,7 +502,7 @@ def test_a_follower_trains_with_the_static_networks_of_its_leader_only(
     monkeypatch.setattr("harden.workflows.fit.join_training", joined)
     monkeypatch.setattr("harden.workflows.fit.with_statics", lambda job: job)
     monkeypatch.setattr("harden.workflows.fit.replace", lambda job, **changes: job)
-    monkeypatch.setattr("harden.workflows.fit._reopened", lambda run, settings, *others, **more: job)
+    monkeypatch.setattr("harden.workflows.fit.reopened", lambda run, settings, *others, **more: job)
     with pytest.raises(Interrupted):
         _execute(RunFolder(tmp_path / "run"), job)
     follow(job.processes, stop_requested=lambda: False)
