@@ -99,8 +99,8 @@ def export(
     """
 
     def body(terminal: Terminal) -> None:
-        from harden.workflows.export import ExportSettings
         from harden.workflows.export import export as workflow
+        from harden.workflows.export_subject import ExportSettings
 
         settings = ExportSettings(
             spec=options.model_spec(

@@ -12,6 +12,7 @@ from harden.cli import completion, options
 from harden.cli.layers import layers
 from harden.cli.processes import following, together
 from harden.cli.running import run_command, stoppable, typed_command
+from harden.cli.shown_report import show_report
 
 if TYPE_CHECKING:
     from harden.cli.console import Terminal
@@ -389,18 +390,3 @@ def named_code(model: str | None, arch: str | None) -> str | None:
     from harden.models.factory import is_reference
 
     return arch or (model if model is not None and is_reference(model) else None)
-
-
-def show_report(terminal: Terminal, report: Any, *, as_json: bool, where: Path) -> None:
-    """Print a report for a person, or its figures for a program."""
-    if as_json:
-        from harden.report.report import summary_of
-
-        shown = {"folder": str(where), "models": [summary_of(result) for result in report.results]}
-        ending = {"ending": report.ending.to_json()} if report.ending else {}
-        terminal.json({**shown, "data": dict(report.data), **ending})
-        return
-    from harden.report.terminal import render
-
-    terminal.result(render(report, width=terminal.width))
-    terminal.result(f"Everything is in {where}")

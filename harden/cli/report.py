@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harden.cli import completion, options
-from harden.cli.fit import show_report
 from harden.cli.processes import following, together
 from harden.cli.running import run_command, stoppable, typed_command
+from harden.cli.shown_report import show_report
 
 if TYPE_CHECKING:
     from harden.audit.gate import GateVerdict

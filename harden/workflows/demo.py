@@ -7,7 +7,8 @@ from pathlib import Path
 
 from harden.errors import UsageError
 from harden.report.report import Report
-from harden.workflows.export import Exported, ExportSettings, export
+from harden.workflows.export import Exported, export
+from harden.workflows.export_subject import ExportSettings
 from harden.workflows.fit import fit
 from harden.workflows.job import StopRequested
 from harden.workflows.narrator import Narrator

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from harden.attacks import frozen
-from harden.data import AS_IT_IS, Entry, Reading, open_data
+from harden.data import Entry
 from harden.errors import ExportError, UsageError
 from harden.export import EXPORTERS, PRECISIONS
 from harden.export.any_size import take_any_size
 from harden.export.card import CARD
 from harden.export.manifest import MANIFEST, Manifest, read_manifest, sha256_of
-from harden.export.parity import TOLERANCE, Parity, Standing, compare
+from harden.export.parity import Parity, Standing, compare
 from harden.export.reduced import save_fp16, save_int8
 from harden.export.runtime import OnnxScorer
 from harden.export.sample import SAMPLE, save_sample
@@ -43,49 +43,15 @@ from harden.workflows.export_description import (
     refuse_foreign,
     write_config,
 )
+from harden.workflows.export_subject import ExportSettings, ExportSubject, open_subject
 from harden.workflows.first_checks import check_first
 from harden.workflows.model_card import write_card
 from harden.workflows.narrator import Narrator
-from harden.workflows.prepare import Images, ModelSpec, as_run, default_eps, images_for, open_model
+from harden.workflows.prepare import as_run
 from harden.workflows.prove import Evidence, Proof, effort_for, gather, prove, require_proof, tell
-from harden.workflows.run_folder import RunFolder, reading_for, refuse_stated
 
 CALIBRATION_IMAGES = 128
-MAX_DROP = 0.02
 _MODELS = (EXPORTERS["safetensors"], *PRECISIONS.values())
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """What `harden export` is asked for.
-
-    Attributes:
-        spec: the model.
-        formats: keys of `EXPORTERS`.
-        precisions: keys of `PRECISIONS`, of the ONNX files.
-        data: images to prove agreement on; None: the run's validation images.
-        reading: how they are read; what it leaves open is as in the run.
-        samples: how many of them; None: by what a forward pass of the model costs.
-        opset: of the ONNX files.
-        tolerance: largest difference of any score that counts as agreement, as a share of the scores' scale; of a file
-            of 32-bit floats.
-        max_drop: largest drop of accuracy, as a share, that counts as agreement: on clean images, on adversarial
-            examples of the model, and under Square on the file itself.
-        any_size: whether ONNX files take images of any size, and fit them to the network's own.
-        anyway: whether to export a run that did not harden its model, too.
-    """
-
-    spec: ModelSpec
-    formats: tuple[str, ...]
-    precisions: tuple[str, ...] = ("fp32",)
-    data: str | None = None
-    reading: Reading = AS_IT_IS
-    samples: int | None = None
-    opset: int = OPSET
-    tolerance: float = TOLERANCE
-    max_drop: float = MAX_DROP
-    any_size: bool = False
-    anyway: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,18 +71,6 @@ class Exported:
     path: Path
     parities: tuple[Parity, ...]
     standings: tuple[Standing, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """What is exported, and the images of `data` for it: those it is proven on, others to calibrate with."""
-
-    classifier: Classifier
-    run: RunFolder | None
-    images: Images
-    entries: tuple[Entry, ...]
-    data: str
-    eps: float
 
 
 def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) -> tuple[Exported, ...]:
@@ -153,7 +107,7 @@ def export(settings: ExportSettings, *, out: Path | None, narrator: Narrator) ->
         require_exportable(run, anyway=settings.anyway, narrator=narrator)
     folder = out or (run.path / "export" if run else Path(f"{Path(settings.spec.model).stem.replace(':', '-')}-export"))
     refuse_foreign(folder, (CARD, CONFIG, ARCHITECTURE, SAMPLE), _MODELS)
-    subject = _from_run(run, settings) if run else _from_model(settings, narrator)
+    subject = open_subject(run, settings, narrator)
     classifier = subject.classifier.eval()
     weights = fingerprint(classifier)
     effort = effort_for(classifier, settings.samples)
@@ -306,7 +260,7 @@ def _of_one_size(folder: Path, settings: ExportSettings) -> Path:
     return folder / "of-one-size" if settings.any_size else folder
 
 
-def _calibration(subject: _Subject, chosen: Sequence[Entry], narrator: Narrator) -> Tensor:
+def _calibration(subject: ExportSubject, chosen: Sequence[Entry], narrator: Narrator) -> Tensor:
     """Return images to find the ranges of activations on: others than those of the proof, where there are any."""
     left = set(chosen)
     others = [entry for entry in subject.entries if entry not in left] or subject.entries
@@ -349,51 +303,6 @@ def _kept(folder: Path, stated: Manifest, sample: str, new: set[str], narrator: 
             "again, or delete it"
         )
     return replace(stated, files=files, standing={k: v for k, v in earlier.standing.items() if k in files})
-
-
-def _from_run(run: RunFolder, settings: ExportSettings) -> _Subject:
-    refuse_stated(run, settings.spec, settings.reading)
-    classifier = run.load_classifier(arch=settings.spec.arch)
-    training = run.read_training()
-    reading = reading_for(run, settings.reading, other_data=settings.data is not None)
-    data = settings.data or training["data"]
-    source = open_data(data, reading)
-    splits = run.splits_under(source.classes) if settings.data is None else None
-    entries = splits.val if splits is not None else _some(source.listings)
-    return _Subject(classifier, run, images_for(classifier, source), tuple(entries), data, float(training["eps"]))
-
-
-def _from_model(settings: ExportSettings, narrator: Narrator) -> _Subject:
-    if settings.data is None:
-        raise UsageError(
-            "which images? A model's export is proven on images, and its normalisation is found on them",
-            hint="give --data DIR; only a finished run folder knows its own",
-        )
-    source = open_data(settings.data, settings.reading)
-    entries = _some(source.listings)
-    classifier, images = open_model(settings.spec, source, entries, narrator)
-    return _Subject(classifier, None, images, tuple(entries), settings.data, default_eps(classifier.input_size))
-
-
-def _with_all_outputs(subject: _Subject) -> _Subject:
-    """Return the subject whose network gives all of its own outputs, where it knows more classes than the data."""
-    subset, classifier, images = subject.classifier.subset, subject.classifier, subject.images
-    if subset is None:
-        return subject
-    classes = subset.all_names(classifier.classes)
-    whole = Classifier(
-        classifier.module,
-        normalisation=classifier.normalisation,
-        classes=classes,
-        input_size=classifier.input_size,
-        origin=classifier.origin,
-    )
-    numbered = replace(images, classes=classes, mapping=tuple(subset.chosen[k] for k in images.mapping))
-    return replace(subject, classifier=whole.to(classifier.device), images=numbered)
-
-
-def _some(listings: Any) -> Any:
-    return listings.get("val") or listings.get("train") or next(iter(listings.values()))
 
 
 def _prove_safetensors(classifier: Classifier, path: Path, evidence: Evidence, tolerance: float) -> Proof:

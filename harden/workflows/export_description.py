@@ -23,7 +23,8 @@ from harden.export.manifest import read_manifest
 from harden.files import write_whole, write_with
 from harden.models.classifier import Classifier
 from harden.models.origin import Origin
-from harden.workflows.run_folder import RunFolder, classifier_from, describe, is_run, keep_architecture
+from harden.workflows.new_run import keep_architecture
+from harden.workflows.run_folder import RunFolder, classifier_from, describe, is_run
 
 CONFIG = "config.json"
 ARCHITECTURE = "architecture"

@@ -55,11 +55,12 @@ from harden.workflows.job import (
     with_statics,
 )
 from harden.workflows.narrator import Narrator, Silent
+from harden.workflows.new_run import keep_architecture, new_run, require_free
 from harden.workflows.plan import Plan
 from harden.workflows.plan_table import tell_plan
 from harden.workflows.prepare import as_run
 from harden.workflows.reopening import reopened
-from harden.workflows.run_folder import RunFolder, describe, keep_architecture, new_run, require_free
+from harden.workflows.run_folder import RunFolder, describe
 from harden.workflows.settings import FitSettings, as_recipe
 
 

@@ -22,8 +22,9 @@ from harden.workflows.audit import DEFAULT_ATTACKS, audit_subjects, plan_for, wr
 from harden.workflows.examine import Scope
 from harden.workflows.first_checks import check_first
 from harden.workflows.narrator import Narrator, Silent
+from harden.workflows.new_run import unused
 from harden.workflows.prepare import as_run
-from harden.workflows.run_folder import RunFolder, unused
+from harden.workflows.run_folder import RunFolder
 from harden.workflows.side_by_side import Ready, ReportSettings, make_ready
 from harden.workflows.surrogate_training import Surrogate
 from harden.workflows.surrogates import AUTO, open_surrogates, transfer_attacks

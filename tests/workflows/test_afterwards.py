@@ -19,7 +19,8 @@ from harden.cli.app import program
 from harden.errors import ExportError, Interrupted, ModelError, RunFolderError, UsageError
 from harden.export.to_onnx import save_onnx
 from harden.models.classifier import Classifier
-from harden.workflows.export import ExportSettings, export
+from harden.workflows.export import export
+from harden.workflows.export_subject import ExportSettings
 from harden.workflows.fit import fit
 from harden.workflows.inspect import inspect
 from harden.workflows.prepare import ModelSpec

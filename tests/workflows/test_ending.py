@@ -15,7 +15,8 @@ from harden.errors import RunFolderError, TrainingError
 from harden.report import document
 from harden.report.ending import EndCause, Ending, EndStatus
 from harden.workflows.ending import NOT_AUDITED, ending_of, require_hardened
-from harden.workflows.export import ExportSettings, export
+from harden.workflows.export import export
+from harden.workflows.export_subject import ExportSettings
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.run_folder import RunFolder
 

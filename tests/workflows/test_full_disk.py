@@ -23,7 +23,8 @@ from harden.export.to_safetensors import save_weights
 from harden.files import write_torch, write_whole
 from harden.models.pickled import save_skeleton
 from harden.training.checkpoint import write_checkpoint
-from harden.workflows.export import ExportSettings, export
+from harden.workflows.export import export
+from harden.workflows.export_subject import ExportSettings
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.report import report
 from harden.workflows.run_folder import RunFolder

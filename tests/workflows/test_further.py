@@ -16,7 +16,8 @@ from harden.errors import DataError, UsageError
 from harden.recipe import read_recipe, resolve
 from harden.workflows import hardening
 from harden.workflows.examine import probes_of
-from harden.workflows.export import ExportSettings, export
+from harden.workflows.export import export
+from harden.workflows.export_subject import ExportSettings
 from harden.workflows.fit import fit, resume
 from harden.workflows.plan import CHECK_GRADIENTS
 from harden.workflows.prepare import ModelSpec

@@ -16,7 +16,8 @@ from harden.errors import PreflightError, UsageError
 from harden.models.output_subset import OutputSubset
 from harden.report.report import Report
 from harden.workflows.black_box import open_black_box
-from harden.workflows.export import ExportSettings, export
+from harden.workflows.export import export
+from harden.workflows.export_subject import ExportSettings
 from harden.workflows.fit import fit
 from harden.workflows.inspect import inspect
 from harden.workflows.prepare import ModelSpec, images_for, open_model

@@ -16,7 +16,8 @@ from harden.models.classifier import Classifier
 from harden.models.split import default_split, head_layer
 from harden.models.tap import Tap
 from harden.workflows.black_box import open_black_box
-from harden.workflows.export import ExportSettings, export
+from harden.workflows.export import export
+from harden.workflows.export_subject import ExportSettings
 from harden.workflows.fit import fit
 from harden.workflows.inspect import inspect
 from harden.workflows.prepare import ModelSpec, open_model

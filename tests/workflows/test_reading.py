@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from harden.data import Reading, open_data
 from harden.errors import DataError, Interrupted, PreflightError, RunFolderError, UsageError
 from harden.recipe import read_recipe, resolve
-from harden.workflows.export import ExportSettings, export
+from harden.workflows.export import export
+from harden.workflows.export_subject import ExportSettings
 from harden.workflows.fit import resume
 from harden.workflows.inspect import inspect
 from harden.workflows.prepare import ModelSpec

@@ -27,8 +27,9 @@ from harden.export.sample import SAMPLE, load_sample, save_sample
 from harden.report.report import Report
 from harden.workflows.black_box import open_black_box
 from harden.workflows.examine import Scope
-from harden.workflows.export import Exported, ExportSettings, export
+from harden.workflows.export import Exported, export
 from harden.workflows.export_description import read_config, without_folders
+from harden.workflows.export_subject import ExportSettings
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.prove import effort_for
 from harden.workflows.push import PushSettings, push
