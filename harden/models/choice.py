@@ -121,9 +121,11 @@ def choose(tried: list[Tried], labels: Tensor, *, of: int | None = None) -> Choi
 
     count = of or len(tried)
     why = _why(chosen, best, count, near=len(near) < len(tried), close=len(close), tied=bool(others(tied)))
-    beyond = [t for t in tried if t not in near]
+    beyond = [t for t in tried if t not in near and probability(t.right, chosen.right) < CONTRADICTED]
+    nearest = min((t for t in near if t.divergence is not None), key=lambda t: t.divergence or 0.0, default=chosen)
+    contradicted = [*beyond, *([nearest] if len(near) < len(tried) and nearest not in tied else [])]
     conflicts = (
-        (Conflict.BATCHNORM_AGAINST_ACCURACY, [t for t in beyond if probability(t.right, chosen.right) < CONTRADICTED]),
+        (Conflict.BATCHNORM_AGAINST_ACCURACY, contradicted),
         (Conflict.ACCURACY_AGAINST_LOSS, [t for t in near if t not in close and surer(t)]),
         (Conflict.TIED, tied),
     )

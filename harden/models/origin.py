@@ -9,6 +9,9 @@ from typing import Any
 
 from harden.errors import UnsafeInputError
 
+_LARGEST = 100_000
+"""Classes, channels and pixels that a config.json may ask for."""
+
 
 @dataclass(frozen=True)
 class NewHead:
@@ -82,7 +85,7 @@ def require_sizes(
         UnsafeInputError: any other argument, or one that is not of its type.
     """
     kinds: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
-        (numbers, "an integer", _is_int),
+        (numbers, f"an integer up to {_LARGEST:,}", lambda value: _is_int(value) and abs(value) <= _LARGEST),
         (pairs, "two integers", lambda value: _is_list(value) and len(value) == 2 and all(map(_is_int, value))),
         (shares, "a number", lambda value: _is_int(value) or isinstance(value, float)),
         (switches, "true or false", lambda value: isinstance(value, bool)),

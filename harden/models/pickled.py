@@ -28,6 +28,8 @@ from harden.models.pickles.scan import PickleScan, TooLargeError, scan
 from harden.vision import import_torchvision
 
 _EMA = re.compile(r"(?<![a-z0-9])ema(?![a-z0-9])")
+_PROTOCOL = 2
+"""The pickle protocol that torch reads without running code, and that it writes unless told otherwise."""
 _MANY = 8
 """Names that an error lists."""
 
@@ -117,6 +119,8 @@ def read_pickle(path: Path, *, trust: bool) -> object:
     refused = _refused(found)
     if refused:
         raise _unsafe(path, refused)
+    if found.protocol > _PROTOCOL:
+        raise _unsafe(path, (f"pickle protocol {found.protocol}",), old=True)
     try:
         inert = read_inert(path, (name for name in found.imports if not names.is_read_by_torch(name)))
         return rebuild(inert, size=path.stat().st_size)
@@ -167,7 +171,7 @@ def _unsafe(path: Path, names: Iterable[str], *, old: bool = False) -> UnsafeInp
     listed = sorted(names)
     more = f" and {len(listed) - _MANY} more" if len(listed) > _MANY else ""
     wants = f"it wants to import or call {', '.join(listed[:_MANY])}{more}"
-    why = f"its old format cannot be read without running code ({wants})" if old else wants
+    why = f"its format cannot be read without running code ({wants})" if old else wants
     return UnsafeInputError(
         f"opening {path} could run code from the file: {why}",
         hint="give the network with --arch path/file.py:callable and pass only its weights (a state_dict); or, if you "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,11 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from harden.errors import ModelError
-from harden.models.formats import FileKind, kind_of
+from harden.errors import ModelError, UnsafeInputError
+from harden.models.formats import FileKind, kind_of, unsafe_archive
 from harden.models.held import held_keys
 from harden.models.loaded import one_line
 from harden.models.pickled import is_averaged, read_pickle
+from harden.models.pickles.scan import MOST_TENSORS, TooLargeError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights")
 _OTHER = ("optimizer", "optim", "scheduler", "scaler", "amp")
@@ -30,8 +33,8 @@ class MisfitError(ModelError):
     """Weights whose names or shapes are not those of the network."""
 
 
-_LISTED = 16
-"""Items of a list that are looked at for a state dict."""
+_LISTED, _MOST_CANDIDATES = 16, 32
+"""Items of a list that are looked at for a state dict, and state dicts of a file that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ def candidates_in(content: object, path: Path) -> list[Candidate]:
     Raises:
         ModelError: there is none.
     """
-    found = list(_unwrap(content, "", depth=4))
+    found = list(itertools.islice(_unwrap(content, "", depth=4), _MOST_CANDIDATES))
+    found = [replace(candidate, tensors=_readable(candidate.tensors, path)) for candidate in found]
     if not found:
         keys = f" with the keys {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else ""
         raise ModelError(
@@ -161,11 +165,18 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ModelError: it is damaged.
+        UnsafeInputError: it holds more tensors than any network has.
     """
     from safetensors.torch import load_file
 
     try:
+        with path.open("rb") as file:
+            named = len(json.loads(file.read(int.from_bytes(file.read(8), "little"))))
+        if named > MOST_TENSORS:
+            raise unsafe_archive(path, TooLargeError(f"it holds {named:,} tensors; no network has as many"))
         tensors: dict[str, Tensor] = load_file(str(path), device="cpu")
+    except UnsafeInputError:
+        raise
     except Exception as error:  # the Rust library raises a type of its own
         raise ModelError(
             f"{path} is truncated or not safetensors ({one_line(error)})", hint="download or copy the file again"
@@ -185,18 +196,34 @@ def _unwrap(content: object, wrapper: str, *, depth: int) -> Iterator[Candidate]
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     others = [key for key in content if key not in tensors and not str(key).endswith("_extra_state")]
     if tensors and not others:
-        yield Candidate({key: _float32(value) for key, value in tensors.items()}, wrapper)
+        yield Candidate(tensors, wrapper)
         return
     known = [*(key for key in content if is_averaged(key)), *(key for key in _WRAPPERS if key in content)]
     rest = [key for key in others if key not in known and not str(key).lower().startswith(_OTHER)]
     for key in (*known, *rest):
         yield from _unwrap(content[key], f"{wrapper}.{key}".lstrip("."), depth=depth - 1)
     if len(tensors) > len(others):  # a state dict with an epoch or the like among its keys
-        yield Candidate({key: _float32(value) for key, value in tensors.items()}, wrapper, "what is no tensor left out")
+        yield Candidate(tensors, wrapper, "what is no tensor left out")
 
 
 def _float32(tensor: Tensor) -> Tensor:
     return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+
+
+def _readable(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return the tensors as float32, each of them once, however often it stands in the file.
+
+    Raises:
+        ModelError: one is of a type that torch cannot convert.
+    """
+    try:
+        return {key: _float32(value) for key, value in tensors.items()}
+    except (NotImplementedError, RuntimeError) as error:
+        kinds = ", ".join(sorted({str(value.dtype) for value in tensors.values()}))
+        raise ModelError(
+            f"{path} holds numbers of a type that torch cannot convert to float32 ({kinds})",
+            hint="save the weights as float32: {name: tensor.float() for name, tensor in model.state_dict().items()}",
+        ) from error
 
 
 def readings(candidate: Candidate, expected: Mapping[str, Tensor]) -> Iterator[Candidate]:

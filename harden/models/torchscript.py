@@ -8,9 +8,8 @@ import ast
 import functools
 import hashlib
 import importlib.resources
-import io
 import json
-import pickletools
+import re
 import warnings
 import zipfile
 import zlib
@@ -24,6 +23,7 @@ from harden.errors import ModelError, UnsafeInputError
 from harden.models.black_box import Program
 from harden.models.formats import unsafe_archive
 from harden.models.loaded import one_line
+from harden.models.pickles.scan import TooLargeError, scan
 
 OPERATORS_FILE = "torchscript_operators.json"
 """Operators by namespace; made by `python -m tests.models.make_operators`."""
@@ -81,10 +81,9 @@ def _suspects(path: Path) -> set[str]:
         with zipfile.ZipFile(path) as archive:
             for entry in entries:
                 if entry.filename.casefold().endswith(".py"):
-                    sources.append(ast.parse(archive.read(entry)))
-                elif entry.filename.casefold().endswith(".pkl"):
-                    found |= set(_classes_in(archive.read(entry)))
-    except ArchiveError as error:
+                    sources.append(ast.parse(_plain_text(archive.read(entry))))
+        found |= {name for name in scan(path).imports if ".classes." in name and not _is_known_class(name.split("."))}
+    except (ArchiveError, TooLargeError) as error:
         raise unsafe_archive(path, error) from error
     except (SyntaxError, RecursionError, MemoryError) as error:
         raise UnsafeInputError(
@@ -99,13 +98,18 @@ def _suspects(path: Path) -> set[str]:
     return found
 
 
-def _classes_in(pickled: bytes) -> Iterator[str]:
-    """Yield the classes in C++ of the objects in one pickle of a TorchScript, except those of `_CLASSES`."""
-    for opcode, argument, _ in pickletools.genops(io.BytesIO(pickled)):
-        if opcode.name == "GLOBAL":
-            name = str(argument).replace(" ", ".")
-            if ".classes." in name and not _is_known_class(name.split(".")):
-                yield name
+def _plain_text(source: bytes) -> str:
+    """Return a source text that Python and TorchScript read in the same way.
+
+    They disagree on what ends a comment, on encodings that a comment declares, and on some ways of writing texts over
+    several lines. What torch writes has none of these.
+
+    Raises:
+        SyntaxError: it has other characters than printable ASCII, or one of these ways.
+    """
+    if not re.fullmatch(rb"[\x20-\x7e\n]*", source) or re.search(rb"\\\n|\"\"\"|'''", source):
+        raise SyntaxError("it is no plain text such as torch writes")
+    return source.decode("ascii")
 
 
 def _is_known_class(parts: list[str]) -> bool:
@@ -193,5 +197,7 @@ def _is_known(chain: list[str], own: set[str]) -> bool:
         return len(rest) == 1
     if first == "__torch__":
         return "classes" not in rest or _is_known_class(chain)
+    if rest == ["unpack"] or rest[-1:] == ["unpack"]:
+        rest = rest[:-1]  # of packed weights, which only their own classes have
     # On a tensor, a method of this name is the operator, even if the code has an attribute of the name as well.
     return all(name in allowed["aten"] or (name in own and not hasattr(torch.ops.aten, name)) for name in rest)

@@ -38,7 +38,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             hint="start the run again in another folder with --out",
         ) from error
     version = state.get("version") if isinstance(state, dict) else None
-    if version != VERSION:
+    if not isinstance(version, int) or version != VERSION:
         raise RunFolderError(
             f"the checkpoint {path} has version {version}; this program reads {VERSION}",
             hint="continue the run with the version of harden that began it",

@@ -8,6 +8,7 @@ except those that `torch.jit.script` and `torch.jit.trace` write.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -33,7 +34,22 @@ _softmax _tensor_to_list _to_copy _transform_bias_rescale_qkv _transformer_encod
 _unsafe_view _unwrap_optional _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_lanczos2d_aa
 _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d _weight_norm _weight_norm_interface
 """
+_UNCHECKED = "backward|sparse|csr|csc|bsr|bsc|coo|ctc|segment|embedding_bag|nested|pack_padded|^set_|resize"
+"""Parts of names of operators that do not check their indices, or make tensors of other layouts."""
+_OF_LANGUAGE = """
+Bool Complex ComplexImplicit Float FloatImplicit Int IntImplicit ScalarImplicit append capitalize center chr clear
+copy count dict endswith extend find floordiv format get hex index insert isalnum isalpha isdecimal isdigit
+isidentifier islower isprintable isspace istitle isupper items join keys len list ljust lower lstrip modf oct ord
+partition pop popitem remove replace reverse rfind rindex rjust rpartition rsplit rstrip setdefault size slice sort
+sorted split splitlines startswith str strip swapcase title update upper values zfill is_autocast_enabled
+is_autocast_cpu_enabled warn dim device tensor as_tensor cuda cpu eq ne lt le gt ge neg bin factorial degrees radians
+copysign gcd fabs trunc all any sum max min divmod mathremainder percentFormat range_length keepdim
+"""
+"""Operators of TorchScript on numbers, texts, lists and dictionaries."""
 _PRIM = """
+BroadcastMKLDNNTensors ConstantMKLDNNTensor mkldnn_convolution MKLDNNHardSwish MKLDNNHardSwish_ MKLDNNHardSigmoid
+MKLDNNHardSigmoid_ MKLDNNClamp MKLDNNClamp_ MKLDNNLayerNorm MKLDNNLayerNorm_ MKLDNNRelu6 MKLDNNRelu6_
+MKLDNNScalarMul MKLDNNScalarMul_
 NumToTensor RaiseException Uninitialized abs data device dtype is_cuda is_nested is_quantized layout max min name
 rangelist requires_grad shape tolist type unchecked_cast unchecked_unwrap_optional
 """
@@ -42,6 +58,14 @@ _BESIDE = {
     "prepacked": ["conv2d_clamp_run", "conv2d_transpose_clamp_run", "linear_clamp_run"],
     "torchvision": ["deform_conv2d", "nms", "ps_roi_align", "ps_roi_pool", "roi_align", "roi_pool"],
 }
+
+
+def _is_documented(name: str) -> bool:
+    """Return whether an operator is a function of Python's torch, or one of the language and of what it writes."""
+    if name.startswith("_"):
+        return name.startswith("__") or name in _PRIVATE.split()
+    owners = (torch, torch.Tensor, torch.nn.functional, torch._C._nn)
+    return any(hasattr(owner, name.rstrip("_")) for owner in owners) or name in _OF_LANGUAGE.split()
 
 
 def operators() -> dict[str, list[str]]:
@@ -58,7 +82,8 @@ def operators() -> dict[str, list[str]]:
             if owner == space
             and not taken & _NOT_COMPUTING
             and name not in _EFFECTS.split()
-            and (name.startswith("__") or not name.startswith("_") or name in _PRIVATE.split())
+            and (space != "aten" or _is_documented(name))
+            and not re.search(_UNCHECKED, name)
         )
         for space in ("aten", "quantized")
     }

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from harden.models.choice import Tried, choose
 from harden.models.classifier import Basis, Conflict
-from harden.models.normalisations import CANDIDATES, apply, changes_eps, same
+from harden.models.first_norm import training_divergence
+from harden.models.normalisations import CANDIDATES, apply, changes_eps, own_statistics, same
 from harden.models.preflight import preflight
 
 CLASSES = ("a", "b", "c", "d")
@@ -136,3 +137,21 @@ def test_more_images_are_asked_for_where_a_doubt_is_left_and_only_then() -> None
     asked.clear()
     preflight(net, images=images, labels=labels, classes=CLASSES, given=COLOURS[1], more=more)
     assert not asked
+
+
+def test_random_crops_with_black_borders_in_training_do_not_mislead_batch_norm() -> None:
+    images, labels = blots(600, seed=0)
+    padded = nn.functional.pad(images, (2, 2, 2, 2))
+    generator = torch.Generator().manual_seed(3)
+    places = torch.randint(5, (len(images), 2), generator=generator).tolist()
+    crops = torch.stack([one[:, a : a + 16, b : b + 16] for one, (a, b) in zip(padded, places, strict=True)])
+    wanted = COLOURS[3]
+    net = trained(apply(wanted, crops), labels, norm=True)
+    chosen = preflight(net, images=images, labels=labels, classes=CLASSES, given=None).chosen
+    possible = (chosen, *(chosen.doubt.rivals if chosen.doubt is not None else ()))
+    assert any(same(one, wanted) for one in possible), chosen
+    whole = own_statistics(crops)
+    assert changes_eps(whole, own_statistics(images)), "the borders change what BatchNorm remembers"
+    near = training_divergence(net, wanted, images)
+    assert near is not None
+    assert near < 0.02

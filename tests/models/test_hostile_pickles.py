@@ -11,6 +11,7 @@ import os
 import pickle
 import struct
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from harden.models.origin import Origin
 from harden.models.pickled import load_pickled, read_pickle
 from harden.models.pickles import scan
 from harden.training.checkpoint import read_checkpoint
+from tests.test_archives import zipped
 
 MARKER = "marker-of-a-hostile-file"
 COMMAND = f"touch {MARKER}"
@@ -119,6 +121,9 @@ GADGETS: dict[str, Callable[[], object]] = {
     "a name with a dot": lambda: with_part("_modules", "a.b", nn.ReLU()),
     "a weight norm": lambda: nn.utils.spectral_norm(nn.Linear(2, 2)),
     "modules of None": lambda: with_state(_modules=None),
+    "a part named like a method": lambda: with_part("_modules", "forward", nn.ReLU()),
+    "a part named like a setting": lambda: with_part("_parameters", "training", nn.Parameter(torch.ones(1))),
+    "training by a number": lambda: with_state(training=0),
     "a function among the modules": lambda: with_part("_modules", "f", nn.functional.relu),
     "a number among the parameters": lambda: with_part("_parameters", "p", 3),
 }
@@ -275,6 +280,34 @@ def deep_lists(path: Path) -> None:
     torch.save(deep, path)
 
 
+def encoded(path: Path) -> None:
+    """Bytes that each call of an encoder doubles."""
+    text = b"X" + struct.pack("<I", 3) + b"hex"
+    calls = b"".join(b"c_codecs\nencode\n" for _ in range(30))
+    path.write_bytes(b"\x80\x02" + calls + b"X" + struct.pack("<I", 4) + b"haha" + (text + b"\x86R") * 30 + b".")
+
+
+def memo(path: Path) -> None:
+    """An index that makes a reader hold room for all below it."""
+    torch.save([1], path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    entries["large/data.pkl"] = entries["large/data.pkl"].replace(b".", b"r" + struct.pack("<I", 2**28) + b".")
+    path.write_bytes(zipped(entries))
+
+
+def same_layers(path: Path) -> None:
+    core: nn.Module = nn.ReLU()
+    for _ in range(60):
+        core = nn.Sequential(core, core)
+    torch.save(core, path)
+
+
+def long_keys(path: Path) -> None:
+    key = tuple(range(10_000))
+    torch.save({(key, n): n for n in range(1100)}, path)
+
+
 def itself(path: Path) -> None:
     module = small()
     vars(module)["_modules"]["x"] = module
@@ -282,7 +315,20 @@ def itself(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "write", [many_tensors, shared_values, overlapping_values, declared_storage, nested_tuples, deep_lists, itself]
+    "write",
+    [
+        many_tensors,
+        shared_values,
+        overlapping_values,
+        declared_storage,
+        nested_tuples,
+        deep_lists,
+        itself,
+        encoded,
+        memo,
+        same_layers,
+        long_keys,
+    ],
 )
 def test_small_files_that_ask_for_much_are_refused_before_they_get_it(
     write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch

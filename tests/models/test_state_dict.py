@@ -1,5 +1,7 @@
 import argparse
 import copy
+import datetime
+import fractions
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +120,8 @@ def test_safetensors_legacy_and_a_misleading_name(source: nn.Module, tmp_path: P
 
 
 def test_training_arguments_beside_the_weights_are_harmless(source: nn.Module, tmp_path: Path) -> None:
-    beside = {"args": argparse.Namespace(lr=0.1), "best": np.float64(0.9), "accuracies": np.float32(1)}
+    beside = {"args": argparse.Namespace(lr=0.1, out=tmp_path), "best": np.float64(0.9), "accuracies": np.float32(1)}
+    beside |= {"rng": np.random.RandomState(0).get_state(), "when": datetime.datetime(2020, 1, 1), "rows": slice(3)}
     fits(source, beside | {"state_dict": source.state_dict()}, tmp_path / "w.pt")
 
 
@@ -179,8 +182,8 @@ def test_damaged_files_are_told_in_plain_words(source: nn.Module, tmp_path: Path
 
 def test_unknown_classes_beside_the_weights_are_not_imported(source: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
-    torch.save({"state_dict": source.state_dict(), "path": tmp_path}, path)
-    with pytest.raises(UnsafeInputError, match="pathlib"):
+    torch.save({"state_dict": source.state_dict(), "ratio": fractions.Fraction(1, 2)}, path)
+    with pytest.raises(UnsafeInputError, match="fractions"):
         read_state_dict(path)
     assert read_state_dict(path, trust=True)[0].wrapper == "state_dict"
 

@@ -75,6 +75,11 @@ def test_a_script_calls_what_computes_and_nothing_else(script: str, tmp_path: Pa
         ("def save(self): pass\nself.save('f')", "self.save"),
         ("if y:\n  z = (x + 1).save('f')", "save"),
         ("this is no code", "cannot be read"),
+        ("y = x # \r    '''\ny = x.save('f') # '''", "cannot be read"),
+        ("y = x \\\n", "cannot be read"),
+        ("y = 'é'", "cannot be read"),
+        ("torch.adaptive_max_pool2d_backward(x, x, x)", "torch.adaptive_max_pool2d_backward"),
+        ("torch.sparse_csr_tensor(x, x, x)", "torch.sparse_csr_tensor"),
     ],
 )
 def test_every_way_of_naming_an_operator_is_seen(text: str, found: str, tmp_path: Path) -> None:

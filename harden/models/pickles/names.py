@@ -67,8 +67,23 @@ ENUMS = frozenset({"timm.layers.format.Format"})
 
 NUMPY_SCALAR = frozenset({"numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"})
 NUMPY_DTYPE = "numpy.dtype"
-_BESIDE_WEIGHTS = frozenset({"argparse.Namespace"})
-"""What checkpoints hold beside weights, which nobody needs here."""
+_BESIDE_WEIGHTS = frozenset(
+    {
+        "argparse.Namespace",
+        "builtins.frozenset",
+        "builtins.range",
+        "builtins.slice",
+        "datetime.date",
+        "datetime.datetime",
+        "datetime.timedelta",
+        "decimal.Decimal",
+        "numpy.ndarray",
+        *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
+        *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+        "uuid.UUID",
+    }
+)
+"""What checkpoints hold beside weights, which nobody needs here: it is read as data, and left as such."""
 
 _PARAMETER = "torch.nn.parameter.Parameter"
 _CALLED = frozenset(

@@ -27,6 +27,8 @@ _PARTS = {"_parameters": (Tensor,), "_buffers": (Tensor,), "_modules": (nn.Modul
 _FILLS = 16
 """Bytes of values for each byte of the file that holds them: tensors may share their bytes, within reason."""
 _FEW = 64 * 2**20
+_MOST_LAYERS = 1_000_000
+"""Layers of a network, those that stand in several places counted in each."""
 
 
 class RefusedError(Exception):
@@ -57,6 +59,7 @@ class _Rebuild:
         self._open: set[tuple[int, bool]] = set()
         self._kept: list[object] = []  # an id is only unique while its object lives
         self._left = max(_FEW, _FILLS * size)
+        self._layers: dict[int, int] = {}
 
     def value(self, found: object, key: str) -> Any:
         """Return one value of the file, each object once; `key` is the attribute that holds it, for what is kept."""
@@ -131,7 +134,12 @@ class _Rebuild:
         except LookupError:
             raise RefusedError(found.named) from None
         layer: nn.Module = kind.__new__(kind)
-        layer.__setstate__(self._state(found, layer))  # type: ignore[no-untyped-call]
+        state = self._state(found, layer)
+        parts = [part for part in state["_modules"].values() if part is not None]
+        self._layers[id(layer)] = 1 + sum(self._layers.get(id(part), 1) for part in parts)
+        if self._layers[id(layer)] > _MOST_LAYERS:
+            raise UnusableError(f"its network has more than {_MOST_LAYERS:,} layers")
+        layer.__setstate__(state)  # type: ignore[no-untyped-call]
         for name, value in vars(layer).items():
             if isinstance(value, Instance):  # a method of its own, which can be bound only now
                 vars(layer)[name] = getattr(layer, str(value.arguments[1]))
@@ -146,10 +154,10 @@ class _Rebuild:
         state = {}
         for key, value in found.state.items():
             if is_layer and (key in _OWN_STATE or "hook" in key):
-                state[key] = self._own(found.named, key, value)
+                state[key] = self._own(found.named, key, value, made)
             elif _is_own_method(found, key, value):
                 state[key] = value
-            elif _shadows(made, key):
+            elif _shadows(made, key) or (key == "_all_weights" and not _is_plain(value)):
                 raise RefusedError(f"{found.named} with {key}, which would replace what its class defines")
             else:
                 state[key] = self.value(value, key)
@@ -159,24 +167,28 @@ class _Rebuild:
                     )
         return state
 
-    def _own(self, name: str, key: str, value: object) -> object:
+    def _own(self, name: str, key: str, value: object, made: object) -> object:
         """Return one entry of the state that every layer has: parts with plain names, and no hooks."""
         if key in _PARTS:
             if not isinstance(value, dict):
                 raise RefusedError(f"{name} with {key} of the type {type(value).__name__}")
             parts = {part: self.value(held, "") for part, held in dict.items(value)}
             for part, held in parts.items():
-                if not isinstance(part, str) or not names.is_part_name(part):
+                if not isinstance(part, str) or not names.is_part_name(part) or _shadows(made, part):
                     raise RefusedError(f"{name} with a part of the name {str(part)[:80]!r}")
                 if held is not None and not isinstance(held, _PARTS[key]):
                     raise RefusedError(f"{name} with {type(held).__name__} in {key}")
             return type(vars(nn.Module())[key])(parts)
-        made = self.value(value, "")
-        if key == "_non_persistent_buffers_set" and isinstance(made, set) and all(isinstance(n, str) for n in made):
-            return made
-        if made and not (key in ("training", "_is_full_backward_hook") and made is True):
+        kept = self.value(value, "")
+        if key == "_non_persistent_buffers_set":
+            allowed = isinstance(kept, set) and all(isinstance(n, str) for n in kept)
+        elif key == "training":
+            allowed = isinstance(kept, bool)
+        else:
+            allowed = not kept or (key == "_is_full_backward_hook" and kept is True)
+        if not allowed:
             raise RefusedError(f"{name} with {key}")
-        return made
+        return kept
 
     def _partial(self, found: Instance, key: str) -> object:
         """Return a norm layer's class with arguments, as torchvision's transformers keep it."""
@@ -219,7 +231,16 @@ def _shadows(made: object, key: str) -> bool:
     """Return whether an attribute of this name would hide a method, a property or a special name of the class."""
     missing = object()
     defined = inspect.getattr_static(type(made), key, missing)
-    return key.startswith("__") or (defined is not missing and not isinstance(defined, (*_PLAIN, tuple)))
+    if key.startswith("__") or key in _OWN_STATE or key == "_compiled_call_impl":
+        return True
+    return defined is not missing and not isinstance(defined, (*_PLAIN, tuple))
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value is a list of lists of texts, as recurrent layers name their weights."""
+    return isinstance(value, list) and all(
+        isinstance(names_, list) and all(isinstance(name, str) for name in names_) for names_ in value
+    )
 
 
 def _member(found: Instance) -> object:

@@ -22,12 +22,18 @@ COMPUTED = "something computed"
 """Stands among the calls for a callee that is not named by the pickle itself."""
 _REBUILD_TYPED = "torch._tensor._rebuild_from_type_v2"
 """torch's function that calls the function in its first argument."""
+_LOADED = ("data/", "constants/")
+"""Folders of an archive whose storages torch reads; it keeps the shapes of a trace in another."""
 _TENSORS = ("torch._utils._rebuild_", "torch.nn.parameter.Parameter")
 _ITEM_BYTES = {"Double": 8, "Float": 4, "Long": 8, "Int": 4, "Short": 2, "Half": 2, "BFloat16": 2, "ComplexFloat": 8}
 """Bytes of a number by the first part of its storage's name; one byte for all others."""
 
 MOST_TENSORS = 100_000
 """Tensors in a file. The networks of timm have some thousands."""
+_MOST_STEPS, _MOST_HASHED = 5_000_000, 10_000_000
+"""Opcodes of a file, and elements of tuples that are keys of dictionaries: each is an object, or is visited."""
+_ENCODE, _ENCODINGS = "_codecs.encode", ("latin1", "latin-1")
+"""How a pickle of the second protocol writes bytes; other encodings blow their input up."""
 _LARGEST_TUPLE, _DEEPEST_TUPLE = 10**6, 1000
 """Elements of a tuple that is written out, and tuples inside one another: Python visits all of them to hash one."""
 
@@ -38,11 +44,15 @@ class TooLargeError(ValueError):
 
 @dataclass(frozen=True)
 class PickleScan:
-    """The dotted names that a pickle imports, those of them that it calls, and those that it makes instances of."""
+    """The dotted names that a pickle imports, those of them that it calls, and those that it makes instances of.
+
+    `protocol` is the pickle protocol that the file was written in.
+    """
 
     imports: frozenset[str]
     calls: frozenset[str]
     instances: frozenset[str]
+    protocol: int = 2
 
 
 def scan(path: Path) -> PickleScan:
@@ -63,9 +73,10 @@ def scan(path: Path) -> PickleScan:
         entries = check_archive(path)
         with zipfile.ZipFile(path) as archive:
             for entry in entries:
-                if entry.filename.endswith(".pkl"):
+                if entry.filename.casefold().endswith(".pkl"):
+                    found.folder = f"{entry.filename[:-4]}/"
                     _scan_stream(io.BytesIO(archive.read(entry)), found)
-        return found.result(sum(entry.file_size for entry in entries))
+        return found.result({entry.filename: entry.file_size for entry in entries})
     if zipfile.is_zipfile(path):
         raise ArchiveError("it is a pickle with a zip archive behind it")
     with path.open("rb") as file:
@@ -78,7 +89,7 @@ def scan(path: Path) -> PickleScan:
             raise
         except ValueError:
             pass  # a plain pickle is one
-    return found.result(path.stat().st_size)
+    return found.result({"": path.stat().st_size})
 
 
 @dataclass(frozen=True)
@@ -108,13 +119,25 @@ class _Tuple:
 
 @dataclass
 class _Found:
-    """What was met so far; `storages` are bytes by key."""
+    """What was met so far.
+
+    `storages` are the bytes that tensors declare, by entry of the archive; `folder` is where those of the pickle at
+    hand are, and "" for a file that is no archive.
+    """
 
     imports: set[str] = field(default_factory=set)
     calls: set[str] = field(default_factory=set)
     instances: set[str] = field(default_factory=set)
     storages: dict[str, int] = field(default_factory=dict)
+    folder: str = ""
     tensors: int = 0
+    hashed: int = 0
+    steps: int = 0
+    protocol: int = 0
+
+    @property
+    def _is_loaded(self) -> bool:
+        return not self.folder or self.folder.casefold().endswith(_LOADED)
 
     def named(self, argument: object) -> _Named:
         name = _named(argument)
@@ -127,7 +150,26 @@ class _Found:
         if name == _REBUILD_TYPED:
             inner = arguments.items[0] if isinstance(arguments, _Tuple) and arguments.items else None
             self.calls.add(inner.name if isinstance(inner, _Named) else COMPUTED)
+        elif name == _ENCODE:
+            encoding = arguments.items[-1] if isinstance(arguments, _Tuple) and len(arguments.items) == 2 else None
+            if encoding not in _ENCODINGS:
+                self.calls.add(f"{name} to {str(encoding)[:20]}")
         self._count(name)
+
+    def step(self, opcode: str, argument: object) -> None:
+        """Count an opcode; a reader may make room for as many objects as the memo has indices."""
+        self.steps += 1
+        if opcode == "PROTO" and isinstance(argument, int):
+            self.protocol = max(self.protocol, argument)
+        far = opcode in ("PUT", "BINPUT", "LONG_BINPUT") and int(str(argument)) > _MOST_STEPS
+        if far or self.steps > _MOST_STEPS:
+            raise TooLargeError(f"it makes more than {_MOST_STEPS:,} objects")
+
+    def hash(self, keys: list[object]) -> None:
+        """Count what is visited to hash the keys of a dictionary."""
+        self.hashed += sum(key.size for key in keys if isinstance(key, _Tuple))
+        if self.hashed > _MOST_HASHED:
+            raise TooLargeError(f"its dictionaries have tuples of more than {_MOST_HASHED:,} elements as keys")
 
     def instance(self, callee: object) -> None:
         name = callee.name if isinstance(callee, _Named) else COMPUTED
@@ -137,18 +179,31 @@ class _Found:
     def persistent(self, described: object) -> object:
         """Count a storage, which stands beside the pickle; return the class that a file of the old format describes."""
         match described.items if isinstance(described, _Tuple) else ():
-            case ["storage", kind, str() as key, _, int() as count, *_]:
+            case ["storage", kind, str() as key, _, int() as count, *_] if self._is_loaded:
                 word = kind.name.rpartition(".")[2].removesuffix("Storage") if isinstance(kind, _Named) else ""
-                self.storages[key] = max(count, 0) * _ITEM_BYTES.get(word, 1)
+                self.storages[self.folder + key] = max(count, 0) * _ITEM_BYTES.get(word, 1)
             case ["module", _Named() as kind, *_]:
                 return kind
         return None
 
-    def result(self, held: int) -> PickleScan:
-        declared = sum(self.storages.values())
-        if declared > held:
-            raise TooLargeError(f"it declares {declared:,} bytes of values and holds {held:,} bytes")
-        return PickleScan(frozenset(self.imports), frozenset(self.calls), frozenset(self.instances))
+    def result(self, held: dict[str, int]) -> PickleScan:
+        """Return what was found.
+
+        Args:
+            held: bytes by entry of the archive; those of the file under "".
+
+        Raises:
+            TooLargeError: a storage declares more than its entry holds.
+        """
+        total = sum(held.values())
+        for record, declared in self.storages.items():
+            if declared > (held.get(record, 0) if self.folder else total):
+                raise TooLargeError(f"{record} declares {declared:,} bytes of values and holds fewer")
+        if sum(self.storages.values()) > total:
+            raise TooLargeError(f"it declares {sum(self.storages.values()):,} bytes of values and holds {total:,}")
+        return PickleScan(
+            frozenset(self.imports), frozenset(self.calls), frozenset(self.instances), protocol=self.protocol
+        )
 
     def _count(self, name: str) -> None:
         self.tensors += name.startswith(_TENSORS)
@@ -160,6 +215,7 @@ def _scan_stream(file: IO[bytes], found: _Found) -> None:
     """Run one pickle on a symbolic stack of names, texts, numbers and tuples; everything else is None."""
     stack = _Stack()
     for opcode, argument, _ in pickletools.genops(file):
+        found.step(opcode.name, argument)
         try:
             _step(opcode, argument, stack, found)
         except (IndexError, KeyError, TypeError) as error:
@@ -209,7 +265,11 @@ def _step(opcode: pickletools.OpcodeInfo, argument: object, stack: _Stack, found
     elif name == "DUP":
         stack.push(stack.top[-1])
     elif name in ("APPENDS", "SETITEMS", "ADDITEMS", "POP_MARK"):
-        stack.pop_mark()
+        items = stack.pop_mark()
+        found.hash(items[::2] if name == "SETITEMS" else items if name == "ADDITEMS" else [])
+    elif name == "SETITEM":
+        stack.pop()
+        found.hash([stack.pop()])
     elif name == "TUPLE":
         items = stack.pop_mark()
         stack.push(_Tuple(items))
