@@ -235,10 +235,11 @@ def open_network(path: Path) -> object:
     assert "defect in harden" not in told, told
     assert "Traceback" not in told, told
     assert status in (0, 1, 2, 130), f"exit code {status}: {told}"
-    if status == 0:
+    ended = status == 1 and printed and "ending" in json.loads(printed)  # a fit that hardened nothing says so
+    if status == 0 or ended:
         json.loads(printed)
         wanted = {"report": "report.json", "fit": "report.json", "export": "model.safetensors"}.get(command)
-        assert wanted is None or wanted in left, f"exit code 0 without {wanted}"
+        assert wanted is None or wanted in left, f"exit code {status} without {wanted}"
         return printed
     assert printed == "", printed
     assert "error: " in told

@@ -115,7 +115,7 @@ def _load(library: ModuleType, spec: Spec, name: str) -> Any:
     try:
         if saved:
             return library.load_from_disk(str(spec.path))
-        return library.load_dataset(str(spec.path) if spec.path.is_dir() else name, spec.told.get("config"))
+        return library.load_dataset(str(spec.path) if spec.path.is_dir() else name, spec.options.get("config"))
     except Exception as error:  # the library raises whatever its formats and the network do
         raise DataError(
             f"datasets cannot read {name!r}: {type(error).__name__}: {str(error)[:200]}",
@@ -139,7 +139,7 @@ def _splits(loaded: Any, name: str) -> dict[str, Any]:
 
 
 def _column(kind: type, what: str, features: Mapping[str, Any], spec: Spec, name: str) -> str:
-    named = spec.told.get(what)
+    named = spec.options.get(what)
     if named is not None:
         if named not in features:
             raise UsageError(
@@ -186,7 +186,7 @@ def _passed_over(loaded: Any, splits: Mapping[str, Any]) -> PassedOver:
 
 def _hot_columns(library: ModuleType, features: Mapping[str, Any], spec: Spec) -> tuple[str, ...]:
     """Return the columns of numbers where nothing is a label by its kind, its name, or what the user says."""
-    if "label" in spec.told or "label" in features:
+    if "label" in spec.options or "label" in features:
         return ()
     if any(isinstance(feature, library.ClassLabel) for feature in features.values()):
         return ()

@@ -10,6 +10,7 @@ from harden.data.names import is_visible
 from harden.data.passed_over import PassedOver, Why, reason_for
 from harden.data.pictures import SUFFIXES, is_picture
 from harden.errors import DataError
+from harden.stopping import ask
 
 
 class Scan:
@@ -61,6 +62,7 @@ class Scan:
         relative = folder.relative_to(self.root).as_posix()
         with scan(folder) as items:
             for item in items:
+                ask()
                 if not is_visible(item.name):
                     self._count_hidden(item, relative)
                 elif _is_folder(item):

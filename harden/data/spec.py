@@ -51,16 +51,16 @@ def path_of(text: str) -> Path:
 
 @dataclass(frozen=True)
 class Spec:
-    """A file or folder, and what is told of it.
+    """A file or folder, and the options given with it.
 
     Attributes:
         path: absolute.
-        told: value by key.
+        options: value by key.
         query: the values as they were typed, with the question mark; empty without any.
     """
 
     path: Path
-    told: dict[str, str]
+    options: dict[str, str]
     query: str
 
 
@@ -78,7 +78,7 @@ def read_spec(text: str, keys: Sequence[str], *, example: str) -> Spec:
     path, mark, query = text.rpartition("?")
     if not mark or path_of(text).exists():
         path, query = text, ""
-    told: dict[str, str] = {}
+    options: dict[str, str] = {}
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError:
@@ -89,10 +89,10 @@ def read_spec(text: str, keys: Sequence[str], *, example: str) -> Spec:
                 f"unknown key {key!r} in {text!r}{did_you_mean(key, keys)}",
                 hint=f"known keys: {', '.join(keys)}; for instance --data '{example}'",
             )
-        if key in told:
+        if key in options:
             raise UsageError(f"{key} is given twice in {text!r}", hint="give it once")
-        told[key] = value
-    return Spec(path_of(path), told, f"?{query}" if query else "")
+        options[key] = value
+    return Spec(path_of(path), options, f"?{query}" if query else "")
 
 
 def check_is_there(path: Path, what: str, hint: str) -> None:

@@ -84,7 +84,7 @@ def _no_column(what: str, key: str, columns: Sequence[str], spec: Spec) -> DataE
 
 
 def _column(what: str, columns: Sequence[str], spec: Spec) -> str | None:
-    named = spec.told.get(what)
+    named = spec.options.get(what)
     if named is not None:
         if named and named not in columns:
             raise UsageError(

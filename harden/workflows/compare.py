@@ -26,23 +26,17 @@ from harden.report import comparison_page, comparison_text, document
 from harden.report.comparison import Comparison, Trial
 from harden.report.figures import counted
 from harden.workflows.audit import audit_subjects, write_reports
+from harden.workflows.defaults import default_sources, passes_per_image
+from harden.workflows.devices import choose_device
 from harden.workflows.encounters import Encounters
 from harden.workflows.ending import with_ending
 from harden.workflows.examine import Scope, Subject
 from harden.workflows.first_checks import check_first
 from harden.workflows.fit import fit, resume
-from harden.workflows.job import (
-    StopRequested,
-    check_fit,
-    choose_splits,
-    default_sources,
-    open_source,
-    passes_per_image,
-    spec_of,
-)
+from harden.workflows.job import StopRequested, check_fit, choose_splits, open_source, spec_of
 from harden.workflows.narrator import Narrator
 from harden.workflows.plan import epochs_within
-from harden.workflows.prepare import choose_device, images_for
+from harden.workflows.prepare import images_for
 from harden.workflows.run_files import read_run_file
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import DEFAULT_EPOCHS, FitSettings

@@ -10,7 +10,7 @@ from harden.errors import MissingModelError
 from harden.models import timm_folder
 from harden.models.factory import LIBRARIES, is_reference
 from harden.registry import did_you_mean
-from harden.workflows.prepare import choose_device
+from harden.workflows.devices import choose_device
 from harden.workflows.run_folder import is_run
 
 LISTED_RUNS = 8

@@ -29,7 +29,8 @@ from harden.training.loop import Trainer
 from harden.training.settings import Replan, Trained, TrainingSettings
 from harden.workflows.affordable import outlined
 from harden.workflows.budget import Budget
-from harden.workflows.job import Job, default_batch_size, default_lr, selection_entries
+from harden.workflows.defaults import default_batch_size, default_lr
+from harden.workflows.job import Job, selection_entries
 from harden.workflows.plan import (
     RESERVE,
     SOON,

@@ -22,9 +22,9 @@ from harden.report.beliefs import failures
 from harden.report.ending import EndCause, Ending, EndStatus
 from harden.report.figures import counted, threat, with_interval
 from harden.report.report import SCHEMA, Report
+from harden.workflows.defaults import eps_text
 from harden.workflows.ending import ending_of
 from harden.workflows.export_description import without_folders
-from harden.workflows.job import eps_text
 from harden.workflows.prove import SQUARE, WHITE_BOX
 from harden.workflows.run_files import read_run_file
 from harden.workflows.run_folder import RunFolder

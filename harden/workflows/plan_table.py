@@ -5,7 +5,8 @@ from __future__ import annotations
 from harden.defences import FEATURE_DEFENCES, UNLABELLED_DEFENCES
 from harden.durations import duration
 from harden.training.crafting import Cost, cost_of
-from harden.workflows.job import Job, eps_text
+from harden.workflows.defaults import eps_text
+from harden.workflows.job import Job
 from harden.workflows.plan import Plan
 
 

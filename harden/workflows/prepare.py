@@ -20,7 +20,7 @@ from harden.data import (
     stratified_sample,
 )
 from harden.data.names import composed
-from harden.errors import DataError, UsageError
+from harden.errors import DataError
 from harden.models import accepted_channels, load_model, output_classes, stated_size
 from harden.models.classifier import Basis, Classifier, Normalisation
 from harden.models.head import replace_head
@@ -30,7 +30,7 @@ from harden.models.output_subset import OutputSubset
 from harden.models.own_normalisation import inside_network
 from harden.models.preflight import remembered
 from harden.randomness import stream
-from harden.registry import did_you_mean
+from harden.workflows.class_order import class_order
 from harden.workflows.narrator import Narrator
 from harden.workflows.normalising import DOUBTED_IMAGES, PREFLIGHT_IMAGES, given_normalisation, run_preflight
 from harden.workflows.other_classes import names_others, subset_of, told_of
@@ -42,56 +42,11 @@ LISTED_FILES = 5
 LISTED_SIZES = 3
 _LOOKED_AT = 4
 COLOURS = {1: "gray", 3: "RGB"}
-DEVICES = ("auto", "cpu", "cuda")
 
 
 def default_eps(shape: tuple[int, int, int]) -> float:
     """Return the eps for images (C, H, W) when nobody says: 0.1 for gray up to 32 pixels (the paper's), else 4/255."""
     return 0.1 if shape[0] == 1 and max(shape[1:]) <= 32 else 4 / 255
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device that "auto", "cpu" or "cuda" means here.
-
-    Raises:
-        UsageError: another name, or CUDA was asked for and there is none.
-    """
-    if name not in DEVICES:
-        raise UsageError(
-            f"unknown device {name!r}{did_you_mean(name, DEVICES)}", hint=f"--device is one of: {', '.join(DEVICES)}"
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("there is no CUDA device here", hint="use --device cpu, or leave --device out")
-    return torch.device(name)
-
-
-def class_order(source: DataSource, class_map: Sequence[int] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the class names in the order of the model's outputs, and the output of each class of the data.
-
-    Args:
-        source: the data.
-        class_map: output of the model for each class of the data; None: the same order. One that goes beyond the number
-            of classes is for a model that knows more; see `OutputSubset`.
-
-    Raises:
-        UsageError: the map does not name one output for each class.
-    """
-    count = len(source.classes)
-    mapping = tuple(class_map) if class_map is not None else tuple(range(count))
-    if len(mapping) != count or len(set(mapping)) != count or min(mapping) < 0:
-        raise UsageError(
-            f"--class-map must name a different output for each of the {count} classes, got "
-            f"{','.join(map(str, mapping[:8]))} ({len(mapping)} numbers)",
-            hint=f"give {count} numbers: the model's output for {source.classes[0]!r}, {source.classes[1]!r}, ...",
-        )
-    if max(mapping) >= count:  # the model has more outputs, which are put into the order of the data
-        return tuple(source.classes), tuple(range(count))
-    names = [""] * count
-    for label, output in enumerate(mapping):
-        names[output] = source.classes[label]
-    return tuple(names), mapping
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ import torch
 from harden.data import open_data
 from harden.randomness import derive_seed
 from harden.workflows.data_facts import facts_of
+from harden.workflows.devices import choose_device
 from harden.workflows.encounters import Encounters
 from harden.workflows.job import Job, StopRequested, selection_entries
 from harden.workflows.narrator import Narrator
-from harden.workflows.prepare import choose_device, images_for
+from harden.workflows.prepare import images_for
 from harden.workflows.run_folder import RunFolder
 from harden.workflows.settings import FitSettings
 

@@ -18,18 +18,11 @@ from harden.models.black_box import Audited
 from harden.models.classifier import Classifier
 from harden.workflows.black_box import is_black_box, open_black_box, without_gradients
 from harden.workflows.data_facts import facts_of
+from harden.workflows.devices import choose_device
 from harden.workflows.encounters import Encounters
 from harden.workflows.examine import Subject
 from harden.workflows.narrator import Narrator
-from harden.workflows.prepare import (
-    Images,
-    ModelSpec,
-    as_run,
-    choose_device,
-    default_eps,
-    images_for,
-    open_model,
-)
+from harden.workflows.prepare import Images, ModelSpec, as_run, default_eps, images_for, open_model
 from harden.workflows.run_folder import RunFolder, reading_for, refuse_stated
 from harden.workflows.surrogate_training import Surrogate
 from harden.workflows.surrogates import transfer_attacks

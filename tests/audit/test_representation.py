@@ -130,7 +130,7 @@ class Constant(nn.Module):
         return self.scores.expand(len(images), -1) + 0 * images.sum()
 
 
-@pytest.mark.parametrize("scores", [[1.0, 0.0, -1.0], [0.0, 0.0, 0.0], [float("nan"), 0.0, 1.0], [1.0]])
+@pytest.mark.parametrize("scores", [[1.0, 0.0, -1.0], [0.0, 0.0, 0.0], [float("nan"), 0.0, 1.0], [1.0, 0.0]])
 def test_a_model_that_says_nothing_is_no_crash(scores: list[float]) -> None:
     images = ImageSet(torch.zeros(12, 1, 8, 8, dtype=torch.uint8), torch.arange(12) % len(scores), ("",) * 12)
     classifier = as_classifier(Constant(scores), classes=tuple("abc")[: len(scores)])

@@ -23,7 +23,7 @@ from harden.export import EXPORTERS, PRECISIONS
 from harden.export.to_safetensors import save_weights
 from harden.folders import recipe_folder
 from harden.training.augment import AUGMENTATIONS
-from harden.workflows.prepare import DEVICES
+from harden.workflows.devices import DEVICES
 from harden.workflows.tracking import TRACKERS
 from tests.workflows.builders import build
 

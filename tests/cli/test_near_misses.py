@@ -19,7 +19,7 @@ from harden.models import SOURCES
 from harden.models.factory import LIBRARIES
 from harden.registry import did_you_mean
 from harden.training.augment import AUGMENTATIONS
-from harden.workflows.prepare import DEVICES
+from harden.workflows.devices import DEVICES
 from harden.workflows.tracking import TRACKERS
 from harden.workflows.variants import SETTINGS
 from tests.workflows.builders import Workshop
@@ -44,8 +44,8 @@ FLAGS: dict[str, tuple[Sequence[str], Iterable[str]]] = {
     "--on-collapse": ((*FIT, "--on-collapse", "{}"), ("switch", "stop", "keep")),
     "--device": ((*FIT, "--device", "{}"), DEVICES),
     "--to": (("export", "m.pt", "--data", "d", "--to", "{}"), EXPORTERS),
-    "--data": (("fit", "m.pt", "--data", "{}:x"), LAYOUTS),
-    "--data torchvision:": (("fit", "m.pt", "--data", "torchvision:{}"), READERS),
+    "--data": (("fit", "{pickled}", "--data", "{}:x"), LAYOUTS),
+    "--data torchvision:": (("fit", "{pickled}", "--data", "torchvision:{}"), READERS),
     "MODEL": (("inspect", "{}:resnet18"), LIBRARIES),
     "--arch": (("inspect", "{weights}", "--arch", "{}:resnet18"), LIBRARIES),
     "--split": (("fit", "{pickled}", "--data", "{data}", "--split", "{}"), ("0", "6")),

@@ -65,7 +65,8 @@ def _is_documented(name: str) -> bool:
     if name.startswith("_"):
         return name.startswith("__") or name in _PRIVATE.split()
     owners = (torch, torch.Tensor, torch.nn.functional, torch._C._nn)
-    return any(hasattr(owner, name.rstrip("_")) for owner in owners) or name in _OF_LANGUAGE.split()
+    spelt = {name, name.rstrip("_")}
+    return any(hasattr(owner, one) for owner in owners for one in spelt) or name in _OF_LANGUAGE.split()
 
 
 def operators() -> dict[str, list[str]]:

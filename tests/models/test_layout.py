@@ -8,6 +8,7 @@ from torch import nn
 from harden.models.layout import laid_out, lay_out, layout_of
 from tests.attacks.nets import as_classifier
 
+CLASSES = ("a", "b", "c")
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -46,7 +47,7 @@ def convolutional() -> nn.Module:
 
 
 def test_a_network_with_convolutions_gets_its_channels_last_and_stays_what_it_is():
-    classifier = as_classifier(convolutional()).train()
+    classifier = as_classifier(convolutional(), classes=CLASSES).train()
     classifier.module[4].eval()
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     random = torch.get_rng_state()
@@ -64,7 +65,7 @@ def test_a_network_with_convolutions_gets_its_channels_last_and_stays_what_it_is
     "module", [Flattens(), Flattens(only_in_training=True), ReadsStorage()], ids=["view", "view in training", "strides"]
 )
 def test_a_network_that_channels_last_would_break_stays_as_it_is(module):
-    classifier = as_classifier(module)
+    classifier = as_classifier(module, classes=CLASSES)
     expected = classifier(IMAGES)
     lay_out(classifier)
     assert layout_of(classifier) is torch.contiguous_format
@@ -74,5 +75,5 @@ def test_a_network_that_channels_last_would_break_stays_as_it_is(module):
 @pytest.mark.parametrize("module", [nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), lambda images: images])
 def test_what_has_no_convolutions_has_no_layout(module):
     if isinstance(module, nn.Module):
-        lay_out(as_classifier(module))
+        lay_out(as_classifier(module, classes=CLASSES))
     assert laid_out(IMAGES, module) is IMAGES

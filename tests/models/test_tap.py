@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from harden.errors import ModelError
+from harden.errors import ModelError, UserCodeError
 from harden.models.tap import Tap, as_representation, first_tensor
 from tests.attacks.nets import as_classifier
 
@@ -189,7 +189,7 @@ def test_nothing_stays_on_the_module():
 
 def test_nothing_stays_after_an_error_either():
     net = Residual()
-    with pytest.raises(RuntimeError), Tap(as_classifier(net), "block") as tapped:
+    with pytest.raises(UserCodeError), Tap(as_classifier(net), "block") as tapped:
         tapped(torch.rand(2, 5, 8, 8))
     with pytest.raises(KeyError), Tap(as_classifier(net), "block"):
         raise KeyError("the caller's own")
@@ -210,7 +210,7 @@ def test_features_of_a_pass_that_failed_are_not_given_to_the_next():
 
     net = Switch()
     with Tap(as_classifier(net), "body") as tapped:
-        with pytest.raises(RuntimeError, match="after the layer"):
+        with pytest.raises(UserCodeError, match="after the layer"):
             tapped(IMAGES)
         net.mode = "skip"
         with pytest.raises(ModelError, match="not reached"):

@@ -18,9 +18,9 @@ from harden.workflows import compare as compare_module
 from harden.workflows import job as job_module
 from harden.workflows import surrogate_training
 from harden.workflows.compare import CompareSettings, compare
+from harden.workflows.defaults import passes_per_image
 from harden.workflows.export import export
 from harden.workflows.export_subject import ExportSettings
-from harden.workflows.job import passes_per_image
 from harden.workflows.plan import epochs_within
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.run_folder import RunFolder

@@ -140,7 +140,7 @@ def test_test_images_alone_are_audited_as_such_and_not_trained_on(
     narrator = Notebook()
     found = audited(workshop.pickled, tmp_path / "audit", narrator, data / place)
     assert ("images", "test images") in found.facts
-    assert "trained on" not in " ".join((*narrator.lines, *narrator.warnings, *found.caveats))
+    assert "have been trained on" not in " ".join((*narrator.lines, *narrator.warnings, *found.caveats))
     with pytest.raises(DataError, match="has no train split"):
         fitted(workshop, data / place, None, narrator, dry_run=True)
 

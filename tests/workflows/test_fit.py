@@ -21,8 +21,8 @@ from harden.recipe import read_recipe, resolve
 from harden.training.canary import Collapse
 from harden.training.history import EpochRecord, History
 from harden.workflows.audit import overfitted
+from harden.workflows.defaults import default_batch_size
 from harden.workflows.fit import FitResult, _execute, fit, follow, resume
-from harden.workflows.job import default_batch_size
 from harden.workflows.prepare import ModelSpec
 from harden.workflows.report import report
 from harden.workflows.run_folder import RunFolder

@@ -202,7 +202,9 @@ def test_what_a_run_settles_cannot_be_said_again(command: str, first: RunFolder,
     calls: dict[str, Callable[[], object]] = {
         "fit": lambda: quick(first.path, unsplit, tmp_path / "run", **stated),
         "report": lambda: report(ReportSettings(spec=spec), out=tmp_path / "out", narrator=Notebook(), command=""),
-        "export": lambda: export(ExportSettings(spec=spec, formats=("onnx",)), out=tmp_path, narrator=Notebook()),
+        "export": lambda: export(
+            ExportSettings(spec=spec, formats=("onnx",), anyway=True), out=tmp_path, narrator=Notebook()
+        ),
     }
     with pytest.raises(UsageError, match="--class-map, --mean, --std, --image-size would say"):
         calls[command]()

@@ -134,7 +134,7 @@ def test_a_run_keeps_the_outputs_of_its_network(run: RunFolder, workshop: Worksh
 def test_an_export_gives_all_outputs_and_names_those_of_the_data(
     run: RunFolder, workshop: Workshop, tmp_path: Path
 ) -> None:
-    asked = ExportSettings(spec=ModelSpec(model=str(run.path)), formats=("onnx",), samples=8)
+    asked = ExportSettings(spec=ModelSpec(model=str(run.path)), formats=("onnx",), samples=8, anyway=True)
     (exported,) = export(asked, out=tmp_path / "export", narrator=Notebook())
     source = open_data(str(workshop.data))
     entries = source.listings["train"]

@@ -122,7 +122,7 @@ def test_a_fit_and_an_export_give_scores_for_each_class(name: str, bench: Path, 
         wanted, out=tmp_path / "run", dry_run=False, narrator=Notebook(), stop_requested=lambda: False, command="fit"
     )
     assert result.run is not None
-    asked = ExportSettings(spec=ModelSpec(model=str(result.run.path)), formats=("onnx",), samples=6)
+    asked = ExportSettings(spec=ModelSpec(model=str(result.run.path)), formats=("onnx",), samples=6, anyway=True)
     (exported,) = export(asked, out=tmp_path / "export", narrator=Notebook())
     source = open_data(data)
     box, _ = open_black_box(ModelSpec(model=str(exported.path)), source, source.listings["train"], Notebook())

@@ -97,7 +97,7 @@ def test_report_and_export_of_the_run_need_no_flag_and_take_none(ordered: RunFol
     )
     assert found.subject.classes == TURNED
     assert set(found.subject.files) == {entry.file for entry in ordered.read_splits().test}
-    export(ExportSettings(spec=spec, formats=("safetensors",)), out=tmp_path / "e", narrator=Notebook())
+    export(ExportSettings(spec=spec, formats=("safetensors",), anyway=True), out=tmp_path / "e", narrator=Notebook())
     assert json.loads((tmp_path / "e" / "config.json").read_text())["classes"] == list(TURNED)
     refused = Reading(class_order="natural")
     with pytest.raises(UsageError, match="settles what --class-order would say"):
@@ -177,7 +177,7 @@ def test_a_run_on_deep_images_remembers_how_they_were_read(deep: RunFolder, xray
         found, _ = report(settings, out=tmp_path / f"{data is None}", narrator=Notebook(), command="harden report")
         assert len(found.subject.files) == 12
     inspect(spec, data=str(xrays), narrator=Notebook())
-    export(ExportSettings(spec=spec, formats=("safetensors",)), out=tmp_path / "e", narrator=Notebook())
+    export(ExportSettings(spec=spec, formats=("safetensors",), anyway=True), out=tmp_path / "e", narrator=Notebook())
 
 
 def test_other_bits_are_for_other_images(deep: RunFolder, xrays: Path, tmp_path: Path) -> None:
