@@ -216,9 +216,10 @@ class Trainer:
                 self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
             self.step += 1
             self.observer.step(self.epoch * self.batches.steps + self.step, self.epochs * self.batches.steps)
-            if self.processes.any(self.stop_requested() or self.time_is_over()):
+            stop = self.stop_requested()
+            if self.processes.any(stop or self.time_is_over()):
                 self.spent += time.monotonic() - began
-                if self.processes.any(self.stop_requested()):
+                if self.processes.any(stop):
                     self._save()
                     raise Interrupted("stopped; everything up to this step is kept")
                 self.stopped = True

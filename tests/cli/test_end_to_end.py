@@ -56,7 +56,7 @@ def test_the_clients_own_line(fitted: subprocess.CompletedProcess[str], desk: Pa
     assert all(len(line) <= 60 for line in fitted.stdout.splitlines()), fitted.stdout
     for word in ("before", "adv4adv", "PGD-20"):
         assert word in fitted.stdout
-    for word in ("normalisation", "split at", "eps 0.0313725 = 8/255", "epoch 1", "epoch 4"):
+    for word in ("normalisation: ", "split at", "eps 0.0313725 = 8/255", "epoch 1", "epoch 4"):
         assert word in fitted.stderr
         assert word not in fitted.stdout or word == "eps 0.0313725 = 8/255"
     html = (desk / "run" / "report.html").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def test_an_existing_run_is_never_overwritten(
 ) -> None:
     before = {path: path.read_bytes() for path in (desk / "run").rglob("*") if path.is_file()}
     done = harden("fit", workshop.pickled, "--data", "imgs", "--out", "run", "--epochs", 1, cwd=desk)
-    decent(done, code=1)
+    decent(done, code=2)
     assert "--resume" in done.stderr
     assert {path: path.read_bytes() for path in (desk / "run").rglob("*") if path.is_file()} == before
 
