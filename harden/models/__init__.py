@@ -20,7 +20,7 @@ from harden.models import factory, foreign, recognise, timm_folder, timm_models,
 from harden.models.formats import FileKind, kind_of
 from harden.models.frozen import keep_frozen
 from harden.models.head import renew
-from harden.models.loaded import LoadedModel
+from harden.models.loaded import LoadedModel, one_line
 from harden.models.origin import Origin
 from harden.models.own_normalisation import with_held
 from harden.models.pickled import load_pickled, module_in, read_pickle
@@ -246,7 +246,14 @@ def _load_file(
     if module is not None and whole:
         require_sound(module, str(path))
         origin = Origin("pickled", path.name, weights=str(path))
-        notes = (*trusted, f"the file holds the whole network ({type(module).__name__})", *keep_frozen(module.float()))
+        try:
+            module.float()
+        except (NotImplementedError, RuntimeError) as error:
+            raise ModelError(
+                f"{path} holds numbers of a type that torch cannot convert to float32 ({one_line(error)})",
+                hint="save the network in float32: model.float()",
+            ) from error
+        notes = (*trusted, f"the file holds the whole network ({type(module).__name__})", *keep_frozen(module))
         return LoadedModel(module, origin, has_weights=True, notes=notes)
     loaded = with_held(load(path, candidates_in(content, path)), content, path)
     return replace(loaded, notes=(*trusted, *loaded.notes))

@@ -201,3 +201,16 @@ def test_damaged_pixels_are_told_when_they_are_read(tmp_path: Path) -> None:
     source = open_data(str(path))
     with pytest.raises(DataError, match=r"cannot be read as an \.npz archive: .*CRC"):
         source.decode(source.listings["all"], Format(3, (8, 10)))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"-" * 9000, b"{'descr': (", b"\xff" * 40, b"{'descr': '|u1', 'shape': (99999999999,)}"],
+)
+def test_a_header_that_numpy_cannot_read_is_refused(header: bytes, tmp_path: Path) -> None:
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "images.npz", "w") as archive:
+        archive.writestr("images.npy", content)
+        archive.writestr("labels.npy", content)
+    with pytest.raises(DataError):
+        open_data(f"npz:{tmp_path / 'images.npz'}")
