@@ -98,7 +98,7 @@ def training_precisions(incomplete: str) -> list[str]:
 
 def devices(incomplete: str) -> list[str]:
     """Return the devices that begin so."""
-    return _beginning(incomplete, table_names("harden.workflows.prepare", "DEVICES"))
+    return _beginning(incomplete, table_names("harden.workflows.devices", "DEVICES"))
 
 
 def recipes(incomplete: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Weights with a config.json in timm's layout: local-dir:, hf-hub:, and a file beside its config."""
 
+import fractions
 import json
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,10 @@ def test_an_arch_makes_the_config_of_a_file_irrelevant(tmp_path: Path) -> None:
 def test_pickled_weights_go_through_the_guarded_reader(tmp_path: Path) -> None:
     saved(tmp_path, name="pytorch_model.bin")
     assert load(f"local-dir:{tmp_path}").origin.reference == "test_vit"
-    torch.save({"state_dict": network().state_dict(), "path": tmp_path}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UnsafeInputError, match="pathlib"):
+    torch.save(
+        {"state_dict": network().state_dict(), "ratio": fractions.Fraction(1, 2)}, tmp_path / "pytorch_model.bin"
+    )
+    with pytest.raises(UnsafeInputError, match="fractions"):
         load(f"local-dir:{tmp_path}")
 
 

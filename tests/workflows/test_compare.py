@@ -15,7 +15,7 @@ from harden.recipe import read_recipe, resolve
 from harden.report import document
 from harden.report.comparison import Comparison
 from harden.workflows import compare as compare_module
-from harden.workflows import job as job_module
+from harden.workflows import defaults as defaults_module
 from harden.workflows import surrogate_training
 from harden.workflows.compare import CompareSettings, compare
 from harden.workflows.defaults import passes_per_image
@@ -268,7 +268,7 @@ def test_the_source_is_what_the_run_settled_on(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many images to remember: N-FGSM is the default, and no trial has switched."""
-    monkeypatch.setattr(job_module, "LARGEST", 100)
+    monkeypatch.setattr(defaults_module, "LARGEST", 100)
     found = run(asked(workshop, "sat"), tmp_path / "out")
     assert found.trials[0].sources == ("nfgsm",)
     assert not found.trials[0].switched

@@ -134,7 +134,7 @@ def test_a_library_that_never_returns_is_given_up(install: Install, monkeypatch:
     monkeypatch.setattr(installed, "PATIENCE", 2.0)
     install(onnxruntime="import time; time.sleep(60)")
     told = probe_all(Silent())
-    assert told["onnxruntime"]["error"] == "the import does not end within 2 s"
+    assert told["onnxruntime"]["error"] == "the import does not end within 2.0 s"
     assert told["onnx"]["error"] is None
 
 
