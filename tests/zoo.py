@@ -3,11 +3,11 @@
 python -m tests.zoo [--only REGEX | --network NAME ...] [--missing] [--no-export] [--jobs 2] [--table tests/zoo.md]
 
 A family is a module of the library. Of its networks the one with the fewest parameters is taken, with random weights,
-at the smallest of a few image sizes that it accepts. It passes where a default split is found that gives features and
-not scores, a few steps of Adv-4-Adv on one batch lower the loss by a fiftieth, discriminators and extractor receive
-gradients, and the ONNX file agrees. Networks that are named with --network have rows of their own. The
-table of an earlier run is kept up: rows of families that were tried are replaced. Each network has its own process,
-whose memory is limited. The suite tries some of them.
+at the smallest of a few image sizes that it accepts. It passes where the whole network, saved with torch.save, opens
+and gives the same scores, a default split is found that gives features and not scores, a few steps of Adv-4-Adv on one
+batch lower the loss by a fiftieth, discriminators and extractor receive gradients, and the ONNX file agrees. Networks
+that are named with --network have rows of their own. The table of an earlier run is kept up: rows of families that were
+tried are replaced. Each network has its own process, whose memory is limited. The suite tries some of them.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ from harden.export.parity import compare
 from harden.export.runtime import OnnxScorer
 from harden.export.to_onnx import save_onnx
 from harden.models import load_model
-from harden.models.classifier import Classifier
+from harden.models.classifier import Classifier, network_scores
 from harden.models.layout import laid_out, lay_out, layout_of
 from harden.models.loaded import LoadedModel
 from harden.models.modes import require_trainable
 from harden.models.normalisations import plain
+from harden.models.pickled import load_pickled
 from harden.models.split import default_split
 from harden.models.tap import Tap
 from harden.models.timm_models import made_for
@@ -163,6 +164,22 @@ def gives_scores(classifier: Classifier, layer: str) -> bool:
     return isinstance(part, torch.nn.Linear) and part.out_features == CLASSES
 
 
+def require_same_when_saved(classifier: Classifier) -> None:
+    """Return if the network, saved whole, opens without a flag and gives the same scores.
+
+    Raises:
+        HardenError: it is refused.
+        AssertionError: its scores are others.
+    """
+    image = torch.rand(1, *classifier.input_size, generator=stream(0, "saved"))
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = Path(folder) / "model.pt"
+        torch.save(classifier.module, path)
+        opened = load_pickled(path, trust=False)
+        before, after = (network_scores(module.eval(), image) for module in (classifier.module, opened))
+    assert torch.equal(before, after), "the network that was saved gives other scores"
+
+
 def harden_a_little(classifier: Classifier, layer: str, rate: float) -> tuple[float, float]:
     """Take some steps on one batch; return the first loss and the lowest after it.
 
@@ -214,6 +231,7 @@ def check(family: str, name: str, parameters: int, *, export: bool) -> Row:
     try:
         loaded, size = load_smallest_size(name)
         classifier = as_classifier(loaded, size)
+        require_same_when_saved(classifier)
         split = default_split(classifier)
         row |= {"images": str(size), "split": f"`{split.point.layer}`", "features": f"{split.point.width:,}"}
         for rate in RATES:
