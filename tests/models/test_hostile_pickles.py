@@ -341,6 +341,24 @@ def test_small_files_that_ask_for_much_are_refused_before_they_get_it(
     assert caught.value.hint
 
 
+def test_only_one_encoding_may_be_called() -> None:
+    encoded(Path("large.pt"))
+    with pytest.raises(UnsafeInputError, match=r"_codecs\.encode to hex"):
+        read_pickle(Path("large.pt"), trust=False)
+
+
+def test_each_storage_is_held_against_its_own_entry() -> None:
+    """One that declares a little more than its entry holds, in an archive that holds more than all declare."""
+    torch.save({"a": torch.ones(300), "b": torch.ones(5000)}, "fine.pt")
+    with zipfile.ZipFile("fine.pt") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    assert entries["fine/data.pkl"].count(b"M,\x01") == 2  # 300: of the storage, and of the shape
+    entries["fine/data.pkl"] = entries["fine/data.pkl"].replace(b"M,\x01", b"M6\x01", 1)
+    Path("large.pt").write_bytes(zipped(entries))
+    with pytest.raises(UnsafeInputError, match="declares 1,240 bytes"):
+        read_pickle(Path("large.pt"), trust=False)
+
+
 def test_tensors_without_values_are_named() -> None:
     for tensor, word in ((torch.eye(3).to_sparse(), "sparse"), (torch.ones(2, device="meta"), "meta device")):
         torch.save({"w": tensor}, "w.pt")
