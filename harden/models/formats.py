@@ -68,9 +68,7 @@ def _not_a_model(path: Path, found: Foreign | None) -> ModelError:
 
 def unsafe_archive(path: Path, error: Exception) -> UnsafeInputError:
     """Return the error for a file that two readers could read differently, or that asks for much memory or time."""
-    return UnsafeInputError(
-        f"{path} is not opened: {error}", hint="save it again, or ask whoever made it for another copy"
-    )
+    return UnsafeInputError(f"{path} is not opened: {error}", hint="save it again, or ask its author for another copy")
 
 
 def _kind_of_zip(path: Path) -> FileKind:

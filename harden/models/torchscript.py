@@ -108,7 +108,7 @@ def _plain_text(source: bytes) -> str:
         SyntaxError: it has other characters than printable ASCII, or one of these ways.
     """
     if not re.fullmatch(rb"[\x20-\x7e\n]*", source) or re.search(rb"\\\n|\"\"\"|'''", source):
-        raise SyntaxError("it is no plain text such as torch writes")
+        raise SyntaxError("its text has characters or line breaks that torch does not write")
     return source.decode("ascii")
 
 
@@ -150,19 +150,17 @@ def _used(source: ast.Module, own: set[str]) -> Iterator[str]:
     Any mention of an operator counts, called or not, since it could be called under another name.
     """
     inner: set[int] = set()
+    language = _LANGUAGE.split()
     for node in ast.walk(source):
         if isinstance(node, ast.Attribute) and id(node) not in inner:
             chain, below = _chain(node)
             inner |= below
             if not _is_known(chain, own):
                 yield ".".join(chain).removeprefix(".")
-        elif (
-            isinstance(node, ast.Name)
-            and id(node) not in inner
-            and node.id not in own
-            and node.id not in _LANGUAGE.split()
-        ) or (isinstance(node, ast.Name) and id(node) not in inner and node.id in ("torch", "ops")):
-            yield node.id
+        elif isinstance(node, ast.Name) and id(node) not in inner:
+            # A bare `torch` or `ops` could get another name.
+            if node.id in ("torch", "ops") or (node.id not in own and node.id not in language):
+                yield node.id
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
             name = node.args[1] if len(node.args) == 2 else None
             text = name.value if isinstance(name, ast.Constant) else None
@@ -171,7 +169,7 @@ def _used(source: ast.Module, own: set[str]) -> Iterator[str]:
 
 
 def _chain(node: ast.Attribute) -> tuple[list[str], set[int]]:
-    """Return the names in `a.b.c`, the first "" if it is no name, and the nodes inside."""
+    """Return the names in `a.b.c`, the first "" if `a` is another expression, and the nodes inside."""
     names, inner = [node.attr], set()
     value: ast.expr = node.value
     while isinstance(value, ast.Attribute):
@@ -197,7 +195,7 @@ def _is_known(chain: list[str], own: set[str]) -> bool:
         return len(rest) == 1
     if first == "__torch__":
         return "classes" not in rest or _is_known_class(chain)
-    if rest == ["unpack"] or rest[-1:] == ["unpack"]:
+    if rest[-1] == "unpack":
         rest = rest[:-1]  # of packed weights, which only their own classes have
     # On a tensor, a method of this name is the operator, even if the code has an attribute of the name as well.
     return all(name in allowed["aten"] or (name in own and not hasattr(torch.ops.aten, name)) for name in rest)

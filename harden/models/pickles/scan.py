@@ -122,7 +122,7 @@ class _Found:
     """What was met so far.
 
     `storages` are the bytes that tensors declare, by entry of the archive; `folder` is where those of the pickle at
-    hand are, and "" for a file that is no archive.
+    hand are, and "" if the file is not an archive.
     """
 
     imports: set[str] = field(default_factory=set)
